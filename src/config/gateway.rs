@@ -1,0 +1,167 @@
+//! `[gateway]`: how we talk to OpenClaw gateways, and one gateway that the configuration itself registers.
+use serde::Deserialize;
+use url::Url;
+
+use super::auth::is_token;
+use super::error::ConfigError;
+use super::section::{KIB, MIB, Ranged, Section, Shown, listed, ranged};
+use crate::domain::secret::Secret;
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GatewayConfig {
+    /// Registers a gateway with the id `default` at start. `OPENCLAW_GATEWAY_URL`.
+    pub url: Option<String>,
+    /// The token of that gateway. Not set: the ancestors' `AUTH_TOKEN`, which is both.
+    pub token: Option<Secret>,
+    /// From the first packet to an open WebSocket; the reference client gives up after as long.
+    pub connect_timeout_ms: u64,
+    /// From the open socket to `connect.challenge`; the gateway itself closes after 15 s.
+    pub challenge_timeout_ms: u64,
+    /// One request to the gateway; the reference client's value.
+    pub request_timeout_ms: u64,
+    /// Requests under way at one gateway; more only wait inside it, where we cannot see them.
+    pub requests_in_flight_max: usize,
+    /// One frame from a gateway, which sends up to 25 MiB (`policy.maxPayload`); some room above it.
+    pub frame_bytes_max: usize,
+    /// First delay before connecting again; doubled each time.
+    pub backoff_min_ms: u64,
+    /// Longest delay before connecting again, as the ancestor had it: a gateway that is back is found within a minute.
+    pub backoff_max_ms: u64,
+    /// How long a question whose run vanished with a restarting gateway waits for the gateway to take it up again (D4).
+    pub resume_wait_s: u64,
+    /// Silence of a running answer after which we ask the gateway whether it still runs; models think for minutes.
+    pub run_silence_s: u64,
+    /// How often the health of a gateway is asked for. `HEALTH_CHECK_INTERVAL` has milliseconds.
+    pub health_check_interval_s: u64,
+    /// How often the text so far of a running answer is stored: what a crash may cost of a half answer.
+    pub checkpoint_ms: u64,
+    /// Rows asked for per page of `chat.history`, which allows 1,000; fewer keep a page well under a frame.
+    pub history_page_rows: usize,
+    /// Stores what models think, and shows it. Off: it is not meant for readers and often longer than the answer.
+    pub store_thinking: bool,
+    /// How often to look whether a person approved our device; slow, so that a gateway that said no is not hammered.
+    pub pairing_retry_s: u64,
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        Self {
+            url: None,
+            token: None,
+            connect_timeout_ms: 10_000,
+            challenge_timeout_ms: 15_000,
+            request_timeout_ms: 30_000,
+            requests_in_flight_max: 32,
+            frame_bytes_max: 33_554_432,
+            backoff_min_ms: 1_000,
+            backoff_max_ms: 60_000,
+            resume_wait_s: 90,
+            run_silence_s: 180,
+            health_check_interval_s: 30,
+            checkpoint_ms: 2_000,
+            history_page_rows: 200,
+            store_thinking: false,
+            pairing_retry_s: 30,
+        }
+    }
+}
+
+impl Section for GatewayConfig {
+    const NAME: &'static str = "gateway";
+
+    fn shown(&self) -> Vec<Shown> {
+        listed!(self {
+            url,
+            token,
+            connect_timeout_ms,
+            challenge_timeout_ms,
+            request_timeout_ms,
+            requests_in_flight_max,
+            frame_bytes_max,
+            backoff_min_ms,
+            backoff_max_ms,
+            resume_wait_s,
+            run_silence_s,
+            health_check_interval_s,
+            checkpoint_ms,
+            history_page_rows,
+            store_thinking,
+            pairing_retry_s,
+        })
+    }
+
+    fn ranges(&self) -> Vec<Ranged> {
+        ranged!(self {
+            connect_timeout_ms: 100..=300_000,
+            challenge_timeout_ms: 100..=300_000,
+            request_timeout_ms: 100..=600_000,
+            requests_in_flight_max: 1..=1_024,
+            frame_bytes_max: 64 * KIB..=256 * MIB,
+            backoff_min_ms: 10..=60_000,
+            backoff_max_ms: 10..=3_600_000,
+            resume_wait_s: 0..=3_600,
+            run_silence_s: 1..=86_400,
+            health_check_interval_s: 1..=86_400,
+            checkpoint_ms: 100..=60_000,
+            history_page_rows: 1..=1_000,
+            pairing_retry_s: 1..=3_600,
+        })
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.backoff_min_ms > self.backoff_max_ms {
+            let reason = format!(
+                "must not be greater than `gateway.backoff_max_ms`, {}, but is {}",
+                self.backoff_max_ms, self.backoff_min_ms
+            );
+            return Err(Self::invalid("backoff_min_ms", reason));
+        }
+        if !self.url.as_deref().is_none_or(is_gateway_url) {
+            // The value may hold a password, so it is not repeated.
+            return Err(Self::invalid("url", "must be a `ws://` or `wss://` address without credentials and fragment"));
+        }
+        if !self.token.as_ref().is_none_or(is_token) {
+            return Err(Self::invalid("token", "must be 1 to 512 visible ASCII characters without spaces"));
+        }
+        Ok(())
+    }
+}
+
+fn is_gateway_url(text: &str) -> bool {
+    Url::parse(text).is_ok_and(|url| {
+        matches!(url.scheme(), "ws" | "wss")
+            && url.has_host()
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.fragment().is_none()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_url_is_a_websocket_address_without_credentials() {
+        for good in ["ws://127.0.0.1:18789", "wss://gw.example.com/path"] {
+            let gateway = GatewayConfig { url: Some(good.to_owned()), ..GatewayConfig::default() };
+            gateway.validate().expect(good);
+        }
+        for wrong in ["", "127.0.0.1:18789", "http://x", "ws://u:c4n4ry@x", "ws://x#c4n4ry"] {
+            let gateway = GatewayConfig { url: Some(wrong.to_owned()), ..GatewayConfig::default() };
+            let error = gateway.validate().expect_err(wrong).to_string();
+            assert!(error.starts_with("`gateway.url` must be") && !error.contains("c4n4ry"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_first_delay_is_not_the_longer_one() {
+        let gateway = GatewayConfig { backoff_max_ms: 500, ..GatewayConfig::default() };
+        let error = gateway.validate().expect_err("turned round");
+        assert_eq!(
+            error.to_string(),
+            "`gateway.backoff_min_ms` must not be greater than `gateway.backoff_max_ms`, 500, but is 1000"
+        );
+    }
+}

@@ -1,0 +1,499 @@
+//! Deliveries: the obligation that one recipient handles one message, and the one state machine they all follow.
+//!
+//! Everything here is a pure function of the row, the move and the time. The store applies moves inside its
+//! transactions, the property test below runs them against a model.
+//!
+//! Invariants
+//! - DLV-1: at most one live lease; each hand-out has an attempt number, and a lease counts as an attempt.
+//! - DLV-2: one state at a time; each open state has something that moves it ([`Delivery::due_at`] or an event).
+//! - DLV-3: reporting twice with the same result is one effect; another result is a conflict.
+use serde::Serialize;
+
+use super::error::{Error, ErrorCode};
+use super::ids::{ConversationId, DeliveryId, MessageId, PartyId};
+
+/// The states. The numbers are stored; below 2 a delivery is open, which the partial indexes use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(i32)]
+pub enum DeliveryState {
+    Pending = 0,
+    Leased = 1,
+    Completed = 2,
+    Dead = 3,
+    Expired = 4,
+    Cancelled = 5,
+}
+
+impl DeliveryState {
+    pub const ALL: [Self; 6] =
+        [Self::Pending, Self::Leased, Self::Completed, Self::Dead, Self::Expired, Self::Cancelled];
+
+    pub fn from_code(code: i32) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| *state as i32 == code)
+    }
+
+    pub fn is_open(self) -> bool {
+        matches!(self, Self::Pending | Self::Leased)
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Leased => "leased",
+            Self::Completed => "completed",
+            Self::Dead => "dead",
+            Self::Expired => "expired",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// How a completed delivery ended. The numbers are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(i32)]
+pub enum Outcome {
+    Answered = 1,
+    Aborted = 2,
+    Error = 3,
+    Reported = 4,
+    HandedOut = 5,
+    Sent = 6,
+    Shown = 7,
+}
+
+impl Outcome {
+    pub const ALL: [Self; 7] =
+        [Self::Answered, Self::Aborted, Self::Error, Self::Reported, Self::HandedOut, Self::Sent, Self::Shown];
+
+    pub fn from_code(code: i32) -> Option<Self> {
+        Self::ALL.into_iter().find(|outcome| *outcome as i32 == code)
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Aborted => "aborted",
+            Self::Error => "error",
+            Self::Reported => "reported",
+            Self::HandedOut => "handed_out",
+            Self::Sent => "sent",
+            Self::Shown => "shown",
+        }
+    }
+}
+
+/// Reasons that the machine itself gives; others are sentences of the recipient.
+pub mod reason {
+    /// All attempts were used up; a late report still completes.
+    pub const ATTEMPTS: &str = "attempts";
+    /// Whether the recipient acted is not known, so it is not tried again.
+    pub const OUTCOME_UNKNOWN: &str = "outcome_unknown";
+    /// The conversation was deleted.
+    pub const CONVERSATION_DELETED: &str = "conversation_deleted";
+    /// A newer message with the same coalescing key took its place.
+    pub const COALESCED: &str = "coalesced";
+}
+
+/// One delivery, as stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    pub id: DeliveryId,
+    pub message_id: MessageId,
+    pub conversation_id: ConversationId,
+    pub recipient_id: PartyId,
+    /// Place of its message in the conversation: the order of first hand-out (DLV-4).
+    pub seq: i64,
+    pub state: DeliveryState,
+    pub outcome: Option<Outcome>,
+    pub reason: Option<String>,
+    /// Number of hand-outs so far.
+    pub attempt: i32,
+    pub attempts_max: i32,
+    /// Not handed out before this time.
+    pub available_at: i64,
+    /// End of the lease; `None` while leased means that only the recipient's events end it (a gateway's run).
+    pub lease_until: Option<i64>,
+    /// A pending delivery expires at this time.
+    pub expires_at: Option<i64>,
+    /// Digest of the result that completed it, to tell a repeat from a conflict (DLV-3).
+    pub result_hash: Option<[u8; 32]>,
+    pub created_at: i64,
+    pub ended_at: Option<i64>,
+}
+
+/// What can happen to a delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Move {
+    /// Hand it out. `until` is the end of the lease, `None` for a lease without a clock.
+    Lease { until: Option<i64> },
+    /// The recipient is done. `attempt` is the number it was handed out with, where the wire carries one.
+    Complete { outcome: Outcome, attempt: Option<i32>, result_hash: Option<[u8; 32]> },
+    /// The recipient gives it back; it comes again at `retry_at`.
+    Nack { attempt: Option<i32>, retry_at: i64, reason: Option<String> },
+    /// The lease's time is over; it comes again at `retry_at`.
+    LeaseOver { retry_at: i64 },
+    /// The recipient prolongs its lease.
+    Extend { attempt: Option<i32>, until: i64 },
+    /// It ends for good, always with a reason.
+    Fail { attempt: Option<i32>, reason: String },
+    /// The ttl is over.
+    Expire,
+    /// Its sender, an operator, a newer message or a deleted conversation ends it.
+    Cancel { reason: Option<String> },
+    /// An operator starts a dead one afresh.
+    Redrive,
+}
+
+/// What a move did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// The row changed and must be stored.
+    Changed,
+    /// A repeat of what had been done: nothing to store, the same answer as before.
+    Repeated,
+}
+
+impl Delivery {
+    /// Applies a move at `now_ms`, or says why it is not possible. On an error nothing has changed.
+    pub fn apply(&mut self, action: &Move, now_ms: i64) -> Result<Applied, Error> {
+        use DeliveryState::{Cancelled, Completed, Dead, Expired, Leased, Pending};
+        match action {
+            Move::Lease { until } => match self.state {
+                Pending if self.available_at <= now_ms && !self.ttl_over(now_ms) => {
+                    self.state = Leased;
+                    self.attempt += 1;
+                    self.lease_until = *until;
+                    self.reason = None;
+                    Ok(Applied::Changed)
+                }
+                Pending | Leased => Err(self.refuse(ErrorCode::NotLeased, "cannot be handed out now")),
+                _ => Err(self.ended()),
+            },
+            Move::Complete { outcome, attempt, result_hash } => {
+                match self.state {
+                    Completed => {
+                        return if self.result_hash == *result_hash && self.outcome == Some(*outcome) {
+                            Ok(Applied::Repeated)
+                        } else {
+                            Err(self.refuse(ErrorCode::ResultConflict, "was completed with another result"))
+                        };
+                    }
+                    Pending | Leased => {}
+                    Dead if self.reason.as_deref() == Some(reason::ATTEMPTS) => {}
+                    Dead | Expired | Cancelled => return Err(self.ended()),
+                }
+                self.check_attempt(*attempt)?;
+                self.end(Completed, None, now_ms);
+                self.outcome = Some(*outcome);
+                self.result_hash = *result_hash;
+                Ok(Applied::Changed)
+            }
+            Move::Nack { attempt, retry_at, reason } => {
+                self.require_lease()?;
+                self.check_attempt(*attempt)?;
+                self.give_back(*retry_at, reason.clone(), now_ms);
+                Ok(Applied::Changed)
+            }
+            Move::LeaseOver { retry_at } => {
+                self.require_lease()?;
+                if self.lease_until.is_none_or(|until| until > now_ms) {
+                    return Err(self.refuse(ErrorCode::NotLeased, "still has a live lease"));
+                }
+                self.give_back(*retry_at, None, now_ms);
+                Ok(Applied::Changed)
+            }
+            Move::Extend { attempt, until } => {
+                self.require_lease()?;
+                self.check_attempt(*attempt)?;
+                self.lease_until = Some(self.lease_until.map_or(*until, |current| current.max(*until)));
+                Ok(Applied::Changed)
+            }
+            Move::Fail { attempt, reason } => match self.state {
+                Pending | Leased => {
+                    self.check_attempt(*attempt)?;
+                    self.end(Dead, Some(reason.clone()), now_ms);
+                    Ok(Applied::Changed)
+                }
+                Dead if self.reason.as_ref() == Some(reason) => Ok(Applied::Repeated),
+                _ => Err(self.ended()),
+            },
+            Move::Expire => match self.state {
+                Pending if self.ttl_over(now_ms) => {
+                    self.end(Expired, None, now_ms);
+                    Ok(Applied::Changed)
+                }
+                Expired => Ok(Applied::Repeated),
+                Pending | Leased => Err(self.refuse(ErrorCode::NotLeased, "has not outlived its ttl")),
+                _ => Err(self.ended()),
+            },
+            Move::Cancel { reason } => match self.state {
+                Pending | Leased => {
+                    self.end(Cancelled, reason.clone(), now_ms);
+                    Ok(Applied::Changed)
+                }
+                Cancelled => Ok(Applied::Repeated),
+                _ => Err(self.ended()),
+            },
+            Move::Redrive => match self.state {
+                Dead => {
+                    self.state = Pending;
+                    self.reason = None;
+                    self.attempt = 0;
+                    self.available_at = now_ms;
+                    self.ended_at = None;
+                    // A ttl that ran out while it lay dead would end it again at once.
+                    if self.ttl_over(now_ms) {
+                        self.expires_at = None;
+                    }
+                    Ok(Applied::Changed)
+                }
+                _ => Err(self.refuse(ErrorCode::DeliveryEnded, "is not dead, so it cannot be started afresh")),
+            },
+        }
+    }
+
+    /// Returns the time at which the scheduler must look at it, if time alone moves it (DLV-2).
+    pub fn due_at(&self) -> Option<i64> {
+        match self.state {
+            DeliveryState::Pending => {
+                Some(self.expires_at.map_or(self.available_at, |expires| expires.min(self.available_at)))
+            }
+            DeliveryState::Leased => self.lease_until,
+            _ => None,
+        }
+    }
+
+    /// Returns what time alone does to it at `now_ms`; `retry_at` is when a lease that is over comes again.
+    pub fn due_move(&self, now_ms: i64, retry_at: i64) -> Option<Move> {
+        match self.state {
+            DeliveryState::Pending if self.ttl_over(now_ms) => Some(Move::Expire),
+            DeliveryState::Leased if self.lease_until.is_some_and(|until| until <= now_ms) => {
+                Some(Move::LeaseOver { retry_at })
+            }
+            _ => None,
+        }
+    }
+
+    fn ttl_over(&self, now_ms: i64) -> bool {
+        self.expires_at.is_some_and(|expires| expires <= now_ms)
+    }
+
+    fn give_back(&mut self, retry_at: i64, reason: Option<String>, now_ms: i64) {
+        if self.attempt >= self.attempts_max {
+            self.end(DeliveryState::Dead, Some(reason::ATTEMPTS.to_owned()), now_ms);
+            return;
+        }
+        self.state = DeliveryState::Pending;
+        self.lease_until = None;
+        self.available_at = retry_at;
+        self.reason = reason;
+    }
+
+    fn end(&mut self, state: DeliveryState, reason: Option<String>, now_ms: i64) {
+        debug_assert!(!state.is_open(), "DLV-2: an end is an end");
+        self.state = state;
+        self.reason = reason;
+        self.lease_until = None;
+        self.ended_at = Some(now_ms);
+    }
+
+    fn require_lease(&self) -> Result<(), Error> {
+        match self.state {
+            DeliveryState::Leased => Ok(()),
+            DeliveryState::Pending => Err(self.refuse(ErrorCode::NotLeased, "is not leased")),
+            _ => Err(self.ended()),
+        }
+    }
+
+    fn check_attempt(&self, attempt: Option<i32>) -> Result<(), Error> {
+        match attempt {
+            Some(number) if number > self.attempt => Err(Error::invalid(
+                "delivery_attempt",
+                format!("`delivery_attempt` is {number}, but the newest hand-out was number {}", self.attempt),
+            )),
+            Some(number) if number < self.attempt => {
+                Err(self.refuse(ErrorCode::StaleAttempt, "was handed out again since that attempt"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn ended(&self) -> Error {
+        self.refuse(ErrorCode::DeliveryEnded, &format!("has ended: {}", self.state.as_str()))
+    }
+
+    fn refuse(&self, code: ErrorCode, what: &str) -> Error {
+        Error::new(code, format!("delivery `{}` {what}", self.id))
+    }
+}
+
+/// Longest wait between two attempts.
+const BACKOFF_MS_MAX: i64 = 15 * 60 * 1_000;
+/// First wait; it doubles with each attempt.
+const BACKOFF_MS_MIN: i64 = 5_000;
+
+/// Returns how long to wait before the next hand-out after `attempt` hand-outs. Milliseconds.
+pub fn backoff_ms(attempt: i32) -> i64 {
+    let doublings = attempt.saturating_sub(1).clamp(0, 10);
+    (BACKOFF_MS_MIN << doublings).min(BACKOFF_MS_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn fresh(attempts_max: i32, expires_at: Option<i64>) -> Delivery {
+        Delivery {
+            id: DeliveryId::new(),
+            message_id: MessageId::new(),
+            conversation_id: ConversationId::new(),
+            recipient_id: PartyId::new(),
+            seq: 1,
+            state: DeliveryState::Pending,
+            outcome: None,
+            reason: None,
+            attempt: 0,
+            attempts_max,
+            available_at: 0,
+            lease_until: None,
+            expires_at,
+            result_hash: None,
+            created_at: 0,
+            ended_at: None,
+        }
+    }
+
+    fn report(result: u8, attempt: Option<i32>) -> Move {
+        Move::Complete { outcome: Outcome::Reported, attempt, result_hash: Some([result; 32]) }
+    }
+
+    #[test]
+    fn the_report_table_of_the_contract_holds() {
+        let lease = Move::Lease { until: Some(10) };
+        let over = Move::LeaseOver { retry_at: 10 };
+        // Leased: without a number and with the newest one it completes, with an older one it is stale.
+        for (attempt, fine) in [(None, true), (Some(2), true), (Some(1), false)] {
+            let mut delivery = fresh(5, None);
+            delivery.apply(&lease, 0).expect("first hand-out");
+            delivery.apply(&over, 10).expect("lease over");
+            delivery.apply(&lease, 10).expect("second hand-out");
+            assert_eq!(delivery.apply(&report(1, attempt), 11).is_ok(), fine, "{attempt:?}");
+        }
+        // Pending again, and never leased at all.
+        let mut delivery = fresh(5, None);
+        delivery.apply(&lease, 0).expect("hand-out");
+        delivery.apply(&over, 10).expect("lease over");
+        assert_eq!(delivery.apply(&report(1, Some(1)), 11).expect("late report"), Applied::Changed);
+        assert_eq!(fresh(5, None).apply(&report(1, None), 0).expect("never leased"), Applied::Changed);
+        // Completed: the same result is a repeat whatever the number, another one a conflict.
+        assert_eq!(delivery.apply(&report(1, None), 12).expect("same result"), Applied::Repeated);
+        assert_eq!(delivery.apply(&report(2, None), 12).expect_err("other").code(), ErrorCode::ResultConflict);
+        // Dead by attempts: the late report still counts. Dead for another reason: it does not.
+        let mut delivery = fresh(1, None);
+        delivery.apply(&lease, 0).expect("hand-out");
+        delivery.apply(&over, 10).expect("last lease over");
+        assert_eq!((delivery.state, delivery.reason.as_deref()), (DeliveryState::Dead, Some(reason::ATTEMPTS)));
+        assert_eq!(delivery.apply(&report(1, Some(1)), 11).expect("after all"), Applied::Changed);
+        let mut delivery = fresh(5, None);
+        delivery.apply(&Move::Fail { attempt: None, reason: "no".into() }, 0).expect("fail of a pending one");
+        assert_eq!(delivery.apply(&report(1, None), 1).expect_err("ended").code(), ErrorCode::DeliveryEnded);
+        // A number that was never given out is the caller's mistake.
+        let mut delivery = fresh(5, None);
+        assert_eq!(delivery.apply(&report(1, Some(3)), 0).expect_err("too new").code(), ErrorCode::ValidationError);
+    }
+
+    #[test]
+    fn a_ttl_acts_on_pending_only() {
+        let mut delivery = fresh(5, Some(10));
+        delivery.apply(&Move::Lease { until: Some(100) }, 5).expect("in time");
+        assert_eq!(delivery.due_move(50, 0), None, "leased ones do not expire");
+        delivery.apply(&Move::Nack { attempt: None, retry_at: 60, reason: None }, 50).expect("nack");
+        assert_eq!(delivery.due_move(60, 0), Some(Move::Expire));
+        delivery.apply(&Move::Expire, 60).expect("expires");
+        assert_eq!(delivery.state, DeliveryState::Expired);
+    }
+
+    #[test]
+    fn backoff_grows_and_stops_growing() {
+        assert_eq!(backoff_ms(1), 5_000);
+        assert_eq!(backoff_ms(2), 10_000);
+        assert_eq!(backoff_ms(99), 900_000);
+    }
+
+    /// The allowed moves between states, written down once more and differently: a table.
+    fn model(from: DeliveryState, reason: Option<&str>, action: &Move) -> &'static [DeliveryState] {
+        use DeliveryState::{Cancelled, Completed, Dead, Expired, Leased, Pending};
+        match (from, action) {
+            (Pending, Move::Lease { .. }) | (Leased, Move::Extend { .. }) => &[Leased],
+            (Pending | Leased, Move::Complete { .. }) => &[Completed],
+            (Dead, Move::Complete { .. }) if reason == Some(reason::ATTEMPTS) => &[Completed],
+            (Leased, Move::Nack { .. } | Move::LeaseOver { .. }) => &[Pending, Dead],
+            (Pending | Leased, Move::Fail { .. }) => &[Dead],
+            (Pending, Move::Expire) => &[Expired],
+            (Pending | Leased, Move::Cancel { .. }) => &[Cancelled],
+            (Dead, Move::Redrive) => &[Pending],
+            _ => &[],
+        }
+    }
+
+    fn any_move() -> impl Strategy<Value = Move> {
+        let attempt = prop_oneof![Just(None), (0..4i32).prop_map(Some)];
+        prop_oneof![
+            3 => prop_oneof![Just(None), (0..200i64).prop_map(Some)].prop_map(|until| Move::Lease { until }),
+            2 => (attempt.clone(), 0..2u8).prop_map(|(attempt, result)| report(result, attempt)),
+            1 => (attempt.clone(), 0..200i64).prop_map(|(attempt, retry_at)| Move::Nack { attempt, retry_at, reason: None }),
+            2 => (0..200i64).prop_map(|retry_at| Move::LeaseOver { retry_at }),
+            1 => (attempt.clone(), 0..200i64).prop_map(|(attempt, until)| Move::Extend { attempt, until }),
+            1 => attempt.prop_map(|attempt| Move::Fail { attempt, reason: "broken".into() }),
+            1 => Just(Move::Expire),
+            1 => Just(Move::Cancel { reason: None }),
+            1 => Just(Move::Redrive),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn every_history_of_moves_follows_the_model(
+            attempts_max in 1..4i32,
+            ttl in prop_oneof![Just(None), (0..150i64).prop_map(Some)],
+            moves in proptest::collection::vec((any_move(), 0..20i64), 1..40),
+        ) {
+            let mut delivery = fresh(attempts_max, ttl);
+            let mut now_ms = 0;
+            let mut attempts_seen = 0;
+            for (action, passes_ms) in moves {
+                now_ms += passes_ms;
+                let before = delivery.clone();
+                match delivery.apply(&action, now_ms) {
+                    Ok(Applied::Changed) => {
+                        let allowed = model(before.state, before.reason.as_deref(), &action);
+                        prop_assert!(allowed.contains(&delivery.state), "{before:?} {action:?} -> {delivery:?}");
+                        // DLV-1: each hand-out has a number of its own; only a redrive starts the count afresh.
+                        match action {
+                            Move::Lease { .. } => { attempts_seen += 1; prop_assert_eq!(delivery.attempt, attempts_seen); }
+                            Move::Redrive => { attempts_seen = 0; prop_assert_eq!(delivery.attempt, 0); }
+                            _ => prop_assert_eq!(delivery.attempt, before.attempt),
+                        }
+                        prop_assert!(delivery.attempt <= attempts_max.max(before.attempt), "never more hand-outs than allowed");
+                        // DLV-2: open states have no end time and dead ones a reason.
+                        prop_assert_eq!(delivery.state.is_open(), delivery.ended_at.is_none());
+                        if delivery.state == DeliveryState::Dead { prop_assert!(delivery.reason.is_some()); }
+                        if delivery.state == DeliveryState::Pending { prop_assert!(delivery.due_at().is_some()); }
+                        prop_assert_eq!(delivery.outcome.is_some(), delivery.state == DeliveryState::Completed);
+                        if delivery.state != DeliveryState::Leased { prop_assert!(delivery.lease_until.is_none()); }
+                    }
+                    Ok(Applied::Repeated) | Err(_) => prop_assert_eq!(&before, &delivery, "nothing changes"),
+                }
+                // What is due by time alone is always a legal move.
+                if let Some(due) = delivery.due_move(now_ms, now_ms) {
+                    let mut moved = delivery.clone();
+                    prop_assert_eq!(moved.apply(&due, now_ms).expect("a due move is legal"), Applied::Changed);
+                }
+            }
+        }
+    }
+}

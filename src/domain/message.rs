@@ -1,0 +1,143 @@
+//! Messages: the lines of a conversation, their roles and blocks (D2).
+use serde::{Deserialize, Serialize};
+
+use super::ids::{ConversationId, MessageId, PartyId};
+use super::party::PartyKind;
+
+/// Who speaks, in the terms of a model's chat. The numbers are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(i32)]
+pub enum MessageRole {
+    User = 1,
+    Assistant = 2,
+    System = 3,
+    Tool = 4,
+    /// Not said by anybody: a reset or a compaction of the log upstream.
+    Marker = 5,
+}
+
+impl MessageRole {
+    pub fn from_code(code: i32) -> Option<Self> {
+        [Self::User, Self::Assistant, Self::System, Self::Tool, Self::Marker].into_iter().find(|r| *r as i32 == code)
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Assistant => "assistant",
+            Self::System => "system",
+            Self::Tool => "tool",
+            Self::Marker => "marker",
+        }
+    }
+}
+
+/// What a message asks of its recipient (RTE-1). The numbers are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(i32)]
+pub enum MessageKind {
+    Request = 1,
+    Reply = 2,
+    Notice = 3,
+}
+
+impl MessageKind {
+    pub fn from_code(code: i32) -> Option<Self> {
+        [Self::Request, Self::Reply, Self::Notice].into_iter().find(|kind| *kind as i32 == code)
+    }
+}
+
+/// One piece of a message's content.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Block {
+    Text { text: String },
+    ToolCall { id: String, name: String, arguments: serde_json::Value },
+    ToolResult { id: String, name: String, text: String, is_error: bool },
+    Image { sha256: String, media_type: String },
+    File { sha256: String, media_type: String, name: String },
+    Thinking { text: String },
+}
+
+impl Block {
+    pub fn text(text: impl Into<String>) -> Self {
+        Self::Text { text: text.into() }
+    }
+}
+
+/// Joins the text blocks: the plain text of a message.
+pub fn plain_text(blocks: &[Block]) -> String {
+    let mut text = String::new();
+    for block in blocks {
+        if let Block::Text { text: part } = block {
+            text.push_str(part);
+        }
+    }
+    text
+}
+
+/// Longest stored answer in bytes; what is longer is cut and ends with [`CUT_MARKER`] (LIM-1).
+pub const TEXT_BYTES_MAX: usize = 4 << 20;
+/// Ends a text that was cut.
+pub const CUT_MARKER: &str = "\n[cut: the answer was longer than 4 MiB]";
+
+/// Cuts a text to [`TEXT_BYTES_MAX`], on a character's border, and says so in it.
+pub fn bounded_text(mut text: String) -> String {
+    if text.len() > TEXT_BYTES_MAX {
+        let mut end = TEXT_BYTES_MAX - CUT_MARKER.len();
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push_str(CUT_MARKER);
+    }
+    text
+}
+
+/// Who said a line, as clients see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Sender {
+    pub kind: &'static str,
+    pub id: String,
+    pub name: String,
+}
+
+/// A committed line of a conversation. It never changes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Line {
+    pub id: MessageId,
+    pub conversation_id: ConversationId,
+    /// Place in the order of commitment; dense in both directions (CNV-1). Imported lines stand at 0 and below.
+    pub seq: i64,
+    pub role: MessageRole,
+    pub blocks: Vec<Block>,
+    pub text: String,
+    pub sender_id: PartyId,
+    pub sender: Sender,
+    pub sender_kind: PartyKind,
+    /// When it was said: the upstream's time where there is one, else `created_at`. Epoch milliseconds.
+    pub said_at: i64,
+    /// When it was committed here. Epoch milliseconds.
+    pub created_at: i64,
+    /// Found after lines that were said later.
+    pub late: bool,
+    pub supersedes: Option<MessageId>,
+    pub in_reply_to: Option<MessageId>,
+    /// The gateway's sentence when the answer ended in an error.
+    pub error: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_are_cut_on_a_character_and_say_so() {
+        let cut = bounded_text("ä".repeat(TEXT_BYTES_MAX));
+        assert!(cut.len() <= TEXT_BYTES_MAX);
+        assert!(cut.ends_with(CUT_MARKER));
+        assert_eq!(bounded_text("short".to_owned()), "short");
+    }
+}

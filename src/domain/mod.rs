@@ -1,0 +1,18 @@
+//! The nouns and rules of the broker: plain data and pure functions.
+//!
+//! Nothing here knows actix, diesel or any I/O; every other room may use this one, and this one uses none.
+pub mod clock;
+pub mod conversation;
+pub mod delivery;
+pub mod error;
+pub mod event;
+pub mod gateway;
+pub mod ids;
+pub mod message;
+pub mod party;
+pub mod secret;
+pub mod session_key;
+pub mod thinking;
+pub mod time;
+pub mod turn;
+pub mod user;

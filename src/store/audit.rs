@@ -1,0 +1,102 @@
+//! The audit log: who changed what, from what to what, without secrets.
+use diesel::prelude::*;
+
+use super::dialect::Db;
+use super::schema::audit;
+use super::tx::Tx;
+use crate::domain::error::Error;
+use crate::domain::ids::{AuditId, UserId};
+use crate::domain::user::Caller;
+
+/// Who makes a change, and where the call came from.
+#[derive(Clone, Debug)]
+pub struct Actor {
+    pub user_id: Option<UserId>,
+    pub name: String,
+    pub address: Option<String>,
+    pub request_id: Option<String>,
+}
+
+impl Actor {
+    /// The broker itself, for example at its first start.
+    pub fn system() -> Self {
+        Self { user_id: None, name: "system".into(), address: None, request_id: None }
+    }
+
+    pub fn caller(caller: &Caller, address: Option<String>, request_id: Option<String>) -> Self {
+        Self { user_id: Some(caller.user_id), name: caller.name.clone(), address, request_id }
+    }
+}
+
+/// One row of the log.
+#[derive(Clone, Debug, Queryable)]
+pub struct Record {
+    pub id: Vec<u8>,
+    pub at: i64,
+    pub actor_id: Option<Vec<u8>>,
+    pub actor_name: String,
+    pub action: String,
+    pub target_kind: String,
+    pub target: String,
+    /// JSON, without secrets.
+    pub before: Option<String>,
+    pub after: Option<String>,
+    pub address: Option<String>,
+    pub request_id: Option<String>,
+}
+
+/// Writes a row about a change, in the change's own transaction (STO-2).
+pub(super) fn record(
+    tx: &mut Tx<'_>,
+    actor: &Actor,
+    action: &str,
+    (target_kind, target): (&str, &str),
+    before: Option<&serde_json::Value>,
+    after: Option<&serde_json::Value>,
+) -> Result<(), Error> {
+    let at = tx.now_ms();
+    diesel::insert_into(audit::table)
+        .values((
+            audit::id.eq(AuditId::new().as_bytes().as_slice()),
+            audit::at.eq(at),
+            audit::actor_id.eq(actor.user_id.as_ref().map(|id| id.as_bytes().as_slice())),
+            audit::actor_name.eq(&actor.name),
+            audit::action.eq(action),
+            audit::target_kind.eq(target_kind),
+            audit::target.eq(target),
+            audit::before.eq(before.map(ToString::to_string)),
+            audit::after.eq(after.map(ToString::to_string)),
+            audit::address.eq(&actor.address),
+            audit::request_id.eq(&actor.request_id),
+        ))
+        .execute(tx.write())?;
+    Ok(())
+}
+
+/// Which rows to list, newest first.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    pub action: Option<String>,
+    pub target: Option<String>,
+    pub actor: Option<String>,
+    /// Continue after this row: its time and id.
+    pub after: Option<(i64, AuditId)>,
+}
+
+/// Lists the log.
+pub fn list(db: &mut Db, filter: &Filter, limit: i64) -> Result<Vec<Record>, Error> {
+    let mut query = audit::table.order((audit::at.desc(), audit::id.desc())).limit(limit).into_boxed();
+    if let Some(action) = &filter.action {
+        query = query.filter(audit::action.eq(action.clone()));
+    }
+    if let Some(target) = &filter.target {
+        query = query.filter(audit::target.eq(target.clone()));
+    }
+    if let Some(actor) = &filter.actor {
+        query = query.filter(audit::actor_name.eq(actor.clone()));
+    }
+    if let Some((at, id)) = filter.after {
+        query = query.filter(audit::at.lt(at).or(audit::at.eq(at).and(audit::id.lt(id.as_bytes().to_vec()))));
+    }
+    Ok(query.load(db)?)
+}

@@ -1,0 +1,164 @@
+//! A browser's question: its line, its delivery and its conversation, in one transaction.
+use std::sync::Arc;
+
+use super::conversations::{self, NewSession, SessionName};
+use super::deliveries::{self, NewDelivery};
+use super::messages::{self, Idem, NewLine, Place};
+use super::parties;
+use super::tx::{Command, Tx};
+use crate::domain::conversation::Conversation;
+use crate::domain::delivery::Delivery;
+use crate::domain::error::{Error, ErrorCode};
+use crate::domain::event::{AckTo, Event};
+use crate::domain::ids::{ConversationId, SocketId};
+use crate::domain::message::{Block, Line, MessageRole};
+use crate::domain::party::PartyKind;
+use crate::domain::user::Caller;
+
+/// Where a question goes.
+#[derive(Clone, Debug)]
+pub enum To {
+    /// A session by name; it is made if there is none.
+    Name(SessionName),
+    Conversation(ConversationId),
+}
+
+/// Accepts a question for a gateway.
+pub struct AcceptChat {
+    pub to: To,
+    pub caller: Caller,
+    pub text: String,
+    /// The caller's key: it counts per user and session (D10).
+    pub client_key: Option<String>,
+    pub socket_id: Option<SocketId>,
+    /// The gateway can take it at once.
+    pub gateway_up: bool,
+    /// Refuse instead of waiting, when the gateway is down or a question is before it.
+    pub no_queue: bool,
+    /// Questions that may wait in one session.
+    pub queued_max: usize,
+    /// Add the line only; nobody is to handle it.
+    pub line_only: Option<MessageRole>,
+}
+
+/// What came of a question.
+#[derive(Clone, Debug)]
+pub struct Accepted {
+    pub conversation: Conversation,
+    pub line: Arc<Line>,
+    pub delivery: Option<Delivery>,
+    /// It goes out now; else it waits.
+    pub sent: bool,
+    /// The key had been used for the same question: nothing new was written.
+    pub repeated: bool,
+}
+
+impl Command for AcceptChat {
+    type Output = Accepted;
+
+    fn apply(&self, tx: &mut Tx<'_>) -> Result<Accepted, Error> {
+        let found = match &self.to {
+            To::Name(name) => conversations::find(tx.read(), name)?,
+            To::Conversation(id) => Some(
+                conversations::get(tx.read(), *id)?.ok_or_else(|| Error::not_found("conversation", id))?,
+            ),
+        };
+        if let Some(conversation) = &found {
+            if let Some(repeat) = self.repeated(tx, conversation)? {
+                return Ok(repeat);
+            }
+            let waiting = deliveries::open_of_conversation(tx.read(), conversation.id, self.queued_max as i64 + 1)?.len();
+            self.check_queue(waiting)?;
+        } else {
+            self.check_queue(0)?;
+        }
+        let conversation = match (&self.to, found) {
+            (_, Some(found)) if self.caller.may_write(found.owner_id) => found,
+            (To::Name(name), _) => conversations::open(tx, name, &self.caller, NewSession::default())?.0,
+            (To::Conversation(id), _) => return Err(Error::not_found("conversation", id)),
+        };
+        let gateway = conversation.gateway_id.clone().ok_or_else(|| {
+            Error::new(ErrorCode::InvalidRequest, "this conversation has no gateway that could answer")
+        })?;
+        conversations::join(tx, conversation.id, self.caller.party_id)?;
+        let before = deliveries::open_of_conversation(tx.read(), conversation.id, 1)?.len();
+        let sender = parties::by_ids(tx.read(), &[self.caller.party_id])?
+            .pop()
+            .ok_or_else(|| Error::corrupt("a user without its party"))?;
+        let new = NewLine {
+            idem: self.client_key.as_ref().map(|key| Idem { key: scoped(conversation.id, key), hash: self.hash() }),
+            blocks: vec![Block::text(self.text.clone())],
+            ..NewLine::text(self.line_only.unwrap_or(MessageRole::User), sender, "")
+        };
+        let line = Arc::new(messages::append(tx, conversation.id, Place::End, new)?);
+        let topic = tx.topic(conversation.id)?;
+        let sent = self.gateway_up && before == 0;
+        let ack_to = self.socket_id.map(|socket_id| AckTo { socket_id, client_key: self.client_key.clone(), sent });
+        tx.emit(Event::Line { topic, line: line.clone(), ack_to, end: None });
+        let delivery = if self.line_only.is_some() {
+            None
+        } else {
+            let recipient = parties::ensure_named(tx, PartyKind::Gateway, gateway.as_str())?;
+            let delivery = deliveries::insert(
+                tx,
+                NewDelivery {
+                    message_id: line.id,
+                    conversation_id: conversation.id,
+                    recipient_id: recipient.id,
+                    seq: line.seq,
+                    available_at: None,
+                    expires_at: None,
+                },
+            )?;
+            deliveries::tell(tx, &delivery, None)?;
+            Some(delivery)
+        };
+        Ok(Accepted { conversation, line, delivery, sent, repeated: false })
+    }
+}
+
+impl AcceptChat {
+    /// Finds the first answer to a key that was used before.
+    fn repeated(&self, tx: &mut Tx<'_>, conversation: &Conversation) -> Result<Option<Accepted>, Error> {
+        let Some(key) = &self.client_key else { return Ok(None) };
+        let known = messages::by_key(tx.read(), self.caller.party_id, &scoped(conversation.id, key))?;
+        let Some((id, hash)) = known else { return Ok(None) };
+        if hash != self.hash() {
+            return Err(Error::new(
+                ErrorCode::IdempotencyConflict,
+                "this idempotency key was used for another message in this session",
+            ));
+        }
+        let line = messages::get(tx.read(), id)?.ok_or_else(|| Error::corrupt("a key without its message"))?;
+        let delivery = deliveries::of_message(tx.read(), id)?.pop().map(|stored| stored.delivery);
+        Ok(Some(Accepted { conversation: conversation.clone(), line, delivery, sent: true, repeated: true }))
+    }
+
+    fn check_queue(&self, waiting: usize) -> Result<(), Error> {
+        if self.line_only.is_some() {
+            return Ok(());
+        }
+        if self.no_queue && !self.gateway_up {
+            return Err(Error::new(ErrorCode::GatewayUnavailable, "the gateway is not connected, and you asked not to wait"));
+        }
+        if self.no_queue && waiting > 0 {
+            return Err(Error::new(ErrorCode::SessionBusy, "a question is being answered in this session, and you asked not to wait"));
+        }
+        if waiting >= self.queued_max {
+            return Err(Error::new(
+                ErrorCode::MailboxFull,
+                format!("{waiting} questions wait in this session already; try again when some are answered"),
+            ));
+        }
+        Ok(())
+    }
+
+    fn hash(&self) -> [u8; 32] {
+        use sha2::Digest;
+        sha2::Sha256::digest(self.text.as_bytes()).into()
+    }
+}
+
+fn scoped(id: ConversationId, key: &str) -> String {
+    format!("{id}/{key}")
+}

@@ -1,0 +1,451 @@
+//! Deliveries: every move goes through the state machine of `domain::delivery`, inside a transaction.
+use diesel::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::dialect::Db;
+use super::schema::deliveries;
+use super::tx::{Command, Tx};
+use super::parties;
+use crate::domain::delivery::{Applied, Delivery, DeliveryState, Move, Outcome, backoff_ms};
+use crate::domain::error::{Error, ErrorCode};
+use crate::domain::event::Event;
+use crate::domain::ids::{ConversationId, DeliveryId, MessageId, PartyId};
+use crate::domain::party::Party;
+
+/// Hand-outs of a delivery before it is dead, unless its recipient says otherwise.
+pub const ATTEMPTS_MAX: i32 = 5;
+/// Entries kept of a delivery's own history; a redriven one could go on for ever.
+const EVENTS_MAX: usize = 64;
+
+/// One entry of a delivery's history, as receipts show it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Epoch milliseconds.
+    pub at: i64,
+    pub what: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<i32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = deliveries)]
+struct Row {
+    id: Vec<u8>,
+    n: i64,
+    message_id: Vec<u8>,
+    conversation_id: Vec<u8>,
+    recipient_id: Vec<u8>,
+    seq: i64,
+    state: i32,
+    outcome: Option<i32>,
+    reason: Option<String>,
+    attempt: i32,
+    attempts_max: i32,
+    available_at: i64,
+    lease_until: Option<i64>,
+    expires_at: Option<i64>,
+    started: bool,
+    result_hash: Option<Vec<u8>>,
+    events: String,
+    created_at: i64,
+    ended_at: Option<i64>,
+}
+
+/// A delivery with what only the store and the admin API need of it.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    pub delivery: Delivery,
+    /// Order of acceptance over all deliveries.
+    pub n: i64,
+    /// Its key was seen by the upstream gateway, so it must not be sent again under another (D4).
+    pub started: bool,
+    pub events: Vec<Entry>,
+}
+
+impl TryFrom<Row> for Stored {
+    type Error = Error;
+
+    fn try_from(row: Row) -> Result<Self, Error> {
+        let state = DeliveryState::from_code(row.state).ok_or_else(|| Error::corrupt("a delivery of an unknown state"))?;
+        let outcome = row
+            .outcome
+            .map(|code| Outcome::from_code(code).ok_or_else(|| Error::corrupt("a delivery of an unknown outcome")))
+            .transpose()?;
+        let result_hash = row
+            .result_hash
+            .map(|hash| <[u8; 32]>::try_from(hash).map_err(|_| Error::corrupt("a result digest of a wrong length")))
+            .transpose()?;
+        Ok(Self {
+            delivery: Delivery {
+                id: DeliveryId::try_from(row.id.as_slice())?,
+                message_id: MessageId::try_from(row.message_id.as_slice())?,
+                conversation_id: ConversationId::try_from(row.conversation_id.as_slice())?,
+                recipient_id: PartyId::try_from(row.recipient_id.as_slice())?,
+                seq: row.seq,
+                state,
+                outcome,
+                reason: row.reason,
+                attempt: row.attempt,
+                attempts_max: row.attempts_max,
+                available_at: row.available_at,
+                lease_until: row.lease_until,
+                expires_at: row.expires_at,
+                result_hash,
+                created_at: row.created_at,
+                ended_at: row.ended_at,
+            },
+            n: row.n,
+            started: row.started,
+            events: serde_json::from_str(&row.events)
+                .map_err(|error| Error::corrupt(format!("history of a delivery: {error}")))?,
+        })
+    }
+}
+
+/// What a new delivery is made of.
+#[derive(Clone, Debug)]
+pub(super) struct NewDelivery {
+    pub(super) message_id: MessageId,
+    pub(super) conversation_id: ConversationId,
+    pub(super) recipient_id: PartyId,
+    pub(super) seq: i64,
+    pub(super) available_at: Option<i64>,
+    pub(super) expires_at: Option<i64>,
+}
+
+/// Inserts a pending delivery.
+pub(super) fn insert(tx: &mut Tx<'_>, new: NewDelivery) -> Result<Delivery, Error> {
+    let now_ms = tx.now_ms();
+    let n = tx.next_delivery_n()?;
+    let delivery = Delivery {
+        id: DeliveryId::new(),
+        message_id: new.message_id,
+        conversation_id: new.conversation_id,
+        recipient_id: new.recipient_id,
+        seq: new.seq,
+        state: DeliveryState::Pending,
+        outcome: None,
+        reason: None,
+        attempt: 0,
+        attempts_max: ATTEMPTS_MAX,
+        available_at: new.available_at.unwrap_or(now_ms),
+        lease_until: None,
+        expires_at: new.expires_at,
+        result_hash: None,
+        created_at: now_ms,
+        ended_at: None,
+    };
+    let accepted = vec![Entry { at: now_ms, what: "accepted".into(), attempt: None, reason: None }];
+    diesel::insert_into(deliveries::table)
+        .values((
+            deliveries::id.eq(delivery.id.as_bytes().as_slice()),
+            deliveries::n.eq(n),
+            deliveries::message_id.eq(delivery.message_id.as_bytes().as_slice()),
+            deliveries::conversation_id.eq(delivery.conversation_id.as_bytes().as_slice()),
+            deliveries::recipient_id.eq(delivery.recipient_id.as_bytes().as_slice()),
+            deliveries::seq.eq(delivery.seq),
+            deliveries::state.eq(delivery.state as i32),
+            deliveries::attempt.eq(0),
+            deliveries::attempts_max.eq(delivery.attempts_max),
+            deliveries::priority.eq(0),
+            deliveries::available_at.eq(delivery.available_at),
+            deliveries::expires_at.eq(delivery.expires_at),
+            deliveries::due_at.eq(delivery.due_at()),
+            deliveries::started.eq(false),
+            deliveries::events.eq(serde_json::to_string(&accepted).map_err(Error::internal)?),
+            deliveries::created_at.eq(now_ms),
+        ))
+        .execute(tx.write())?;
+    Ok(delivery)
+}
+
+/// Applies a move and stores the result, with an event for whoever watches. A repeat changes nothing.
+pub(super) fn apply(tx: &mut Tx<'_>, id: DeliveryId, action: &Move) -> Result<Delivery, Error> {
+    let stored = get(tx.read(), id)?.ok_or_else(|| Error::not_found("delivery", id))?;
+    apply_to(tx, stored, action, true)
+}
+
+/// The same for a delivery that was just read; without `announce` the caller tells of it.
+pub(super) fn apply_to(tx: &mut Tx<'_>, mut stored: Stored, action: &Move, announce: bool) -> Result<Delivery, Error> {
+    let now_ms = tx.now_ms();
+    let from = stored.delivery.state;
+    if stored.delivery.apply(action, now_ms)? == Applied::Repeated {
+        return Ok(stored.delivery);
+    }
+    let what = what_happened(action, &stored.delivery);
+    let attempt = matches!(action, Move::Lease { .. } | Move::Nack { .. } | Move::LeaseOver { .. });
+    stored.events.push(Entry {
+        at: now_ms,
+        what: what.to_owned(),
+        attempt: attempt.then_some(stored.delivery.attempt),
+        reason: stored.delivery.reason.clone(),
+    });
+    if stored.events.len() > EVENTS_MAX {
+        // The first entry says when it was accepted; the oldest after it go.
+        stored.events.drain(1..2);
+    }
+    let delivery = &stored.delivery;
+    diesel::update(deliveries::table.find(id_of(delivery)))
+        .set((
+            deliveries::state.eq(delivery.state as i32),
+            deliveries::outcome.eq(delivery.outcome.map(|outcome| outcome as i32)),
+            deliveries::reason.eq(&delivery.reason),
+            deliveries::attempt.eq(delivery.attempt),
+            deliveries::available_at.eq(delivery.available_at),
+            deliveries::lease_until.eq(delivery.lease_until),
+            deliveries::expires_at.eq(delivery.expires_at),
+            deliveries::due_at.eq(delivery.due_at()),
+            deliveries::result_hash.eq(delivery.result_hash.as_ref().map(<[u8; 32]>::as_slice)),
+            deliveries::events.eq(serde_json::to_string(&stored.events).map_err(Error::internal)?),
+            deliveries::ended_at.eq(delivery.ended_at),
+        ))
+        .execute(tx.write())?;
+    if announce {
+        tell(tx, delivery, Some(from))?;
+    }
+    Ok(stored.delivery)
+}
+
+/// Adds an event about a delivery.
+pub(super) fn tell(tx: &mut Tx<'_>, delivery: &Delivery, from: Option<DeliveryState>) -> Result<(), Error> {
+    let topic = tx.topic(delivery.conversation_id)?;
+    tx.emit(Event::Delivery { topic, delivery: std::sync::Arc::new(delivery.clone()), from });
+    Ok(())
+}
+
+fn id_of(delivery: &Delivery) -> &[u8] {
+    delivery.id.as_bytes().as_slice()
+}
+
+fn what_happened(action: &Move, after: &Delivery) -> &'static str {
+    match (action, after.state) {
+        (Move::Lease { .. }, _) => "leased",
+        (_, DeliveryState::Dead) => "dead",
+        (Move::Nack { .. }, _) => "nacked",
+        (Move::LeaseOver { .. }, _) => "lease_over",
+        (Move::Extend { .. }, _) => "extended",
+        (Move::Redrive, _) => "redriven",
+        (_, state) => state.as_str(),
+    }
+}
+
+/// Reads one delivery.
+pub fn get(db: &mut Db, id: DeliveryId) -> Result<Option<Stored>, Error> {
+    deliveries::table
+        .find(id.as_bytes().as_slice())
+        .select(Row::as_select())
+        .first(db)
+        .optional()?
+        .map(Stored::try_from)
+        .transpose()
+}
+
+/// Reads the deliveries of a message, in order of acceptance.
+pub fn of_message(db: &mut Db, id: MessageId) -> Result<Vec<Stored>, Error> {
+    let rows = deliveries::table
+        .filter(deliveries::message_id.eq(id.as_bytes().as_slice()))
+        .order(deliveries::n.asc())
+        .select(Row::as_select())
+        .load(db)?;
+    rows.into_iter().map(Stored::try_from).collect()
+}
+
+/// Reads open deliveries of a conversation, in order of their messages.
+pub fn open_of_conversation(db: &mut Db, id: ConversationId, limit: i64) -> Result<Vec<Stored>, Error> {
+    let rows = deliveries::table
+        .filter(deliveries::conversation_id.eq(id.as_bytes().as_slice()).and(deliveries::state.lt(2)))
+        .order(deliveries::seq.asc())
+        .limit(limit)
+        .select(Row::as_select())
+        .load(db)?;
+    rows.into_iter().map(Stored::try_from).collect()
+}
+
+/// Reads open deliveries of a recipient after number `after_n`, in order of acceptance.
+pub fn open_of_recipient(db: &mut Db, id: PartyId, after_n: i64, limit: i64) -> Result<Vec<Stored>, Error> {
+    let rows = deliveries::table
+        .filter(
+            deliveries::recipient_id
+                .eq(id.as_bytes().as_slice())
+                .and(deliveries::state.lt(2))
+                .and(deliveries::n.gt(after_n)),
+        )
+        .order(deliveries::n.asc())
+        .limit(limit)
+        .select(Row::as_select())
+        .load(db)?;
+    rows.into_iter().map(Stored::try_from).collect()
+}
+
+/// Reads what is due first: id and time, soonest first.
+pub fn due(db: &mut Db, limit: i64) -> Result<Vec<(i64, DeliveryId)>, Error> {
+    let rows: Vec<(Option<i64>, Vec<u8>)> = deliveries::table
+        .filter(deliveries::state.lt(2).and(deliveries::due_at.is_not_null()))
+        .order((deliveries::due_at.asc(), deliveries::id.asc()))
+        .limit(limit)
+        .select((deliveries::due_at, deliveries::id))
+        .load(db)?;
+    rows.into_iter().map(|(at, id)| Ok((at.unwrap_or(0), DeliveryId::try_from(id.as_slice())?))).collect()
+}
+
+/// Counts deliveries by state.
+pub fn counts(db: &mut Db) -> Result<Vec<(DeliveryState, i64)>, Error> {
+    DeliveryState::ALL
+        .into_iter()
+        .filter(|state| state.is_open() || *state == DeliveryState::Dead)
+        .map(|state| {
+            let count = match state {
+                // Each of these has a partial index; the finished ones are not counted, they are history.
+                DeliveryState::Dead => deliveries::table.filter(deliveries::state.eq(3)).count().get_result(db)?,
+                _ => deliveries::table
+                    .filter(deliveries::state.lt(2).and(deliveries::state.eq(state as i32)))
+                    .count()
+                    .get_result(db)?,
+            };
+            Ok((state, count))
+        })
+        .collect()
+}
+
+/// Which deliveries an operator means.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    pub state: Option<DeliveryState>,
+    pub recipient: Option<PartyId>,
+    pub created_before: Option<i64>,
+    /// Continue after this number.
+    pub after_n: Option<i64>,
+}
+
+/// Lists deliveries, newest first.
+pub fn list(db: &mut Db, filter: &Filter, limit: i64) -> Result<Vec<(Stored, Party)>, Error> {
+    let mut query = deliveries::table.select(Row::as_select()).order(deliveries::n.desc()).limit(limit).into_boxed();
+    if let Some(state) = filter.state {
+        query = query.filter(deliveries::state.eq(state as i32));
+    }
+    if let Some(recipient) = filter.recipient {
+        query = query.filter(deliveries::recipient_id.eq(recipient.as_bytes().to_vec()));
+    }
+    if let Some(before) = filter.created_before {
+        query = query.filter(deliveries::created_at.lt(before));
+    }
+    if let Some(n) = filter.after_n {
+        query = query.filter(deliveries::n.lt(n));
+    }
+    let stored: Vec<Stored> = query.load::<Row>(db)?.into_iter().map(Stored::try_from).collect::<Result<_, _>>()?;
+    with_recipients(db, stored)
+}
+
+/// Adds the recipient's party to each delivery, with one query for all.
+pub fn with_recipients(db: &mut Db, stored: Vec<Stored>) -> Result<Vec<(Stored, Party)>, Error> {
+    let mut ids: Vec<PartyId> = stored.iter().map(|s| s.delivery.recipient_id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let found = if ids.is_empty() { Vec::new() } else { parties::by_ids(db, &ids)? };
+    stored
+        .into_iter()
+        .map(|s| {
+            let party = found
+                .iter()
+                .find(|party| party.id == s.delivery.recipient_id)
+                .ok_or_else(|| Error::corrupt("a delivery without its recipient's party"))?;
+            Ok((s, party.clone()))
+        })
+        .collect()
+}
+
+/// Moves what time alone moves (DLV-2): leases that are over, ttls that ran out, waits that ended.
+pub struct FireDue {
+    pub ids: Vec<DeliveryId>,
+}
+
+impl Command for FireDue {
+    /// Those that are now ready to be handed out.
+    type Output = Vec<Delivery>;
+
+    fn apply(&self, tx: &mut Tx<'_>) -> Result<Vec<Delivery>, Error> {
+        let now_ms = tx.now_ms();
+        let mut ready = Vec::new();
+        for id in &self.ids {
+            let Some(stored) = get(tx.read(), *id)? else { continue };
+            let retry_at = now_ms + backoff_ms(stored.delivery.attempt);
+            let delivery = match stored.delivery.due_move(now_ms, retry_at) {
+                Some(action) => apply_to(tx, stored, &action, true)?,
+                None => stored.delivery,
+            };
+            if delivery.state == DeliveryState::Pending && delivery.available_at <= now_ms {
+                ready.push(delivery);
+            }
+        }
+        Ok(ready)
+    }
+}
+
+/// An operator starts dead deliveries afresh.
+pub struct Redrive {
+    pub id: DeliveryId,
+}
+
+impl Command for Redrive {
+    type Output = Delivery;
+
+    fn apply(&self, tx: &mut Tx<'_>) -> Result<Delivery, Error> {
+        let stored = get(tx.read(), self.id)?.ok_or_else(|| Error::not_found("delivery", self.id))?;
+        if stored.started {
+            return Err(Error::new(
+                ErrorCode::DeliveryEnded,
+                format!(
+                    "delivery `{}` had reached its gateway, so sending it again could ask twice; write the message anew",
+                    self.id
+                ),
+            ));
+        }
+        apply_to(tx, stored, &Move::Redrive, true)
+    }
+}
+
+/// An operator or the sender ends an open delivery.
+pub struct Cancel {
+    pub id: DeliveryId,
+    pub reason: Option<String>,
+}
+
+impl Command for Cancel {
+    type Output = Delivery;
+
+    fn apply(&self, tx: &mut Tx<'_>) -> Result<Delivery, Error> {
+        apply(tx, self.id, &Move::Cancel { reason: self.reason.clone() })
+    }
+}
+
+/// Removes dead deliveries for good; their messages stay and keep the end state (D10).
+pub struct Purge {
+    pub ids: Vec<DeliveryId>,
+}
+
+impl Command for Purge {
+    type Output = usize;
+
+    fn apply(&self, tx: &mut Tx<'_>) -> Result<usize, Error> {
+        use super::schema::messages;
+        let mut removed = 0;
+        for id in &self.ids {
+            let Some(stored) = get(tx.read(), *id)? else { continue };
+            if stored.delivery.state != DeliveryState::Dead {
+                continue;
+            }
+            let delivery = &stored.delivery;
+            diesel::update(messages::table.find(delivery.message_id.as_bytes().as_slice()))
+                .set((
+                    messages::end_state.eq(Some(delivery.state as i32)),
+                    messages::end_reason.eq(&delivery.reason),
+                    messages::ended_at.eq(delivery.ended_at),
+                ))
+                .execute(tx.write())?;
+            removed += diesel::delete(deliveries::table.find(id_of(delivery))).execute(tx.write())?;
+        }
+        Ok(removed)
+    }
+}

@@ -1,0 +1,343 @@
+//! Gateways and their sealed secrets.
+use diesel::prelude::*;
+use serde_json::json;
+
+use super::audit::{self, Actor};
+use super::dialect::Db;
+use super::messages::Idem;
+use super::parties;
+use super::schema::{conversations, deliveries, gateways, message_origins, messages, participants, steps, turns};
+use super::tx::{Command, Tx};
+use super::vault::Vault;
+use crate::domain::error::{Error, ErrorCode};
+use crate::domain::event::Event;
+use crate::domain::gateway::{Gateway, Track};
+use crate::domain::ids::{ConversationId, GatewayId, PartyId};
+use crate::domain::party::PartyKind;
+use crate::domain::secret::Secret;
+
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = gateways)]
+struct Row {
+    id: String,
+    party_id: Vec<u8>,
+    name: String,
+    url: String,
+    track: i32,
+    admin: bool,
+    enabled: bool,
+    token: Option<Vec<u8>>,
+    password: Option<Vec<u8>>,
+    created_at: i64,
+    updated_at: i64,
+}
+
+impl TryFrom<Row> for Gateway {
+    type Error = Error;
+
+    fn try_from(row: Row) -> Result<Self, Error> {
+        Ok(Self {
+            id: row.id.parse()?,
+            party_id: PartyId::try_from(row.party_id.as_slice())?,
+            name: row.name,
+            url: row.url,
+            track: if row.track == 1 { Track::All } else { Track::Used },
+            admin: row.admin,
+            enabled: row.enabled,
+            has_token: row.token.is_some(),
+            has_password: row.password.is_some(),
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+        })
+    }
+}
+
+/// What a link needs to sign in. It cannot be printed or sent.
+#[derive(Clone, Debug, Default)]
+pub struct Credentials {
+    pub token: Option<Secret>,
+    pub password: Option<Secret>,
+    /// The private half of our device identity for this gateway, in base64.
+    pub device_seed: Option<Secret>,
+    pub device_token: Option<Secret>,
+    pub device_scopes: Vec<String>,
+}
+
+/// Lists the gateways, by id.
+pub fn list(db: &mut Db) -> Result<Vec<Gateway>, Error> {
+    let rows: Vec<Row> = gateways::table
+        .filter(gateways::deleted_at.is_null())
+        .order(gateways::id.asc())
+        .select(Row::as_select())
+        .load(db)?;
+    rows.into_iter().map(Gateway::try_from).collect()
+}
+
+/// Reads one gateway.
+pub fn get(db: &mut Db, id: &GatewayId) -> Result<Option<Gateway>, Error> {
+    gateways::table
+        .filter(gateways::id.eq(id.as_str()).and(gateways::deleted_at.is_null()))
+        .select(Row::as_select())
+        .first(db)
+        .optional()?
+        .map(Gateway::try_from)
+        .transpose()
+}
+
+type Sealed = (Option<Vec<u8>>, Option<Vec<u8>>, Option<Vec<u8>>, Option<Vec<u8>>, Option<String>);
+
+/// Opens the secrets of a gateway.
+pub fn credentials(db: &mut Db, vault: &Vault, id: &GatewayId) -> Result<Credentials, Error> {
+    let (token, password, device_seed, device_token, scopes): Sealed = gateways::table
+        .filter(gateways::id.eq(id.as_str()))
+        .select((
+            gateways::token,
+            gateways::password,
+            gateways::device_seed,
+            gateways::device_token,
+            gateways::device_scopes,
+        ))
+        .first(db)
+        .optional()?
+        .ok_or_else(|| not_found(id))?;
+    let open = |field: &str, sealed: Option<Vec<u8>>| {
+        sealed.map(|sealed| vault.unseal_text(&place(id, field), &sealed)).transpose()
+    };
+    Ok(Credentials {
+        token: open("token", token)?,
+        password: open("password", password)?,
+        device_seed: open("device_seed", device_seed)?,
+        device_token: open("device_token", device_token)?,
+        device_scopes: scopes.map(|s| s.split(',').map(str::to_owned).collect()).unwrap_or_default(),
+    })
+}
+
+/// Says that a gateway does not exist.
+pub fn not_found(id: &GatewayId) -> Error {
+    Error::new(ErrorCode::GatewayNotFound, "Gateway not found").with_details(json!({ "gateway_id": id }))
+}
+
+fn place(id: &GatewayId, field: &str) -> String {
+    format!("gateway:{id}:{field}")
+}
+
+/// Registers a gateway.
+pub struct AddGateway {
+    pub id: GatewayId,
+    pub name: String,
+    pub url: String,
+    pub token: Option<Secret>,
+    pub password: Option<Secret>,
+    pub track: Track,
+    pub admin: bool,
+    pub actor: Actor,
+    pub vault: Vault,
+    pub idem: Option<Idem>,
+}
+
+impl Command for AddGateway {
+    type Output = Gateway;
+
+    fn apply(&self, tx: &mut Tx<'_>) -> Result<Gateway, Error> {
+        let known: Option<(Option<i64>, Option<String>, Option<Vec<u8>>)> = gateways::table
+            .find(self.id.as_str())
+            .select((gateways::deleted_at, gateways::idem_key, gateways::idem_hash))
+            .first(tx.read())
+            .optional()?;
+        if let Some((None, key, hash)) = &known {
+            if let Some(idem) = self.idem.as_ref().filter(|idem| Some(&idem.key) == key.as_ref()) {
+                if Some(idem.hash.as_slice()) != hash.as_deref() {
+                    return Err(Error::new(
+                        ErrorCode::IdempotencyConflict,
+                        "this idempotency key was used for another gateway",
+                    ));
+                }
+                return get(tx.read(), &self.id)?.ok_or_else(|| not_found(&self.id));
+            }
+            return Err(Error::new(ErrorCode::AlreadyExists, format!("gateway `{}` exists already", self.id)));
+        }
+        let party = parties::ensure(tx, PartyKind::Gateway, self.id.as_str(), &self.name)?;
+        let now_ms = tx.now_ms();
+        let seal = |field: &str, secret: &Option<Secret>| {
+            secret.as_ref().map(|secret| self.vault.seal_text(&place(&self.id, field), secret)).transpose()
+        };
+        let (token, password) = (seal("token", &self.token)?, seal("password", &self.password)?);
+        if known.is_some() {
+            // The row of a removed gateway of this name: its conversations come back with it.
+            diesel::delete(gateways::table.find(self.id.as_str())).execute(tx.write())?;
+        }
+        diesel::insert_into(gateways::table)
+            .values((
+                gateways::id.eq(self.id.as_str()),
+                gateways::party_id.eq(party.id.as_bytes().as_slice()),
+                gateways::name.eq(&self.name),
+                gateways::url.eq(&self.url),
+                gateways::track.eq(i32::from(self.track == Track::All)),
+                gateways::admin.eq(self.admin),
+                gateways::enabled.eq(true),
+                gateways::token.eq(token),
+                gateways::password.eq(password),
+                gateways::created_at.eq(now_ms),
+                gateways::updated_at.eq(now_ms),
+                gateways::idem_key.eq(self.idem.as_ref().map(|idem| &idem.key)),
+                gateways::idem_hash.eq(self.idem.as_ref().map(|idem| idem.hash.as_slice())),
+            ))
+            .execute(tx.write())?;
+        let gateway = get(tx.read(), &self.id)?.ok_or_else(|| not_found(&self.id))?;
+        audit::record(tx, &self.actor, "gateway.add", ("gateway", self.id.as_str()), None, Some(&shown(&gateway)))?;
+        tx.emit(Event::GatewayChanged { gateway_id: self.id.clone(), removed: false });
+        Ok(gateway)
+    }
+}
+
+/// A gateway as the audit log shows it.
+fn shown(gateway: &Gateway) -> serde_json::Value {
+    json!({
+        "name": gateway.name, "url": gateway.url, "track": gateway.track, "admin": gateway.admin,
+        "enabled": gateway.enabled, "token": gateway.has_token, "password": gateway.has_password,
+    })
+}
+
+/// Changes a gateway; `None` leaves a field as it is, `Some(None)` removes a secret.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    pub name: Option<String>,
+    pub url: Option<String>,
+    pub token: Option<Option<Secret>>,
+    pub password: Option<Option<Secret>>,
+    pub track: Option<Track>,
+    pub admin: Option<bool>,
+    pub enabled: Option<bool>,
+}
+
+/// Changes a gateway and has its link start again.
+pub struct ChangeGateway {
+    pub id: GatewayId,
+    pub changes: Changes,
+    pub actor: Actor,
+    pub vault: Vault,
+}
+
+impl Command for ChangeGateway {
+    type Output = Gateway;
+
+    fn apply(&self, tx: &mut Tx<'_>) -> Result<Gateway, Error> {
+        let before = get(tx.read(), &self.id)?.ok_or_else(|| not_found(&self.id))?;
+        let name = self.changes.name.as_ref().unwrap_or(&before.name);
+        let row = gateways::table.find(self.id.as_str());
+        parties::ensure(tx, PartyKind::Gateway, self.id.as_str(), name)?;
+        let now_ms = tx.now_ms();
+        diesel::update(row)
+            .set((
+                gateways::name.eq(name),
+                gateways::url.eq(self.changes.url.as_ref().unwrap_or(&before.url)),
+                gateways::track.eq(i32::from(self.changes.track.unwrap_or(before.track) == Track::All)),
+                gateways::admin.eq(self.changes.admin.unwrap_or(before.admin)),
+                gateways::enabled.eq(self.changes.enabled.unwrap_or(before.enabled)),
+                gateways::updated_at.eq(now_ms),
+            ))
+            .execute(tx.write())?;
+        let seal = |field: &str, secret: &Option<Secret>| {
+            secret.as_ref().map(|secret| self.vault.seal_text(&place(&self.id, field), secret)).transpose()
+        };
+        if let Some(token) = &self.changes.token {
+            let sealed = seal("token", token)?;
+            diesel::update(row).set(gateways::token.eq(sealed)).execute(tx.write())?;
+        }
+        if let Some(password) = &self.changes.password {
+            let sealed = seal("password", password)?;
+            diesel::update(row).set(gateways::password.eq(sealed)).execute(tx.write())?;
+        }
+        let after = get(tx.read(), &self.id)?.ok_or_else(|| not_found(&self.id))?;
+        let target = ("gateway", self.id.as_str());
+        audit::record(tx, &self.actor, "gateway.change", target, Some(&shown(&before)), Some(&shown(&after)))?;
+        tx.emit(Event::GatewayChanged { gateway_id: self.id.clone(), removed: false });
+        Ok(after)
+    }
+}
+
+/// Keeps our device identity, or what the gateway gave us for it.
+pub struct KeepDevice {
+    pub id: GatewayId,
+    pub seed: Option<Secret>,
+    pub token: Option<Secret>,
+    pub scopes: Vec<String>,
+    pub vault: Vault,
+}
+
+impl Command for KeepDevice {
+    type Output = ();
+
+    fn apply(&self, tx: &mut Tx<'_>) -> Result<(), Error> {
+        let row = gateways::table.find(self.id.as_str());
+        if let Some(seed) = &self.seed {
+            let sealed = self.vault.seal_text(&place(&self.id, "device_seed"), seed)?;
+            diesel::update(row).set(gateways::device_seed.eq(Some(sealed))).execute(tx.write())?;
+        }
+        if let Some(token) = &self.token {
+            let sealed = self.vault.seal_text(&place(&self.id, "device_token"), token)?;
+            diesel::update(row)
+                .set((gateways::device_token.eq(Some(sealed)), gateways::device_scopes.eq(Some(self.scopes.join(",")))))
+                .execute(tx.write())?;
+        }
+        Ok(())
+    }
+}
+
+/// Removes a gateway and its secrets. Its conversations stay readable, unless `purge` takes them along.
+pub struct RemoveGateway {
+    pub id: GatewayId,
+    pub purge: bool,
+    pub actor: Actor,
+}
+
+impl Command for RemoveGateway {
+    type Output = Gateway;
+
+    fn apply(&self, tx: &mut Tx<'_>) -> Result<Gateway, Error> {
+        let gateway = get(tx.read(), &self.id)?.ok_or_else(|| not_found(&self.id))?;
+        let now_ms = tx.now_ms();
+        diesel::update(gateways::table.find(self.id.as_str()))
+            .set((
+                gateways::deleted_at.eq(Some(now_ms)),
+                gateways::token.eq(None::<Vec<u8>>),
+                gateways::password.eq(None::<Vec<u8>>),
+                gateways::device_seed.eq(None::<Vec<u8>>),
+                gateways::device_token.eq(None::<Vec<u8>>),
+            ))
+            .execute(tx.write())?;
+        if self.purge {
+            purge(tx, &self.id)?;
+        }
+        let target = ("gateway", self.id.as_str());
+        audit::record(tx, &self.actor, "gateway.remove", target, Some(&shown(&gateway)), Some(&json!({ "purge": self.purge })))?;
+        tx.emit(Event::GatewayChanged { gateway_id: self.id.clone(), removed: true });
+        Ok(gateway)
+    }
+}
+
+/// Removes all conversations of a gateway for good, each with what hangs on it.
+fn purge(tx: &mut Tx<'_>, gateway: &GatewayId) -> Result<(), Error> {
+    let ids: Vec<Vec<u8>> = conversations::table
+        .filter(conversations::gateway_id.eq(gateway.as_str()))
+        .select(conversations::id)
+        .load(tx.read())?;
+    for id in &ids {
+        let conversation = ConversationId::try_from(id.as_slice())?;
+        let topic = tx.topic(conversation)?;
+        let ends = tx.ends(conversation)?;
+        let db = tx.write();
+        let its_turns = turns::table.filter(turns::conversation_id.eq(id)).select(turns::id);
+        let turn_ids: Vec<Vec<u8>> = its_turns.load(db)?;
+        diesel::delete(steps::table.filter(steps::turn_id.eq_any(&turn_ids))).execute(db)?;
+        diesel::delete(turns::table.filter(turns::conversation_id.eq(id))).execute(db)?;
+        diesel::delete(deliveries::table.filter(deliveries::conversation_id.eq(id))).execute(db)?;
+        diesel::delete(participants::table.filter(participants::conversation_id.eq(id))).execute(db)?;
+        diesel::delete(messages::table.filter(messages::conversation_id.eq(id))).execute(db)?;
+        diesel::delete(conversations::table.find(id)).execute(db)?;
+        tx.forget(conversation);
+        tx.emit(Event::ConversationDeleted { topic, first_seq: ends.first_seq, last_seq: ends.last_seq });
+    }
+    diesel::delete(message_origins::table.filter(message_origins::gateway_id.eq(gateway.as_str()))).execute(tx.write())?;
+    Ok(())
+}

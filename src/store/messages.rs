@@ -1,0 +1,265 @@
+//! Messages: appended, read by page, never changed.
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use diesel::prelude::*;
+
+use super::dialect::Db;
+use super::parties;
+use super::schema::messages;
+use super::tx::Tx;
+use crate::domain::error::Error;
+use crate::domain::ids::{ConversationId, MessageId, PartyId};
+use crate::domain::message::{Block, Line, MessageKind, MessageRole, Sender, bounded_text, plain_text};
+use crate::domain::party::Party;
+
+/// A line that is to be appended.
+#[derive(Clone, Debug)]
+pub struct NewLine {
+    pub role: MessageRole,
+    pub kind: Option<MessageKind>,
+    pub blocks: Vec<Block>,
+    pub sender: Party,
+    /// When it was said, if not now.
+    pub said_at: Option<i64>,
+    pub late: bool,
+    pub supersedes: Option<MessageId>,
+    pub in_reply_to: Option<MessageId>,
+    pub error: Option<String>,
+    /// The sender's own key for it, and the digest of what the key was sent with (D10).
+    pub idem: Option<Idem>,
+}
+
+/// An idempotency key with the digest of the body it came with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Idem {
+    pub key: String,
+    pub hash: [u8; 32],
+}
+
+impl NewLine {
+    /// A plain text line of `sender`.
+    pub fn text(role: MessageRole, sender: Party, text: impl Into<String>) -> Self {
+        Self {
+            role,
+            kind: None,
+            blocks: vec![Block::text(text)],
+            sender,
+            said_at: None,
+            late: false,
+            supersedes: None,
+            in_reply_to: None,
+            error: None,
+            idem: None,
+        }
+    }
+}
+
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = messages)]
+struct Row {
+    id: Vec<u8>,
+    conversation_id: Vec<u8>,
+    seq: i64,
+    role: i32,
+    text: String,
+    blocks: Option<String>,
+    sender_id: Vec<u8>,
+    said_at: i64,
+    created_at: i64,
+    late: bool,
+    supersedes: Option<Vec<u8>>,
+    in_reply_to: Option<Vec<u8>>,
+    error: Option<String>,
+}
+
+/// Where a line goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// At the end: the order of commitment.
+    End,
+    /// Above the beginning: an imported line.
+    Above,
+}
+
+/// Appends a line and returns it as committed.
+pub(super) fn append(tx: &mut Tx<'_>, id: ConversationId, place: Place, new: NewLine) -> Result<Line, Error> {
+    let seq = match place {
+        Place::End => tx.next_seq(id)?,
+        Place::Above => tx.next_seq_below(id)?,
+    };
+    let now_ms = tx.now_ms();
+    let text = bounded_text(plain_text(&new.blocks));
+    let one_text = matches!(new.blocks.as_slice(), [Block::Text { .. }]);
+    let blocks = if one_text { vec![Block::text(text.clone())] } else { new.blocks };
+    let stored = if one_text { None } else { Some(serde_json::to_string(&blocks).map_err(Error::internal)?) };
+    let line = Line {
+        id: MessageId::new(),
+        conversation_id: id,
+        seq,
+        role: new.role,
+        blocks,
+        text,
+        sender_id: new.sender.id,
+        sender: sender_of(&new.sender),
+        sender_kind: new.sender.kind,
+        said_at: new.said_at.unwrap_or(now_ms),
+        created_at: now_ms,
+        late: new.late,
+        supersedes: new.supersedes,
+        in_reply_to: new.in_reply_to,
+        error: new.error,
+    };
+    diesel::insert_into(messages::table)
+        .values((
+            messages::id.eq(line.id.as_bytes().as_slice()),
+            messages::conversation_id.eq(id.as_bytes().as_slice()),
+            messages::seq.eq(seq),
+            messages::role.eq(line.role as i32),
+            messages::kind.eq(new.kind.map(|kind| kind as i32)),
+            messages::text.eq(&line.text),
+            messages::blocks.eq(stored),
+            messages::sender_id.eq(line.sender_id.as_bytes().as_slice()),
+            messages::said_at.eq(line.said_at),
+            messages::created_at.eq(now_ms),
+            messages::late.eq(line.late),
+            messages::supersedes.eq(line.supersedes.as_ref().map(|id| id.as_bytes().as_slice())),
+            messages::in_reply_to.eq(line.in_reply_to.as_ref().map(|id| id.as_bytes().as_slice())),
+            messages::hops.eq(0),
+            messages::error.eq(&line.error),
+            messages::idem_key.eq(new.idem.as_ref().map(|idem| &idem.key)),
+            messages::idem_hash.eq(new.idem.as_ref().map(|idem| idem.hash.as_slice())),
+        ))
+        .execute(tx.write())?;
+    Ok(line)
+}
+
+fn sender_of(party: &Party) -> Sender {
+    Sender { kind: party.kind.as_str(), id: party.reference.clone(), name: party.display_name.clone() }
+}
+
+/// Finds the line that `sender` wrote with this key, with the digest it was written with.
+pub(super) fn by_key(db: &mut Db, sender: PartyId, key: &str) -> Result<Option<(MessageId, Vec<u8>)>, Error> {
+    let found: Option<(Vec<u8>, Option<Vec<u8>>)> = messages::table
+        .filter(messages::sender_id.eq(sender.as_bytes().as_slice()).and(messages::idem_key.eq(key)))
+        .select((messages::id, messages::idem_hash))
+        .first(db)
+        .optional()?;
+    found.map(|(id, hash)| Ok((MessageId::try_from(id.as_slice())?, hash.unwrap_or_default()))).transpose()
+}
+
+/// Which part of a log to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Span {
+    /// The newest lines.
+    Newest,
+    /// The newest lines before this `seq`.
+    Before(i64),
+    /// The oldest lines after this `seq`.
+    After(i64),
+}
+
+/// Reads at most `limit` lines of a log, oldest first, and at most `bytes_max` of text (but always one line).
+pub fn page(db: &mut Db, id: ConversationId, span: Span, limit: i64, bytes_max: usize) -> Result<Vec<Arc<Line>>, Error> {
+    let query = messages::table
+        .filter(messages::conversation_id.eq(id.as_bytes().as_slice()))
+        .select(Row::as_select())
+        .limit(limit)
+        .into_boxed();
+    let mut rows: Vec<Row> = match span {
+        Span::Newest => query.order(messages::seq.desc()).load(db)?,
+        Span::Before(seq) => query.filter(messages::seq.lt(seq)).order(messages::seq.desc()).load(db)?,
+        Span::After(seq) => query.filter(messages::seq.gt(seq)).order(messages::seq.asc()).load(db)?,
+    };
+    let mut bytes = 0;
+    let fitting = rows
+        .iter()
+        .take_while(|row| {
+            bytes += row.text.len() + row.blocks.as_ref().map_or(0, String::len);
+            bytes <= bytes_max
+        })
+        .count();
+    rows.truncate(fitting.max(1));
+    if !matches!(span, Span::After(_)) {
+        rows.reverse();
+    }
+    lines(db, rows)
+}
+
+/// Reads one line.
+pub fn get(db: &mut Db, id: MessageId) -> Result<Option<Arc<Line>>, Error> {
+    let row = messages::table.find(id.as_bytes().as_slice()).select(Row::as_select()).first(db).optional()?;
+    Ok(lines(db, row.into_iter().collect())?.pop())
+}
+
+/// Reads the first line that answers `id`.
+pub fn reply_to(db: &mut Db, conversation: ConversationId, after_seq: i64, id: MessageId) -> Result<Option<Arc<Line>>, Error> {
+    let row = messages::table
+        .filter(
+            messages::conversation_id
+                .eq(conversation.as_bytes().as_slice())
+                .and(messages::seq.gt(after_seq))
+                .and(messages::in_reply_to.eq(id.as_bytes().as_slice())),
+        )
+        .order(messages::seq.asc())
+        .select(Row::as_select())
+        .first(db)
+        .optional()?;
+    Ok(lines(db, row.into_iter().collect())?.pop())
+}
+
+/// Returns the place of a line: its conversation and `seq`.
+pub fn place_of(db: &mut Db, id: MessageId) -> Result<Option<(ConversationId, i64)>, Error> {
+    let found: Option<(Vec<u8>, i64)> = messages::table
+        .find(id.as_bytes().as_slice())
+        .select((messages::conversation_id, messages::seq))
+        .first(db)
+        .optional()?;
+    found.map(|(id, seq)| Ok((ConversationId::try_from(id.as_slice())?, seq))).transpose()
+}
+
+/// Turns rows into lines, with one query for all their senders.
+fn lines(db: &mut Db, rows: Vec<Row>) -> Result<Vec<Arc<Line>>, Error> {
+    let mut ids = Vec::new();
+    for row in &rows {
+        let id = PartyId::try_from(row.sender_id.as_slice())?;
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
+    }
+    let senders: HashMap<PartyId, Party> = if ids.is_empty() {
+        HashMap::new()
+    } else {
+        parties::by_ids(db, &ids)?.into_iter().map(|party| (party.id, party)).collect()
+    };
+    rows.into_iter().map(|row| line(row, &senders).map(Arc::new)).collect()
+}
+
+fn line(row: Row, senders: &HashMap<PartyId, Party>) -> Result<Line, Error> {
+    let optional = |id: Option<Vec<u8>>| id.map(|id| MessageId::try_from(id.as_slice())).transpose();
+    let sender_id = PartyId::try_from(row.sender_id.as_slice())?;
+    let sender = senders.get(&sender_id).ok_or_else(|| Error::corrupt("a message without its sender's party"))?;
+    let blocks = match row.blocks {
+        Some(json) => {
+            serde_json::from_str(&json).map_err(|error| Error::corrupt(format!("blocks of a message: {error}")))?
+        }
+        None => vec![Block::text(row.text.clone())],
+    };
+    Ok(Line {
+        id: MessageId::try_from(row.id.as_slice())?,
+        conversation_id: ConversationId::try_from(row.conversation_id.as_slice())?,
+        seq: row.seq,
+        role: MessageRole::from_code(row.role).ok_or_else(|| Error::corrupt("a message of an unknown role"))?,
+        blocks,
+        text: row.text,
+        sender_id,
+        sender: sender_of(sender),
+        sender_kind: sender.kind,
+        said_at: row.said_at,
+        created_at: row.created_at,
+        late: row.late,
+        supersedes: optional(row.supersedes)?,
+        in_reply_to: optional(row.in_reply_to)?,
+        error: row.error,
+    })
+}

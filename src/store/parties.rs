@@ -1,0 +1,82 @@
+//! Parties: made with what they stand for.
+use diesel::prelude::*;
+
+use super::dialect::Db;
+use super::schema::parties;
+use super::tx::Tx;
+use crate::domain::error::Error;
+use crate::domain::ids::PartyId;
+use crate::domain::party::{Party, PartyKind};
+
+#[derive(Queryable)]
+struct Row {
+    id: Vec<u8>,
+    kind: i32,
+    reference: String,
+    display_name: String,
+    #[expect(dead_code, reason = "the row is read whole")]
+    created_at: i64,
+}
+
+impl TryFrom<Row> for Party {
+    type Error = Error;
+
+    fn try_from(row: Row) -> Result<Self, Error> {
+        let kind = PartyKind::from_code(row.kind).ok_or_else(|| Error::corrupt("a party of an unknown kind"))?;
+        Ok(Self { id: PartyId::try_from(row.id.as_slice())?, kind, reference: row.reference, display_name: row.display_name })
+    }
+}
+
+/// Returns the party that stands for `reference`, made if there is none; its name follows `display_name`.
+pub(super) fn ensure(tx: &mut Tx<'_>, kind: PartyKind, reference: &str, display_name: &str) -> Result<Party, Error> {
+    if let Some(mut party) = find(tx.read(), kind, reference)? {
+        if party.display_name != display_name {
+            diesel::update(parties::table.find(party.id.as_bytes().as_slice()))
+                .set(parties::display_name.eq(display_name))
+                .execute(tx.write())?;
+            party.display_name = display_name.to_owned();
+        }
+        return Ok(party);
+    }
+    let party = Party {
+        id: PartyId::new(),
+        kind,
+        reference: reference.to_owned(),
+        display_name: display_name.to_owned(),
+    };
+    let now_ms = tx.now_ms();
+    diesel::insert_into(parties::table)
+        .values((
+            parties::id.eq(party.id.as_bytes().as_slice()),
+            parties::kind.eq(kind as i32),
+            parties::reference.eq(reference),
+            parties::display_name.eq(display_name),
+            parties::created_at.eq(now_ms),
+        ))
+        .execute(tx.write())?;
+    Ok(party)
+}
+
+/// Finds the party that stands for `reference`.
+pub(super) fn find(db: &mut Db, kind: PartyKind, reference: &str) -> Result<Option<Party>, Error> {
+    parties::table
+        .filter(parties::kind.eq(kind as i32).and(parties::reference.eq(reference)))
+        .first::<Row>(db)
+        .optional()?
+        .map(Party::try_from)
+        .transpose()
+}
+
+/// Reads parties by id, in any order.
+pub(super) fn by_ids(db: &mut Db, ids: &[PartyId]) -> Result<Vec<Party>, Error> {
+    let ids: Vec<&[u8]> = ids.iter().map(|id| id.as_bytes().as_slice()).collect();
+    parties::table.filter(parties::id.eq_any(ids)).load::<Row>(db)?.into_iter().map(Party::try_from).collect()
+}
+
+/// Returns the party that stands for `reference`; a new one is named like it.
+pub(super) fn ensure_named(tx: &mut Tx<'_>, kind: PartyKind, reference: &str) -> Result<Party, Error> {
+    match find(tx.read(), kind, reference)? {
+        Some(party) => Ok(party),
+        None => ensure(tx, kind, reference, reference),
+    }
+}

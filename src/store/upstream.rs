@@ -1,0 +1,292 @@
+//! What a gateway's own log brings: imported lines, and the origins of lines and steps (D1).
+//!
+//! Each row of the gateway's history belongs to exactly one line or one step; the key
+//! `(gateway, upstream session, row)` sees to it, so pages may overlap and passes may be repeated.
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use diesel::prelude::*;
+
+use super::dialect::Db;
+use super::messages::{self, NewLine, Place};
+use super::schema::{conversations, message_origins};
+use super::tx::{Command, Tx};
+use super::turns::{self, NewStep};
+use super::parties;
+use crate::domain::error::Error;
+use crate::domain::event::Event;
+use crate::domain::ids::{ConversationId, DeliveryId, GatewayId, MessageId, StepId, TurnId};
+use crate::domain::message::{Block, MessageRole};
+use crate::domain::party::PartyKind;
+
+/// A row of the gateway's log that becomes a line.
+#[derive(Clone, Debug)]
+pub struct RowLine {
+    pub role: MessageRole,
+    pub blocks: Vec<Block>,
+    pub said_at: i64,
+    pub error: Option<String>,
+}
+
+/// What a row of the gateway's log is to us.
+#[derive(Clone, Debug)]
+pub enum Meaning {
+    /// The question that we sent with this delivery.
+    Question(DeliveryId),
+    /// The answer that stands already.
+    Answer(TurnId),
+    /// The answer of a turn that ended without one.
+    LateAnswer(TurnId, RowLine),
+    /// Something a turn did before its answer.
+    Step(TurnId, NewStep),
+    /// A line that nobody told us of while it was said.
+    Line(RowLine),
+}
+
+/// One row with its meaning.
+#[derive(Clone, Debug)]
+pub struct MappedRow {
+    pub row_id: String,
+    pub meaning: Meaning,
+}
+
+/// Where rows come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    pub conversation_id: ConversationId,
+    pub gateway_id: GatewayId,
+    /// The gateway's id of the transcript.
+    pub upstream_session: String,
+}
+
+/// Returns which of these rows have an origin already.
+pub fn known_rows(db: &mut Db, source: &Source, row_ids: &[String]) -> Result<HashSet<String>, Error> {
+    Ok(message_origins::table
+        .filter(
+            message_origins::gateway_id
+                .eq(source.gateway_id.as_str())
+                .and(message_origins::upstream_session.eq(&source.upstream_session))
+                .and(message_origins::row_id.eq_any(row_ids)),
+        )
+        .select(message_origins::row_id)
+        .load::<String>(db)?
+        .into_iter()
+        .collect())
+}
+
+/// Notes the first contact with a session: its own name, and the boundary below which rows are imported (D1).
+pub struct NoteContact {
+    pub conversation_id: ConversationId,
+    pub canonical_key: Option<String>,
+    pub session_id: Option<String>,
+    pub boundary_seq: i64,
+    /// `None`: there is nothing to import.
+    pub import_below: Option<i64>,
+}
+
+impl Command for NoteContact {
+    type Output = ();
+
+    fn apply(&self, tx: &mut Tx<'_>) -> Result<(), Error> {
+        let Some(found) = super::conversations::get(tx.read(), self.conversation_id)? else { return Ok(()) };
+        if found.upstream.contacted {
+            return Ok(());
+        }
+        let canonical = match (&self.canonical_key, &found.gateway_id) {
+            // Another session here may have taken the name, under a different key; then it keeps it.
+            (Some(canonical), Some(gateway_id)) => {
+                let taken: i64 = conversations::table
+                    .filter(
+                        conversations::gateway_id
+                            .eq(gateway_id.as_str())
+                            .and(conversations::canonical_key.eq(canonical))
+                            .and(conversations::deleted_at.is_null()),
+                    )
+                    .count()
+                    .get_result(tx.read())?;
+                (taken == 0).then_some(canonical)
+            }
+            _ => None,
+        };
+        diesel::update(conversations::table.find(self.conversation_id.as_bytes().as_slice()))
+            .set((
+                conversations::contacted.eq(true),
+                conversations::canonical_key.eq(canonical),
+                conversations::upstream_session_id.eq(&self.session_id),
+                conversations::mapped_seq.eq(self.boundary_seq),
+                conversations::import_below.eq(self.import_below),
+            ))
+            .execute(tx.write())?;
+        if self.import_below.is_none() {
+            let first_seq = tx.ends(self.conversation_id)?.first_seq;
+            let topic = tx.topic(self.conversation_id)?;
+            tx.emit(Event::Imported { topic, first_seq, done: true });
+        }
+        Ok(())
+    }
+}
+
+/// Imports rows from before the boundary, newest first, above the beginning of the log (D1). Belongs in the bulk lane.
+pub struct ImportRows {
+    pub source: Source,
+    pub rows: Vec<(String, RowLine)>,
+    /// The lowest row number that is here now; `None`: the import is complete.
+    pub import_below: Option<i64>,
+}
+
+impl Command for ImportRows {
+    type Output = usize;
+
+    fn apply(&self, tx: &mut Tx<'_>) -> Result<usize, Error> {
+        let id = self.source.conversation_id;
+        if super::conversations::get(tx.read(), id)?.is_none() {
+            return Ok(0);
+        }
+        let row_ids: Vec<String> = self.rows.iter().map(|(row_id, _)| row_id.clone()).collect();
+        let known = known_rows(tx.read(), &self.source, &row_ids)?;
+        let mut imported = 0;
+        for (row_id, row) in self.rows.iter().filter(|(row_id, _)| !known.contains(row_id)) {
+            let line = add_line(tx, &self.source, Place::Above, row, false, None)?;
+            note_origin(tx, &self.source, row_id, Some(line.id), None)?;
+            imported += 1;
+        }
+        diesel::update(conversations::table.find(id.as_bytes().as_slice()))
+            .set(conversations::import_below.eq(self.import_below))
+            .execute(tx.write())?;
+        let first_seq = tx.ends(id)?.first_seq;
+        let topic = tx.topic(id)?;
+        tx.emit(Event::Imported { topic, first_seq, done: self.import_below.is_none() });
+        Ok(imported)
+    }
+}
+
+/// Maps the tail of the gateway's log to lines and steps.
+pub struct MapRows {
+    pub source: Source,
+    pub rows: Vec<MappedRow>,
+    /// Rows up to this number are done.
+    pub mapped_seq: i64,
+}
+
+impl Command for MapRows {
+    type Output = usize;
+
+    fn apply(&self, tx: &mut Tx<'_>) -> Result<usize, Error> {
+        let id = self.source.conversation_id;
+        if super::conversations::get(tx.read(), id)?.is_none() {
+            return Ok(0);
+        }
+        let row_ids: Vec<String> = self.rows.iter().map(|row| row.row_id.clone()).collect();
+        let known = known_rows(tx.read(), &self.source, &row_ids)?;
+        let mut mapped = 0;
+        for row in self.rows.iter().filter(|row| !known.contains(&row.row_id)) {
+            let (message, step) = self.map(tx, &row.meaning)?;
+            note_origin(tx, &self.source, &row.row_id, message, step)?;
+            mapped += 1;
+        }
+        diesel::update(conversations::table.find(id.as_bytes().as_slice()))
+            .set((
+                conversations::mapped_seq.eq(self.mapped_seq),
+                conversations::upstream_session_id.eq(Some(&self.source.upstream_session)),
+            ))
+            .execute(tx.write())?;
+        Ok(mapped)
+    }
+}
+
+impl MapRows {
+    fn map(&self, tx: &mut Tx<'_>, meaning: &Meaning) -> Result<(Option<MessageId>, Option<StepId>), Error> {
+        Ok(match meaning {
+            Meaning::Question(delivery) => {
+                (super::deliveries::get(tx.read(), *delivery)?.map(|stored| stored.delivery.message_id), None)
+            }
+            Meaning::Answer(turn) => (turns::get(tx.read(), *turn)?.and_then(|turn| turn.answer_id), None),
+            Meaning::LateAnswer(turn_id, row) => {
+                let question = turns::get(tx.read(), *turn_id)?.and_then(|turn| turn.message_id);
+                let line = add_line(tx, &self.source, Place::End, row, true, question)?;
+                turns::set_answer(tx, *turn_id, line.id)?;
+                (Some(line.id), None)
+            }
+            Meaning::Step(turn, step) => (None, Some(turns::add_step(tx, *turn, step)?)),
+            Meaning::Line(row) => (Some(add_line(tx, &self.source, Place::End, row, true, None)?.id), None),
+        })
+    }
+}
+
+/// Notes that the gateway began a new transcript for the session: a marker line, and everything after it is new (D1).
+pub struct NoteReset {
+    pub source: Source,
+    pub text: String,
+}
+
+impl Command for NoteReset {
+    type Output = ();
+
+    fn apply(&self, tx: &mut Tx<'_>) -> Result<(), Error> {
+        let id = self.source.conversation_id;
+        if super::conversations::get(tx.read(), id)?.is_none() {
+            return Ok(());
+        }
+        let row = RowLine {
+            role: MessageRole::Marker,
+            blocks: vec![Block::text(self.text.clone())],
+            said_at: tx.now_ms(),
+            error: None,
+        };
+        add_line(tx, &self.source, Place::End, &row, false, None)?;
+        diesel::update(conversations::table.find(id.as_bytes().as_slice()))
+            .set((
+                conversations::mapped_seq.eq(0_i64),
+                conversations::import_below.eq(None::<i64>),
+                conversations::upstream_session_id.eq(Some(&self.source.upstream_session)),
+            ))
+            .execute(tx.write())?;
+        Ok(())
+    }
+}
+
+fn add_line(
+    tx: &mut Tx<'_>,
+    source: &Source,
+    place: Place,
+    row: &RowLine,
+    late: bool,
+    in_reply_to: Option<MessageId>,
+) -> Result<Arc<crate::domain::message::Line>, Error> {
+    let sender = parties::ensure_named(tx, PartyKind::Gateway, source.gateway_id.as_str())?;
+    let new = NewLine {
+        blocks: row.blocks.clone(),
+        said_at: Some(row.said_at),
+        late,
+        in_reply_to,
+        error: row.error.clone(),
+        ..NewLine::text(row.role, sender, "")
+    };
+    let line = Arc::new(messages::append(tx, source.conversation_id, place, new)?);
+    if place == Place::End {
+        let topic = tx.topic(source.conversation_id)?;
+        tx.emit(Event::Line { topic, line: line.clone(), ack_to: None, end: None });
+    }
+    Ok(line)
+}
+
+fn note_origin(
+    tx: &mut Tx<'_>,
+    source: &Source,
+    row_id: &str,
+    message: Option<MessageId>,
+    step: Option<StepId>,
+) -> Result<(), Error> {
+    let created_at = tx.now_ms();
+    diesel::insert_into(message_origins::table)
+        .values((
+            message_origins::gateway_id.eq(source.gateway_id.as_str()),
+            message_origins::upstream_session.eq(&source.upstream_session),
+            message_origins::row_id.eq(row_id),
+            message_origins::message_id.eq(message.as_ref().map(|id| id.as_bytes().as_slice())),
+            message_origins::step_id.eq(step.as_ref().map(|id| id.as_bytes().as_slice())),
+            message_origins::created_at.eq(created_at),
+        ))
+        .execute(tx.write())?;
+    Ok(())
+}
