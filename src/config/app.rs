@@ -79,7 +79,8 @@ impl FromStr for PublicUrl {
 
     /// The error never repeats the value: it may hold a password.
     fn from_str(value: &str) -> Result<Self, String> {
-        let wrong = || "must be an address such as `https://broker.example.com`, without credentials, query and fragment";
+        let wrong =
+            || "must be an address such as `https://broker.example.com`, without credentials, query and fragment";
         let url = Url::parse(value).map_err(|_| wrong())?;
         let plain = matches!(url.scheme(), "http" | "https")
             && url.username().is_empty()
@@ -126,7 +127,9 @@ mod tests {
         let url: PublicUrl = "https://Broker.Example.com:8443/chat/".parse().expect("valid");
         assert_eq!((url.as_str(), url.host()), ("https://broker.example.com:8443/chat", "broker.example.com"));
         assert_eq!("http://[::1]:8000".parse::<PublicUrl>().expect("valid").host(), "[::1]");
-        for wrong in ["broker.example.com", "ftp://x", "https://", "https://u:c4n4ry@x", "https://x?c4n4ry", "https://x#y"] {
+        for wrong in
+            ["broker.example.com", "ftp://x", "https://", "https://u:c4n4ry@x", "https://x?c4n4ry", "https://x#y"]
+        {
             let error = wrong.parse::<PublicUrl>().expect_err(wrong);
             assert!(!error.contains("c4n4ry"), "{error}");
         }

@@ -1,11 +1,14 @@
 //! `[auth]`: how callers prove who they are.
+use std::fmt;
+use std::str::FromStr;
+
 use serde::Deserialize;
 
 use super::app::App;
 use super::error::ConfigError;
 use super::hosts::TrustedHost;
 use super::listen::ListenAddress;
-use super::section::{Ranged, Section, Show, Shown, listed, ranged};
+use super::section::{Ranged, Section, Shown, listed, quoted, ranged, through_text};
 use super::server::Server;
 use crate::domain::secret::Secret;
 
@@ -43,8 +46,7 @@ impl Default for Auth {
 }
 
 /// What a client on this machine needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum LocalClients {
     /// A token, like everybody.
     #[default]
@@ -53,14 +55,28 @@ pub enum LocalClients {
     Trusted,
 }
 
-impl Show for LocalClients {
-    fn show(&self) -> String {
-        match self {
-            Self::Token => "token".to_owned(),
-            Self::Trusted => "trusted".to_owned(),
+impl FromStr for LocalClients {
+    type Err = String;
+
+    fn from_str(value: &str) -> Result<Self, String> {
+        match value {
+            "token" => Ok(Self::Token),
+            "trusted" => Ok(Self::Trusted),
+            _ => Err(format!("must be `token` or `trusted`, not {}", quoted(value))),
         }
     }
 }
+
+impl fmt::Display for LocalClients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Token => "token",
+            Self::Trusted => "trusted",
+        })
+    }
+}
+
+through_text!(LocalClients, secret: false);
 
 impl Section for Auth {
     const NAME: &'static str = "auth";
@@ -93,7 +109,10 @@ impl Section for Auth {
             }
         }
         if self.admin_token.is_some() && self.admin_token == self.operator_token {
-            return Err(Self::invalid("admin_token", "must differ from `auth.operator_token`, or every operator is an admin"));
+            return Err(Self::invalid(
+                "admin_token",
+                "must differ from `auth.operator_token`, or every operator is an admin",
+            ));
         }
         Ok(())
     }
@@ -113,13 +132,17 @@ impl Auth {
         }
         // Behind a proxy on this machine every stranger connects from loopback.
         let public = app.public_url.as_ref().map(|url| url.host());
-        if let Some(host) = public.filter(|host| ListenAddress::new(host, 0).is_ok_and(|address| !address.is_loopback())) {
+        if let Some(host) =
+            public.filter(|host| !ListenAddress::new(host, 0).is_ok_and(|address| address.is_loopback()))
+        {
             return refused(format!(
                 "may not be `trusted` while `app.public_url` names `{host}`: through a proxy strangers come from loopback, too"
             ));
         }
         if server.trusted_hosts.contains(&TrustedHost::Any) {
-            return refused("may not be `trusted` while `server.trusted_hosts` holds `*`: any web page could call us".to_owned());
+            return refused(
+                "may not be `trusted` while `server.trusted_hosts` holds `*`: any web page could call us".to_owned(),
+            );
         }
         Ok(())
     }
@@ -150,6 +173,7 @@ mod tests {
             ("0.0.0.0:8000", None, None, "`0.0.0.0:8000`"),
             ("192.168.1.5:8000", None, None, "`192.168.1.5:8000`"),
             ("[::1]:8000", None, Some("https://chat.example.com"), "`chat.example.com`"),
+            ("[::1]:8000", None, Some("https://ch!t.example.com"), "`ch!t.example.com`"),
             ("[::1]:8000", Some("*"), None, "`server.trusted_hosts`"),
         ] {
             let sentence = trusted(listen, host, url).expect_err(named);
@@ -162,7 +186,10 @@ mod tests {
         for wrong in ["", "c4n4ry two", "c4n4ry\n", "c4n4ryä"] {
             let auth = Auth { operator_token: Some(Secret::new(wrong)), ..Auth::default() };
             let error = auth.validate().expect_err(wrong).to_string();
-            assert!(error.starts_with("`auth.operator_token` must be 1 to 512") && !error.contains("c4n4ry"), "{error}");
+            assert!(
+                error.starts_with("`auth.operator_token` must be 1 to 512") && !error.contains("c4n4ry"),
+                "{error}"
+            );
         }
         let same = Some(Secret::new("c4n4ry"));
         let auth = Auth { operator_token: same.clone(), admin_token: same, ..Auth::default() };

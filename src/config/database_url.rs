@@ -162,7 +162,15 @@ mod tests {
         ] {
             assert_eq!(text.parse(), Ok(DatabaseUrl::Sqlite(PathBuf::from(path))), "{text}");
         }
-        for wrong in ["sqlite:", "sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite://data/x.db", "sqlite:x.db?mode=ro", "sqlite:dir/"] {
+        for wrong in [
+            "sqlite:",
+            "sqlite://",
+            "sqlite:///",
+            "sqlite:///:memory:",
+            "sqlite://data/x.db",
+            "sqlite:x.db?mode=ro",
+            "sqlite:dir/",
+        ] {
             assert!(wrong.parse::<DatabaseUrl>().is_err(), "{wrong}");
         }
     }
@@ -172,7 +180,11 @@ mod tests {
         for (text, url, shown) in [
             ("postgresql://u:p@h:6432/app", "postgresql://u:p@h:6432/app", "postgresql://[set]@h:6432/app"),
             ("postgres://u:p@h/app", "postgresql://u:p@h/app", "postgresql://[set]@h/app"),
-            ("postgresql+asyncpg://u:p%40@h/a?ssl=require", "postgresql://u:p%40@h/a?sslmode=require", "postgresql://[set]@h/a"),
+            (
+                "postgresql+asyncpg://u:p%40@h/a?ssl=require",
+                "postgresql://u:p%40@h/a?sslmode=require",
+                "postgresql://[set]@h/a",
+            ),
             ("postgresql+psycopg://h/a?ssl=true&x=1", "postgresql://h/a?sslmode=require&x=1", "postgresql://h/a"),
             ("postgresql+psycopg2:///a?host=/run/pg", "postgresql:///a?host=/run/pg", "postgresql:///a"),
             ("postgresql://u@h1:1,[::1]:2/a", "postgresql://u@h1:1,[::1]:2/a", "postgresql://[set]@h1:1,[::1]:2/a"),

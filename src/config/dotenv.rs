@@ -14,15 +14,14 @@ pub(super) struct Fault {
 }
 
 /// Returns the variables of the file; the last of several with the same name counts.
-pub(super) fn parse(
-    text: &str,
-    environment: &BTreeMap<String, String>,
-) -> Result<BTreeMap<String, String>, Fault> {
+pub(super) fn parse(text: &str, environment: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Fault> {
     let mut values = BTreeMap::new();
     let mut rest = text.strip_prefix('\u{feff}').unwrap_or(text).trim_start();
     while !rest.is_empty() {
-        let line = text.lines().count().saturating_sub(rest.lines().count()) + 1;
-        let fault = |reason| Fault { line, reason };
+        let fault = |reason| {
+            let line = text.lines().count().saturating_sub(rest.lines().count()) + 1;
+            Fault { line, reason }
+        };
         let (name, after) = take_name(rest).map_err(fault)?;
         let after = match (name, after.strip_prefix('=')) {
             (Some(name), Some(after)) => {
@@ -163,7 +162,6 @@ mod tests {
             ("A=#x", "#x"),
             ("A=", ""),
             ("export A=x\r\n", "x"),
-            ("A='it''s' \n", "it"),
             ("A=\"two\\nlines\" # comment", "two\nlines"),
             ("A=\"first\nsecond\"", "first\nsecond"),
             ("A='${HOME_DB}\\'\\n'", "${HOME_DB}'\\n"),
@@ -172,17 +170,19 @@ mod tests {
             ("\u{feff}A=x", "x"),
             ("# comment A=1\n\nC\nA=x", "x"),
         ] {
-            if line.contains("''s") {
-                assert!(parse(line, &BTreeMap::new()).is_err(), "{line}");
-            } else {
-                assert_eq!(value(line), expected, "{line}");
-            }
+            assert_eq!(value(line), expected, "{line}");
         }
     }
 
     #[test]
     fn a_fault_tells_its_line_and_no_value() {
-        for (text, line) in [("A=1\n\nc4n4ry c4n4ry=1", 3), ("A='c4n4ry", 1), ("# x\nA=\"c4n4ry\" c4n4ry\n", 2), ("=c4n4ry", 1)] {
+        for (text, line) in [
+            ("A=1\n\nc4n4ry c4n4ry=1", 3),
+            ("A='c4n4ry", 1),
+            ("# x\nA=\"c4n4ry\" c4n4ry\n", 2),
+            ("=c4n4ry", 1),
+            ("A='it''c4n4ry'", 1),
+        ] {
             let fault = parse(text, &BTreeMap::new()).expect_err(text);
             assert_eq!(fault.line, line, "{text}");
             assert!(!fault.reason.contains("c4n4ry"), "{}", fault.reason);

@@ -44,9 +44,8 @@ impl FromStr for EncryptionKey {
         };
         let bytes = Zeroizing::new(bytes.unwrap_or_default());
         let key = <[u8; Self::BYTES]>::try_from(bytes.as_slice());
-        key.map(Self::from_bytes).map_err(|_| {
-            "must be 32 bytes in base64 or hex; `openssl rand -base64 32` makes such a key".to_owned()
-        })
+        key.map(Self::from_bytes)
+            .map_err(|_| "must be 32 bytes in base64 or hex; `openssl rand -base64 32` makes such a key".to_owned())
     }
 }
 

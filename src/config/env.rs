@@ -1,85 +1,21 @@
-//! Environment variables and `.env`: the ancestors' names and ours.
+//! Looks settings up in the environment, then in `.env`.
 //!
 //! A variable that is empty counts as not set, because compose files pass on what is not there as empty. A setting that
 //! holds a secret may come as `NAME_FILE` instead, with the path of a file that holds it.
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::Path;
-use std::str::FromStr;
 
-use super::Config;
+use super::aliases::{self, Alias, HOST, LISTEN, PORT, put_list};
 use super::error::ConfigError;
 use super::file;
 use super::listen::ListenAddress;
 use super::section::quoted;
 use crate::domain::secret::Secret;
 
-/// A setting with its names; several ancestors may have named it.
-pub(super) struct Alias {
-    pub(super) names: &'static [&'static str],
-    pub(super) key: &'static str,
-    /// May also come as `NAME_FILE`.
-    secret: bool,
-    /// Sets the value; the error ends a sentence that begins with the key and repeats no secret.
-    set: fn(&mut Config, &str) -> Result<(), String>,
-}
-
-const fn plain(names: &'static [&'static str], key: &'static str, set: fn(&mut Config, &str) -> Result<(), String>) -> Alias {
-    Alias { names, key, secret: false, set }
-}
-
-const fn secret(names: &'static [&'static str], key: &'static str, set: fn(&mut Config, &str) -> Result<(), String>) -> Alias {
-    Alias { names, key, secret: true, set }
-}
-
-/// Everything but the listeners, which have rules of their own.
-pub(super) const ALIASES: &[Alias] = &[
-    plain(&["APP_NAME"], "app.name", |config, text| put(&mut config.app.name, text)),
-    plain(&["APP_ENV"], "app.environment", |config, text| put(&mut config.app.environment, text)),
-    plain(&["CLAWBROKER_DATA_DIR"], "app.data_dir", |config, text| put(&mut config.app.data_dir, text)),
-    plain(&["CLAWBROKER_PUBLIC_URL"], "app.public_url", |config, text| put_some(&mut config.app.public_url, text)),
-    plain(&["CORS_ORIGINS", "APP_ALLOWED_ORIGINS"], "server.cors_origins", |config, text| {
-        put_list(&mut config.server.cors_origins, text)
-    }),
-    plain(&["APP_TRUSTED_HOSTS"], "server.trusted_hosts", |config, text| {
-        put_list(&mut config.server.trusted_hosts, text)
-    }),
-    secret(&["CLAWBROKER_ADMIN_TOKEN"], "auth.admin_token", |config, text| put_secret(&mut config.auth.admin_token, text)),
-    secret(&[AUTH_TOKEN], "auth.operator_token", |config, text| put_secret(&mut config.auth.operator_token, text)),
-    secret(&["DATABASE_URL"], "store.url", |config, text| put(&mut config.store.url, text)),
-    secret(&["CLAWBROKER_ENCRYPTION_KEY"], "store.encryption_key", |config, text| {
-        put_some(&mut config.store.encryption_key, text)
-    }),
-    plain(&["OPENCLAW_GATEWAY_URL"], "gateway.url", |config, text| put_some(&mut config.gateway.url, text)),
-    plain(&["HEALTH_CHECK_INTERVAL"], "gateway.health_check_interval_s", |config, text| {
-        config.gateway.health_check_interval_s = seconds_of_milliseconds(text)?;
-        Ok(())
-    }),
-    plain(&["LOG_LEVEL"], "log.level", |config, text| put(&mut config.log.level, text)),
-    plain(&["TOOL_LOOP_MODEL"], "legacy.tool_loop_model", |config, text| put_some(&mut config.legacy.tool_loop_model, text)),
-    plain(&["TOOL_LOOP_MODEL_OVERRIDES"], "legacy.tool_loop_model_overrides", |config, text| {
-        put_some(&mut config.legacy.tool_loop_model_overrides, text)
-    }),
-];
-
-/// The ancestor's one token: ours for an operator, and that of the gateway which the configuration registers.
-pub(super) const AUTH_TOKEN: &str = "AUTH_TOKEN";
-/// Names the config file, so it is read before all others.
-pub(super) const CONFIG: &str = "CLAWBROKER_CONFIG";
-const LISTEN: &str = "CLAWBROKER_LISTEN";
-const HOST: &str = "HOST";
-const PORT: &str = "PORT";
-
-impl Alias {
-    /// Sets the value in the configuration.
-    pub(super) fn apply(&self, config: &mut Config, found: &Found) -> Result<(), ConfigError> {
-        (self.set)(config, found.value.reveal()).map_err(|reason| found.invalid(self.key, reason))
-    }
-}
-
 /// A value with where it stood.
 pub(super) struct Found {
     pub(super) value: Secret,
+    /// For example `environment HOST`.
     pub(super) origin: String,
     /// 0 is the environment, 1 is `.env`: the smaller one wins.
     rank: usize,
@@ -91,106 +27,121 @@ impl Found {
     }
 }
 
-/// The process environment before `.env`.
+/// The process environment, with `.env` behind it.
 pub(super) struct Environment<'a> {
     layers: [(&'static str, &'a BTreeMap<String, String>); 2],
     working_dir: &'a Path,
 }
 
 impl<'a> Environment<'a> {
-    pub(super) fn new(env: &'a BTreeMap<String, String>, dotenv: &'a BTreeMap<String, String>, working_dir: &'a Path) -> Self {
+    pub(super) fn new(
+        env: &'a BTreeMap<String, String>,
+        dotenv: &'a BTreeMap<String, String>,
+        working_dir: &'a Path,
+    ) -> Self {
         Self { layers: [("environment", env), (".env", dotenv)], working_dir }
     }
 
-    pub(super) fn find_alias(&self, alias: &Alias) -> Result<Option<Found>, ConfigError> {
-        self.find(alias.names, alias.secret)
-    }
-
-    /// Finds a value under any of its names. Two names with different values in one place are an error: either choice
-    /// would surprise somebody.
-    pub(super) fn find(&self, names: &[&str], secret: bool) -> Result<Option<Found>, ConfigError> {
-        for (rank, (label, values)) in self.layers.iter().enumerate() {
+    /// Finds a setting under any of its names.
+    ///
+    /// Two names with different values in one layer are an error, since either choice would surprise somebody.
+    pub(super) fn find(&self, alias: &Alias) -> Result<Option<Found>, ConfigError> {
+        for (rank, (layer, values)) in self.layers.iter().enumerate() {
             let mut first: Option<(String, Secret)> = None;
-            for name in names {
-                for (name, value) in [(*name).to_owned(), format!("{name}_FILE")].into_iter().zip([false, true]) {
-                    if value && !secret {
-                        continue;
-                    }
-                    let Some(text) = values.get(&name).map(|text| text.trim()).filter(|text| !text.is_empty()) else { continue };
-                    let text = if value { self.read_secret(&name, label, text)? } else { Secret::new(text) };
+            for name in alias.names {
+                let file_name = format!("{name}_FILE");
+                let direct = value(values, name).map(|text| ((*name).to_owned(), Secret::new(text)));
+                let from_file = match value(values, &file_name).filter(|_| alias.secret) {
+                    Some(path) => Some((file_name.clone(), self.read_secret(layer, &file_name, path)?)),
+                    None => None,
+                };
+                for (name, value) in [direct, from_file].into_iter().flatten() {
                     match &first {
-                        Some((_, other)) if *other == text => {}
+                        Some((_, other)) if *other == value => {}
                         Some((other, _)) => {
-                            return Err(ConfigError::Conflict { layer: label, first: other.clone(), second: name });
+                            return Err(ConfigError::Conflict { layer, first: other.clone(), second: name });
                         }
-                        None => first = Some((name, text)),
+                        None => first = Some((name, value)),
                     }
                 }
             }
             if let Some((name, value)) = first {
-                return Ok(Some(Found { value, origin: format!("{label} {name}"), rank }));
+                return Ok(Some(Found { value, origin: format!("{layer} {name}"), rank }));
             }
         }
         Ok(None)
     }
 
-    fn read_secret(&self, name: &str, label: &str, path: &str) -> Result<Secret, ConfigError> {
-        let origin = format!("{label} {name}");
+    /// Finds a variable that is no secret and has one name.
+    pub(super) fn find_plain(&self, name: &str) -> Option<Found> {
+        self.layers.iter().enumerate().find_map(|(rank, (layer, values))| {
+            let text = value(values, name)?;
+            Some(Found { value: Secret::new(text), origin: format!("{layer} {name}"), rank })
+        })
+    }
+
+    fn read_secret(&self, layer: &str, name: &str, path: &str) -> Result<Secret, ConfigError> {
+        let origin = format!("{layer} {name}");
         match file::read_text(&self.working_dir.join(path)) {
             Ok(text) if text.trim().is_empty() => {
-                Err(ConfigError::Syntax { place: format!("{path} ({origin})"), reason: "the file is empty".to_owned() })
+                Err(ConfigError::Syntax { place: origin, reason: format!("the file `{path}` is empty") })
             }
             Ok(text) => Ok(Secret::new(text.trim())),
             Err(source) => Err(ConfigError::Unreadable { file: path.to_owned(), origin, source }),
         }
     }
 
-    /// Finds the listeners. `CLAWBROKER_LISTEN` names all of them; `HOST` and `PORT` together describe one, and the half
-    /// that is missing is taken from the first listener of the layers below.
-    pub(super) fn find_listeners(&self, below: &[ListenAddress]) -> Result<Option<(Vec<ListenAddress>, String)>, ConfigError> {
+    /// Finds the listeners and who named them.
+    ///
+    /// `CLAWBROKER_LISTEN` names all of them. `HOST` and `PORT` describe one listener; the half that is not set is taken
+    /// from the first listener of the layers `below`.
+    pub(super) fn find_listeners(
+        &self,
+        below: &[ListenAddress],
+    ) -> Result<Option<(Vec<ListenAddress>, String)>, ConfigError> {
         const KEY: &str = "server.listen";
-        let mut base: Vec<ListenAddress> = below.to_vec();
-        let whole = self.find(&[LISTEN], false)?;
+        let mut listeners = below.to_vec();
+        let whole = self.find_plain(LISTEN);
         if let Some(found) = &whole {
-            put_list(&mut base, found.value.reveal()).map_err(|reason| found.invalid(KEY, reason))?;
+            put_list(&mut listeners, found.value.reveal()).map_err(|reason| found.invalid(KEY, reason))?;
         }
-        let (host, port) = (self.find(&[HOST], false)?, self.find(&[PORT], false)?);
-        let halves = [host.as_ref(), port.as_ref()].into_iter().flatten();
-        let Some(rank) = halves.clone().map(|found| found.rank).min() else {
-            return Ok(whole.map(|found| (base, found.origin)));
-        };
-        if let Some(whole) = whole.filter(|whole| whole.rank <= rank) {
-            return Ok(Some((base, whole.origin)));
+        let (host, port) = (self.find_plain(HOST), self.find_plain(PORT));
+        let halves = || [&host, &port].into_iter().flatten();
+        let rank = halves().map(|found| found.rank).min();
+        if let Some(whole) = whole.filter(|whole| rank.is_none_or(|rank| whole.rank <= rank)) {
+            return Ok(Some((listeners, whole.origin)));
         }
-        let first = base.first();
-        let port_number = match &port {
-            Some(found) => found
-                .value
-                .reveal()
-                .parse()
-                .map_err(|_| found.invalid(KEY, format!("must have a port from 0 to 65535, not {}", quoted(found.value.reveal()))))?,
-            None => first.map_or(8_000, ListenAddress::port),
-        };
-        let host_name = host.as_ref().map(|found| found.value.reveal()).or(first.map(ListenAddress::host));
-        let origin = halves.map(|found| found.origin.as_str()).collect::<Vec<_>>().join(", ");
-        let listener = ListenAddress::new(host_name.unwrap_or("127.0.0.1"), port_number).map_err(|reason| {
-            ConfigError::Invalid { key: KEY.to_owned(), origin: Some(origin.clone()), reason }
-        })?;
-        Ok(Some((vec![listener], origin)))
+        if rank.is_none() {
+            return Ok(None);
+        }
+        let mut host_and_port = listeners.first().map_or(("127.0.0.1", 8_000), |first| (first.host(), first.port()));
+        if let Some(found) = &port {
+            let text = found.value.reveal();
+            let wrong = |_| found.invalid(KEY, format!("must have a port from 0 to 65535, not {}", quoted(text)));
+            host_and_port.1 = text.parse().map_err(wrong)?;
+        }
+        if let Some(found) = &host {
+            host_and_port.0 = found.value.reveal();
+        }
+        let origin = halves().map(|found| found.origin.as_str()).collect::<Vec<_>>().join(", ");
+        match ListenAddress::new(host_and_port.0, host_and_port.1) {
+            Ok(listener) => Ok(Some((vec![listener], origin))),
+            Err(reason) => Err(ConfigError::Invalid { key: KEY.to_owned(), origin: Some(origin), reason }),
+        }
     }
 
     /// Lists variables that look like one of ours but are none. Not an error: container platforms make such names
     /// themselves, for example `CLAWBROKER_SERVICE_HOST`.
     pub(super) fn near_misses(&self) -> Vec<String> {
-        let ours = || known_names().filter(|name| name.starts_with("CLAWBROKER_"));
+        const OURS: &str = "CLAWBROKER_";
         let mut warnings = Vec::new();
-        for (label, values) in &self.layers {
-            for name in values.keys().filter(|name| name.starts_with("CLAWBROKER_") && !is_known(name)) {
-                // The common beginning would make any two names similar.
-                let tail = |name: &'static str| name.strip_prefix("CLAWBROKER_").unwrap_or(name);
-                let wrong = name.strip_prefix("CLAWBROKER_").unwrap_or(name);
-                if let Some(meant) = file::closest(wrong, ours().map(tail)) {
-                    warnings.push(format!("{label} `{name}` is not a setting, did you mean `CLAWBROKER_{meant}`?"));
+        for (layer, values) in &self.layers {
+            for name in values.keys().filter(|name| !aliases::is_name(name)) {
+                // Compared without the common beginning, which would make any two names similar.
+                let Some(tail) = name.strip_prefix(OURS) else { continue };
+                if let Some(meant) = file::closest(tail, aliases::names().filter_map(|known| known.strip_prefix(OURS)))
+                {
+                    warnings.push(format!("{layer} `{name}` is not a setting, did you mean `{OURS}{meant}`?"));
                 }
             }
         }
@@ -198,47 +149,70 @@ impl<'a> Environment<'a> {
     }
 }
 
-fn known_names() -> impl Iterator<Item = &'static str> {
-    ALIASES.iter().flat_map(|alias| alias.names.iter().copied()).chain([CONFIG, LISTEN, HOST, PORT])
+fn value<'a>(values: &'a BTreeMap<String, String>, name: &str) -> Option<&'a str> {
+    values.get(name).map(|text| text.trim()).filter(|text| !text.is_empty())
 }
 
-/// Tells whether we would read a variable of this name.
-pub(super) fn is_known(name: &str) -> bool {
-    let file = name.strip_suffix("_FILE");
-    known_names().any(|known| known == name)
-        || ALIASES.iter().any(|alias| alias.secret && alias.names.iter().any(|known| file == Some(*known)))
-}
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{Dir, load, setting};
 
-fn put<T: FromStr<Err: fmt::Display>>(slot: &mut T, text: &str) -> Result<(), String> {
-    *slot = text.parse().map_err(|error: T::Err| error.to_string())?;
-    Ok(())
-}
+    #[test]
+    fn host_and_port_describe_one_listener_over_the_layers() {
+        for (env, dotenv, listen, origin) in [
+            (vec![("HOST", "0.0.0.0"), ("PORT", "9")], "", "0.0.0.0:9", "environment HOST, environment PORT"),
+            (vec![("PORT", "9")], "HOST=0.0.0.0\nPORT=1", "0.0.0.0:9", ".env HOST, environment PORT"),
+            (vec![("HOST", "0.0.0.0")], "CLAWBROKER_LISTEN=[::1]:7,[::1]:8", "0.0.0.0:7", "environment HOST"),
+            (vec![("CLAWBROKER_LISTEN", "[::1]:7")], "HOST=x", "[::1]:7", "environment CLAWBROKER_LISTEN"),
+            (vec![("CLAWBROKER_LISTEN", "[::1]:7"), ("HOST", "x")], "", "[::1]:7", "environment CLAWBROKER_LISTEN"),
+            (vec![], "CLAWBROKER_LISTEN=[::1]:7", "[::1]:7", ".env CLAWBROKER_LISTEN"),
+            (vec![("HOST", " "), ("PORT", "")], "", "127.0.0.1:8000", "default"),
+        ] {
+            let loaded = Dir::new().write(".env", dotenv).load(&env).expect(listen);
+            assert_eq!(setting(&loaded, "server.listen"), (listen.to_owned(), origin.to_owned()));
+        }
+    }
 
-fn put_some<T: FromStr<Err: fmt::Display>>(slot: &mut Option<T>, text: &str) -> Result<(), String> {
-    *slot = Some(text.parse().map_err(|error: T::Err| error.to_string())?);
-    Ok(())
-}
+    #[test]
+    fn a_secret_comes_from_a_file_without_its_last_line_end() {
+        let dir = Dir::new().write("token", "c4n4ry\n").write(".env", "AUTH_TOKEN=other");
+        let loaded = dir.load(&[("AUTH_TOKEN_FILE", "token")]).expect("valid");
+        assert_eq!(loaded.config.auth.operator_token.as_ref().map(|token| token.reveal()), Some("c4n4ry"));
+        assert_eq!(
+            setting(&loaded, "auth.operator_token"),
+            ("[set]".to_owned(), "environment AUTH_TOKEN_FILE".to_owned())
+        );
+        let absolute = dir.path().join("token").display().to_string();
+        dir.load(&[("CLAWBROKER_ADMIN_TOKEN_FILE", &absolute)]).expect("an absolute path");
+    }
 
-fn put_secret(slot: &mut Option<Secret>, text: &str) -> Result<(), String> {
-    *slot = Some(Secret::new(text));
-    Ok(())
-}
+    #[test]
+    fn a_secret_file_that_is_missing_empty_or_doubted_is_refused() {
+        let dir = Dir::new().write("token", "c4n4ry").write("empty", " \n");
+        for (env, beginning) in [
+            (vec![("AUTH_TOKEN_FILE", "none")], "cannot read `none` (environment AUTH_TOKEN_FILE): "),
+            (vec![("AUTH_TOKEN_FILE", "empty")], "environment AUTH_TOKEN_FILE: the file `empty` is empty"),
+            (
+                vec![("AUTH_TOKEN_FILE", "token"), ("AUTH_TOKEN", "c4n4ry2")],
+                "environment sets both `AUTH_TOKEN` and `AUTH_TOKEN_FILE`, which name one setting",
+            ),
+            (
+                vec![("CORS_ORIGINS", "http://a"), ("APP_ALLOWED_ORIGINS", "http://b")],
+                "environment sets both `CORS_ORIGINS` and `APP_ALLOWED_ORIGINS`",
+            ),
+        ] {
+            let sentence = dir.load(&env).expect_err(beginning).to_string();
+            assert!(sentence.starts_with(beginning) && !sentence.contains("c4n4ry"), "{sentence}");
+        }
+        dir.load(&[("AUTH_TOKEN_FILE", "token"), ("AUTH_TOKEN", "c4n4ry")]).expect("twice the same is no doubt");
+    }
 
-/// Reads a list with commas, or a JSON list of texts, which can also be empty.
-pub(super) fn put_list<T: FromStr<Err = String>>(slot: &mut Vec<T>, text: &str) -> Result<(), String> {
-    let items: Vec<String> = if text.trim_start().starts_with('[') && !text.trim_end().ends_with(|c: char| c.is_ascii_digit()) {
-        serde_json::from_str(text).map_err(|_| "must be a list with commas, or a JSON list of texts".to_owned())?
-    } else {
-        text.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect()
-    };
-    *slot = items.iter().map(|item| item.parse()).collect::<Result<_, _>>()?;
-    Ok(())
-}
-
-/// Reads the ancestor's milliseconds. Values under a second are refused rather than taken for seconds.
-fn seconds_of_milliseconds(text: &str) -> Result<u64, String> {
-    match text.parse::<u64>() {
-        Ok(ms) if (1_000..=86_400_000).contains(&ms) => Ok(ms.div_ceil(1_000)),
-        _ => Err(format!("must be in milliseconds here, from 1000 to 86400000, not {}", quoted(text))),
+    #[test]
+    fn a_mistyped_name_is_a_warning() {
+        let env = [("CLAWBROKER_LISTN", "x"), ("CLAWBROKER_SERVICE_HOST", "x"), ("CLAWBROKER_PORT", "tcp://x")];
+        assert_eq!(
+            load(&env).expect("not an error").warnings,
+            ["environment `CLAWBROKER_LISTN` is not a setting, did you mean `CLAWBROKER_LISTEN`?"]
+        );
     }
 }

@@ -19,7 +19,7 @@ pub enum ConfigError {
 impl ConfigError {
     /// Adds where the value came from.
     #[must_use]
-    pub(super) fn from_origin(mut self, find: impl FnOnce(&str) -> Option<String>) -> Self {
+    pub(super) fn set_by(mut self, find: impl FnOnce(&str) -> Option<String>) -> Self {
         if let Self::Invalid { key, origin: origin @ None, .. } = &mut self {
             *origin = find(key);
         }

@@ -56,7 +56,7 @@ struct Entry {
 
 impl Entry {
     fn is_section_of(&self, key: &str) -> bool {
-        self.is_table && key.split_once('.').is_some_and(|(section, _)| section == self.key)
+        key.split_once('.').is_some_and(|(section, _)| section == self.key)
     }
 }
 
@@ -87,7 +87,8 @@ fn entry(key: String, span: Range<usize>, value: &Spanned<DeValue<'_>>) -> Entry
 /// Puts an error of the deserializer into our words. Its own may repeat the value, so a secret's is not used.
 fn wrong_value(error: &toml::de::Error, entries: &[Entry], place: &impl Fn(usize) -> String) -> ConfigError {
     let at = error.span().map_or(0, |span| span.start);
-    let Some(entry) = entries.iter().filter(|entry| entry.span.contains(&at)).min_by_key(|entry| entry.span.len()) else {
+    let Some(entry) = entries.iter().filter(|entry| entry.span.contains(&at)).min_by_key(|entry| entry.span.len())
+    else {
         return ConfigError::Syntax { place: place(at), reason: "holds a value of the wrong type".to_owned() };
     };
     let defaults = Config::default();
@@ -96,6 +97,7 @@ fn wrong_value(error: &toml::de::Error, entries: &[Entry], place: &impl Fn(usize
         Some(number) => must_be_within(&number.allowed),
         None if !entry.key.contains('.') => "must be a table".to_owned(),
         None if is_secret && !entry.is_text => "must be a text in quotes".to_owned(),
+        None if error.message().starts_with("invalid") => format!("has an {}", error.message()),
         None => error.message().to_owned(),
     };
     ConfigError::Invalid { key: entry.key.clone(), origin: Some(place(entry.span.start)), reason }
@@ -113,11 +115,8 @@ fn suggestion<'a>(wrong: &str, known: impl Iterator<Item = &'a str> + Clone) -> 
     }
     let in_section = names.clone().filter(|(home, _)| *home == section).map(|(_, key)| key);
     let sections = names.clone().map(|(home, _)| home);
-    match closest(name, in_section) {
-        Some(key) => Some(key.to_owned()),
-        None if section.is_empty() => closest(wrong, sections).map(str::to_owned),
-        None => closest(wrong, known).map(str::to_owned),
-    }
+    let similar = if section.is_empty() { closest(name, sections) } else { closest(name, in_section) };
+    similar.map(str::to_owned)
 }
 
 /// Returns the most similar word, if one is similar enough to have been meant.
@@ -179,7 +178,10 @@ mod tests {
                 "[server]\nworkers = 'two'",
                 "`server.workers` (x.toml, line 2, column 1) must be a whole number from 0 to 256",
             ),
-            ("[server]\nworkers = -1", "`server.workers` (x.toml, line 2, column 1) must be a whole number from 0 to 256"),
+            (
+                "[server]\nworkers = -1",
+                "`server.workers` (x.toml, line 2, column 1) must be a whole number from 0 to 256",
+            ),
             ("server = 5", "`server` (x.toml, line 1, column 1) must be a table"),
             (
                 "[server]\nlisten = ['127.0.0.1:1', 'x']",
@@ -187,7 +189,11 @@ mod tests {
             ),
             (
                 "[auth]\nlocal_clients = 'all'",
-                "`auth.local_clients` (x.toml, line 2, column 1) unknown variant `all`, expected `token` or `trusted`",
+                "`auth.local_clients` (x.toml, line 2, column 1) must be `token` or `trusted`, not `all`",
+            ),
+            (
+                "[gateway]\nstore_thinking = 1",
+                "`gateway.store_thinking` (x.toml, line 2, column 1) has an invalid type: integer `1`, expected a boolean",
             ),
         ] {
             assert_eq!(refusal(text), sentence);

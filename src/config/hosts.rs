@@ -22,7 +22,9 @@ impl TrustedHost {
     fn allows(&self, host: &str) -> bool {
         match self {
             Self::Any => true,
-            Self::Below(name) => host.strip_suffix(name.as_str()).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
+            Self::Below(name) => {
+                host.strip_suffix(name.as_str()).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
+            }
             Self::Exact(name) => host == name,
         }
     }
@@ -36,7 +38,10 @@ impl FromStr for TrustedHost {
             return Ok(Self::Any);
         }
         let wrong = || {
-            format!("must hold hosts without scheme and port, such as `broker.local` or `*.example.com`, not {}", quoted(value))
+            format!(
+                "must hold hosts without scheme and port, such as `broker.local` or `*.example.com`, not {}",
+                quoted(value)
+            )
         };
         if let Some(name) = value.strip_prefix("*.") {
             return if is_host_name(name) { Ok(Self::Below(name.to_ascii_lowercase())) } else { Err(wrong()) };
@@ -112,7 +117,9 @@ impl AllowedHosts {
 /// Cuts the port from a `Host` header; `None` if it is not a host with an optional port.
 fn without_port(header: &str) -> Option<&str> {
     let (host, port) = match header.strip_prefix('[') {
-        Some(rest) => rest.split_once(']').map(|(host, tail)| (host, tail.strip_prefix(':').or(tail.is_empty().then_some(""))))?,
+        Some(rest) => {
+            rest.split_once(']').map(|(host, tail)| (host, tail.strip_prefix(':').or(tail.is_empty().then_some(""))))?
+        }
         None => match header.rsplit_once(':') {
             Some((host, port)) => (host, Some(port)),
             None => (header, Some("")),
@@ -155,7 +162,8 @@ mod tests {
 
     #[test]
     fn listeners_and_the_public_url_are_always_allowed() {
-        let hosts = allowed(&["127.0.0.1:8000", "10.1.2.3:80"], &["*.corp", "Broker"], Some("https://chat.example.com/x"));
+        let hosts =
+            allowed(&["127.0.0.1:8000", "10.1.2.3:80"], &["*.corp", "Broker"], Some("https://chat.example.com/x"));
         for good in [
             "localhost",
             "LOCALHOST:8000",

@@ -24,8 +24,10 @@ impl Section for Legacy {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let texts =
-            [("tool_loop_model", &self.tool_loop_model), ("tool_loop_model_overrides", &self.tool_loop_model_overrides)];
+        let texts = [
+            ("tool_loop_model", &self.tool_loop_model),
+            ("tool_loop_model_overrides", &self.tool_loop_model_overrides),
+        ];
         for (key, text) in texts {
             if text.as_ref().is_some_and(|text| text.len() > BYTES_MAX) {
                 return Err(Self::invalid(key, format!("must not be longer than {BYTES_MAX} bytes")));

@@ -162,8 +162,14 @@ mod tests {
         let many = Limits { sockets_max: 10, ..Limits::default() };
         for (limits, sentence) in [
             (tiny, "`limits.body_bytes_max` must be a whole number from 1024 to 268435456, not 3"),
-            (long, "`limits.message_bytes_max` must not be greater than `limits.body_bytes_max`, 1048576, but is 2000000"),
-            (fast, "`limits.frames_per_second_max` must not be greater than `limits.frames_burst_max`, 200, but is 300"),
+            (
+                long,
+                "`limits.message_bytes_max` must not be greater than `limits.body_bytes_max`, 1048576, but is 2000000",
+            ),
+            (
+                fast,
+                "`limits.frames_per_second_max` must not be greater than `limits.frames_burst_max`, 200, but is 300",
+            ),
             (many, "`limits.sockets_per_user_max` must not be greater than `limits.sockets_max`, 10, but is 1000"),
         ] {
             assert_eq!(limits.validate().expect_err(sentence).to_string(), sentence);

@@ -51,7 +51,8 @@ impl FromStr for ListenAddress {
     type Err = String;
 
     fn from_str(value: &str) -> Result<Self, String> {
-        let wrong = || format!("must be `host:port`, for example `127.0.0.1:8000` or `[::1]:8000`, not {}", quoted(value));
+        let wrong =
+            || format!("must be `host:port`, for example `127.0.0.1:8000` or `[::1]:8000`, not {}", quoted(value));
         let (host, port) = value.rsplit_once(':').ok_or_else(wrong)?;
         let bracketed = host.starts_with('[') && host.ends_with(']');
         if host.contains(':') && !bracketed {

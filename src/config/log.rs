@@ -84,7 +84,9 @@ fn directive(text: &str) -> Result<String, String> {
     match target {
         None => Ok((*level).to_owned()),
         Some(target) if is_target(target) => Ok(format!("{target}={level}")),
-        Some(target) => Err(format!("has a wrong target {}; a target looks like `clawbroker::gateway`", quoted(target))),
+        Some(target) => {
+            Err(format!("has a wrong target {}; a target looks like `clawbroker::gateway`", quoted(target)))
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Precedence: flag, environment, `.env` in the working directory, config file, default. Nothing here is global, and
 //! nothing here changes the process environment. Unknown keys of a file are errors. Every limit of the program has its
 //! name here (LIM-1), and no secret is ever printed (SEC-1).
+mod aliases;
 mod app;
 mod auth;
 mod database_url;
@@ -21,6 +22,7 @@ mod log;
 mod origin;
 mod section;
 mod server;
+mod sources;
 mod store;
 
 use serde::Deserialize;
@@ -35,11 +37,11 @@ pub use hosts::{AllowedHosts, TrustedHost};
 pub use legacy::Legacy;
 pub use limits::Limits;
 pub use listen::ListenAddress;
-pub use load::{Loaded, Overrides, Setting, Sources};
 pub use log::{Log, LogFilter};
 pub use origin::CorsOrigin;
 pub use section::{Ranged, Section, Show, Shown};
 pub use server::Server;
+pub use sources::{Loaded, Overrides, Setting, Sources};
 pub use store::{Durability, StoreConfig};
 
 /// The whole configuration. Each part goes to whoever needs it; nobody gets the whole.
@@ -105,8 +107,57 @@ fn list<S: Section>(section: &S, all: &mut Vec<(String, Shown)>) {
 
 #[cfg(test)]
 mod tests {
+    use std::path::{Path, PathBuf};
+
     use super::*;
     use crate::domain::secret::Secret;
+
+    /// A working directory of a test's own.
+    pub(super) struct Dir(PathBuf);
+
+    impl Dir {
+        pub(super) fn new() -> Self {
+            let path = std::env::temp_dir().join(format!("clawbroker-config-{}", uuid::Uuid::now_v7()));
+            std::fs::create_dir_all(path.join("config")).expect("a directory");
+            Self(path)
+        }
+
+        pub(super) fn path(&self) -> &Path {
+            &self.0
+        }
+
+        pub(super) fn write(self, name: &str, text: &str) -> Self {
+            std::fs::write(self.0.join(name), text).expect("a file");
+            self
+        }
+
+        pub(super) fn load(&self, env: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
+            self.load_with(&Overrides::default(), env)
+        }
+
+        pub(super) fn load_with(&self, overrides: &Overrides, env: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
+            let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            Config::load(overrides, &Sources { env, working_dir: self.0.clone() })
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            // What is left over is in the temporary directory.
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// Loads in an empty directory.
+    pub(super) fn load(env: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
+        Dir::new().load(env)
+    }
+
+    /// Returns value and origin of a key.
+    pub(super) fn setting(loaded: &Loaded, key: &str) -> (String, String) {
+        let found = loaded.origins.iter().find(|setting| setting.key == key).expect("a known key");
+        (found.value.clone(), found.origin.clone())
+    }
 
     /// The documented defaults; read by this test only, never at run time.
     const DEFAULT_TOML: &str = include_str!("../../config/default.toml");
@@ -140,7 +191,7 @@ mod tests {
         let config = Config::default();
         for (key, shown) in config.shown() {
             if shown.value.parse::<u64>().is_ok() {
-                let range = config.range_of(&key).unwrap_or_else(|| panic!("`{key}` has no range"));
+                let range = config.range_of(&key).expect(&key);
                 assert!(range.allowed.contains(&range.value), "{key}");
             }
         }

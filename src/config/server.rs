@@ -54,11 +54,7 @@ impl Section for Server {
     }
 
     fn ranges(&self) -> Vec<Ranged> {
-        ranged!(self {
-            workers: 0..=256,
-            shutdown_timeout_s: 1..=600,
-            client_request_timeout_ms: 100..=300_000,
-        })
+        ranged!(self { workers: 0..=256, shutdown_timeout_s: 1..=600, client_request_timeout_ms: 100..=300_000 })
     }
 
     fn check(&self) -> Result<(), ConfigError> {

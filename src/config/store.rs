@@ -1,12 +1,14 @@
 //! `[store]`: the database and its writer.
+use std::fmt;
 use std::path::Path;
+use std::str::FromStr;
 
 use serde::Deserialize;
 
 use super::database_url::DatabaseUrl;
 use super::encryption_key::EncryptionKey;
 use super::error::ConfigError;
-use super::section::{Ranged, Section, Show, Shown, listed, ranged};
+use super::section::{Ranged, Section, Shown, listed, quoted, ranged, through_text};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -56,8 +58,7 @@ impl Default for StoreConfig {
 }
 
 /// When a commit counts (STO-1). Every receipt says which it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Durability {
     /// On the disk: survives a power cut.
     #[default]
@@ -75,11 +76,25 @@ impl Durability {
     }
 }
 
-impl Show for Durability {
-    fn show(&self) -> String {
-        self.as_str().to_owned()
+impl FromStr for Durability {
+    type Err = String;
+
+    fn from_str(value: &str) -> Result<Self, String> {
+        match value {
+            "full" => Ok(Self::Full),
+            "normal" => Ok(Self::Normal),
+            _ => Err(format!("must be `full` or `normal`, not {}", quoted(value))),
+        }
     }
 }
+
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+through_text!(Durability, secret: false);
 
 impl Section for StoreConfig {
     const NAME: &'static str = "store";

@@ -4,11 +4,12 @@
 //! copied; a frame made of it is serialised once.
 use std::sync::Arc;
 
-use super::delivery::{Delivery, DeliveryState, Outcome};
+use super::delivery::{Delivery, DeliveryState};
 use super::gateway::LinkStatus;
 use super::ids::{ConversationId, DeliveryId, GatewayId, MessageId, SocketId, TokenId, TurnId, UserId};
 use super::message::Line;
 use super::turn::TurnState;
+use super::user::{Caller, Role};
 
 /// Which conversation an event is of, with all that a frame needs to name it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -49,8 +50,8 @@ pub enum Event {
     Line { topic: Arc<Topic>, line: Arc<Line>, ack_to: Option<AckTo>, end: Option<Arc<TurnEnd>> },
     /// A turn ended without a line.
     TurnEnded { topic: Arc<Topic>, end: Arc<TurnEnd> },
-    /// A delivery was accepted or moved.
-    Delivery { topic: Arc<Topic>, delivery: Arc<Delivery>, from: Option<DeliveryState> },
+    /// A delivery was accepted (with its line, and no state before) or moved.
+    Delivery { topic: Arc<Topic>, delivery: Arc<Delivery>, from: Option<DeliveryState>, line: Option<Arc<Line>> },
     /// Lines were added above the oldest one.
     Imported { topic: Arc<Topic>, first_seq: i64, done: bool },
     /// A conversation was deleted.
@@ -63,8 +64,10 @@ pub enum Event {
     GatewayChanged { gateway_id: GatewayId, removed: bool },
     /// A token ended; its sockets must close.
     TokenEnded { token_id: TokenId },
-    /// A user was changed or removed; its sockets must close.
-    UserChanged { user_id: UserId },
+    /// A token was made; it counts from now on.
+    TokenAdded { digest: [u8; 32], caller: Arc<Caller> },
+    /// A user was changed, or removed (no role); its sockets must close.
+    UserChanged { user_id: UserId, role: Option<Role> },
     /// This node may no longer speak for the database; all sockets must close.
     SteppedDown,
 }
@@ -116,6 +119,7 @@ impl Event {
             | Self::Live { topic, .. } => Some(topic),
             Self::Link { .. }
             | Self::GatewayChanged { .. }
+            | Self::TokenAdded { .. }
             | Self::TokenEnded { .. }
             | Self::UserChanged { .. }
             | Self::SteppedDown => None,
@@ -126,9 +130,4 @@ impl Event {
 /// Takes events in order. Called after the commit and before anybody is answered.
 pub trait Publish: Send + Sync {
     fn publish(&self, events: Vec<Event>);
-}
-
-/// The name of an outcome on the wire.
-pub fn outcome_name(outcome: Option<Outcome>) -> Option<&'static str> {
-    outcome.map(Outcome::as_str)
 }

@@ -16,3 +16,4 @@ pub mod thinking;
 pub mod time;
 pub mod turn;
 pub mod user;
+pub mod wire;

@@ -38,11 +38,7 @@ pub(crate) fn frames(name: &str) -> Vec<Recorded> {
     text.lines()
         .map(|line| serde_json::from_str::<Value>(line).expect("one JSON object a line"))
         .filter(|line| line["dir"] != "note")
-        .map(|line| Recorded {
-            file: name.to_owned(),
-            inbound: line["dir"] == "in",
-            frame: line["frame"].to_string(),
-        })
+        .map(|line| Recorded { file: name.to_owned(), inbound: line["dir"] == "in", frame: line["frame"].to_string() })
         .collect()
 }
 
@@ -87,4 +83,36 @@ pub(crate) fn events<T: for<'de> serde::Deserialize<'de>>(name: &str, event_name
             _ => None,
         })
         .collect()
+}
+
+/// Every variant of a JSON object in which one value, at any depth, is of another kind.
+pub(crate) fn spoiled(value: &Value) -> Vec<Value> {
+    let odd = [Value::Null, Value::from(-1.5), Value::from(""), serde_json::json!([[]]), serde_json::json!({"x": [1]})];
+    let mut variants: Vec<Value> = odd.to_vec();
+    let replaced =
+        |keep: &dyn Fn(Value) -> Value, inner: &Value| -> Vec<Value> { spoiled(inner).into_iter().map(keep).collect() };
+    match value {
+        Value::Object(fields) => {
+            for (key, inner) in fields {
+                let put = |new: Value| {
+                    let mut copy = fields.clone();
+                    copy.insert(key.clone(), new);
+                    Value::Object(copy)
+                };
+                variants.extend(replaced(&put, inner));
+            }
+        }
+        Value::Array(items) => {
+            for (index, inner) in items.iter().enumerate() {
+                let put = |new: Value| {
+                    let mut copy = items.clone();
+                    copy[index] = new;
+                    Value::Array(copy)
+                };
+                variants.extend(replaced(&put, inner));
+            }
+        }
+        _ => {}
+    }
+    variants
 }

@@ -101,8 +101,8 @@ pub fn decode<'a, T: Deserialize<'a>>(payload: &'a RawValue) -> Result<T, FrameE
     })
 }
 
-/// Builds a request frame: `{"type":"req","id","method","params"}`. The gateway wants an `id` that is not empty and refuses
-/// unknown properties anywhere, so `params` holds what the method knows and nothing else.
+/// Builds a request frame: `{"type":"req","id","method","params"}`. The gateway wants an `id` that is not empty and
+/// refuses unknown properties anywhere, so `params` holds what the method knows and nothing else.
 pub fn request(id: &str, method: &str, params: &Value) -> String {
     debug_assert!(!id.is_empty(), "the gateway refuses an empty id");
     serde_json::json!({ "type": "req", "id": id, "method": method, "params": params }).to_string()

@@ -1,8 +1,8 @@
 //! The handshake: what we ask for with `connect`, and what the answer means.
 //!
-//! The gateway speaks first (`connect.challenge`); we send one `connect`; it answers with a hello or a refusal and a close.
-//! A refusal says whether asking again can help: [`judge_refusal`] turns it into what to show and when to come back, so that
-//! a gateway that said no is never hammered.
+//! The gateway speaks first (`connect.challenge`); we send one `connect`; it answers with a hello or a refusal and a
+//! close. A refusal says whether asking again can help: [`judge_refusal`] turns it into what to show and when to come
+//! back, so that a gateway that said no is never hammered.
 use serde_json::{Value, json};
 
 use super::device::{ConnectClaim, DeviceIdentity};
@@ -12,7 +12,9 @@ use crate::domain::secret::Secret;
 
 mod refusal;
 
-pub use refusal::{APPROVAL_POLL_MS, Attempt, LOCKOUT_MS, Refusal, Retry, judge_close, judge_http_status, judge_refusal};
+pub use refusal::{
+    APPROVAL_POLL_MS, Attempt, LOCKOUT_MS, Refusal, Retry, judge_close, judge_http_status, judge_refusal,
+};
 
 /// Lowest and highest protocol we speak; the gateway picks its own if it lies between.
 pub const PROTOCOLS: std::ops::RangeInclusive<u32> = 3..=4;
@@ -32,6 +34,10 @@ const WRITE: &str = "operator.write";
 const APPROVALS: &str = "operator.approvals";
 const ADMIN: &str = "operator.admin";
 
+/// How often a connection without rights is made anew: rights are given to new connections only. Less often than for an
+/// approval, because here the gateway does not know that anything is awaited.
+pub const RIGHTS_POLL_MS: u64 = 60_000;
+
 /// Without these there is no chat.
 pub const SCOPES_NEEDED: [&str; 2] = [READ, WRITE];
 
@@ -49,7 +55,8 @@ pub fn includes(granted: &[String], scope: &str) -> bool {
     granted.iter().any(|held| held == scope || held == ADMIN || (held == WRITE && scope == READ))
 }
 
-/// What to authenticate with in one `connect`. Absent fields are not sent.
+/// What to authenticate with in one `connect`. Absent fields are not sent. A gateway that gets both kinds (2026.9.6)
+/// takes the device token when the shared secret is wrong.
 #[derive(Clone, Debug, Default)]
 pub struct Auth {
     pub token: Option<Secret>,
@@ -133,13 +140,14 @@ pub fn connect_params(connect: &Connect<'_>) -> Value {
 /// What a hello is worth.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// `Connected`, or `NotAuthorised` when a needed scope is missing: the socket is open and every call would be refused.
+    /// `Connected`, or `NotAuthorised` when a needed scope is missing: the socket is open and every call would be
+    /// refused.
     pub state: LinkState,
     /// Asked for and not granted.
     pub scopes_missing: Vec<String>,
     /// Set when the state is `NotAuthorised`.
     pub problem: Option<Problem>,
-    /// Set when the state is `NotAuthorised`: connect again after so long, since rights are given to new connections only.
+    /// Set when the state is `NotAuthorised`: when to connect again.
     pub retry: Option<Retry>,
 }
 
@@ -156,8 +164,8 @@ pub fn judge_hello(hello: &HelloOk, admin: bool) -> Verdict {
         code: "scopes_missing".to_owned(),
         message: format!("the gateway accepted the connection without {}, which chat needs", lacking.join(" and ")),
         remedy: Some(
-            "run `openclaw devices list` on the gateway's machine and approve clawbroker's device with these scopes; if it is \
-             not listed, a proxy before the gateway hides who is calling: see `gateway.trustedProxies` there"
+            "run `openclaw devices list` on the gateway's machine and approve clawbroker's device with these scopes; \
+             if it is not listed, a proxy before the gateway hides who is calling: see `gateway.trustedProxies` there"
                 .to_owned(),
         ),
         request_id: None,
@@ -166,7 +174,7 @@ pub fn judge_hello(hello: &HelloOk, admin: bool) -> Verdict {
         state: LinkState::NotAuthorised,
         scopes_missing,
         problem: Some(problem),
-        retry: Some(Retry::After(APPROVAL_POLL_MS)),
+        retry: Some(Retry::After(RIGHTS_POLL_MS)),
     }
 }
 

@@ -11,9 +11,23 @@ use super::session::AGENT;
 const VERSION: &str = "2026.9.6";
 const VERSION_OF_PROTOCOL_3: &str = "2026.4.27";
 const CLIENT_IDS: [&str; 17] = [
-    "webchat-ui", "openclaw-control-ui", "openclaw-browser-copilot", "openclaw-tui", "webchat", "cli", "gateway-client",
-    "openclaw-macos", "openclaw-linux", "openclaw-ios", "openclaw-watchos", "openclaw-android", "node-host",
-    "openclaw-worker", "test", "fingerprint", "openclaw-probe",
+    "webchat-ui",
+    "openclaw-control-ui",
+    "openclaw-browser-copilot",
+    "openclaw-tui",
+    "webchat",
+    "cli",
+    "gateway-client",
+    "openclaw-macos",
+    "openclaw-linux",
+    "openclaw-ios",
+    "openclaw-watchos",
+    "openclaw-android",
+    "node-host",
+    "openclaw-worker",
+    "test",
+    "fingerprint",
+    "openclaw-probe",
 ];
 const CLIENT_MODES: [&str; 8] = ["webchat", "cli", "ui", "backend", "node", "worker", "probe", "test"];
 
@@ -79,12 +93,22 @@ pub(super) fn check(
         None => None,
     };
     let method = authenticate(options, devices, device_id.as_deref(), params)?;
-    let mut scopes: Vec<String> = params.get("scopes").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+    let mut scopes: Vec<String> = params
+        .get("scopes")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect();
     let mut device_token = None;
     match device_id {
         Some(device_id) if options.pairing => {
-            let claim = Claim { device_id, role: "operator".to_owned(), scopes: scopes.clone(), machine: machine(params) };
-            if method == "device-token" && scopes.iter().any(|scope| !devices.approved_scopes(&claim.device_id).contains(scope)) {
+            let claim =
+                Claim { device_id, role: "operator".to_owned(), scopes: scopes.clone(), machine: machine(params) };
+            if method == "device-token"
+                && scopes.iter().any(|scope| !devices.approved_scopes(&claim.device_id).contains(scope))
+            {
                 return Err(unauthorized(
                     "AUTH_SCOPE_MISMATCH",
                     "device token scope mismatch (re-pair or approve scope upgrade)",
@@ -120,9 +144,7 @@ fn check_shape(params: &Value) -> Result<(), Refusal> {
         "connect",
         params,
         &["minProtocol", "maxProtocol", "client"],
-        &[
-            "role", "scopes", "caps", "commands", "permissions", "auth", "device", "locale", "userAgent", "pathEnv",
-        ],
+        &["role", "scopes", "caps", "commands", "permissions", "auth", "device", "locale", "userAgent", "pathEnv"],
     )?;
     let part = |key: &str, required: &[&str], optional: &[&str]| match root.get(key) {
         Some(value) => closed("connect", value, required, optional).map(|_: &Map<String, Value>| ()),
@@ -137,10 +159,14 @@ fn check_shape(params: &Value) -> Result<(), Refusal> {
     part("device", &["id", "publicKey", "signature", "signedAt", "nonce"], &[])?;
     let text = |pointer: &str| params.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     if !CLIENT_IDS.contains(&text("/client/id")) {
-        return Err(Refusal::invalid("invalid connect params: at /client/id: must be equal to one of the allowed values"));
+        return Err(Refusal::invalid(
+            "invalid connect params: at /client/id: must be equal to one of the allowed values",
+        ));
     }
     if !CLIENT_MODES.contains(&text("/client/mode")) {
-        return Err(Refusal::invalid("invalid connect params: at /client/mode: must be equal to one of the allowed values"));
+        return Err(Refusal::invalid(
+            "invalid connect params: at /client/mode: must be equal to one of the allowed values",
+        ));
     }
     Ok(())
 }

@@ -61,7 +61,8 @@ impl Devices {
             ),
             Some(paired) => return Ok(paired.token.clone()),
         };
-        let open = self.pending.iter().find(|(_, pending)| pending.device_id == claim.device_id).map(|(id, _)| id.clone());
+        let open =
+            self.pending.iter().find(|(_, pending)| pending.device_id == claim.device_id).map(|(id, _)| id.clone());
         if open.is_none() && self.pending.len() >= DEVICES_MAX {
             return Err(Refusal::unavailable("too many pairing requests", "pairing-full"));
         }
@@ -127,9 +128,12 @@ pub(super) fn verify(params: &Value, challenge: &Challenge<'_>) -> Result<String
     if signed_at.abs_diff(challenge.now) > SKEW_MS_MAX {
         return bad("DEVICE_AUTH_SIGNATURE_EXPIRED", "device signature expired");
     }
-    let signature = URL_SAFE_NO_PAD.decode(text("/device/signature")).ok().and_then(|bytes| Signature::from_slice(&bytes).ok());
+    let signature =
+        URL_SAFE_NO_PAD.decode(text("/device/signature")).ok().and_then(|bytes| Signature::from_slice(&bytes).ok());
     let genuine = VerifyingKey::from_bytes(&key).ok().zip(signature).is_some_and(|(key, signature)| {
-        ["v3", "v2"].iter().any(|version| key.verify_strict(payload(params, version, signed_at).as_bytes(), &signature).is_ok())
+        ["v3", "v2"]
+            .iter()
+            .any(|version| key.verify_strict(payload(params, version, signed_at).as_bytes(), &signature).is_ok())
     });
     if genuine { Ok(device_id) } else { bad("DEVICE_AUTH_SIGNATURE_INVALID", "device signature invalid") }
 }
@@ -206,11 +210,14 @@ mod tests {
         let request_id = devices.pending().pop().expect("a request");
         assert_eq!(refusal.details.expect("details")["requestId"], request_id.as_str());
         assert!(devices.admit(&claim).is_err());
-        assert_eq!(devices.pending(), [request_id.clone()], "the open request is reused");
+        assert_eq!(devices.pending(), std::slice::from_ref(&request_id), "the open request is reused");
         assert!(devices.approve(&request_id) && !devices.approve(&request_id));
         let token = devices.admit(&claim).expect("paired");
         assert_eq!(devices.admit(&claim), Ok(token), "the token stays the same");
         claim.scopes.push("operator.admin".to_owned());
-        assert_eq!(devices.admit(&claim).expect_err("more scopes").details.expect("details")["reason"], "scope-upgrade");
+        assert_eq!(
+            devices.admit(&claim).expect_err("more scopes").details.expect("details")["reason"],
+            "scope-upgrade"
+        );
     }
 }

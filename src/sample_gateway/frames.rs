@@ -92,7 +92,8 @@ impl TryFrom<Value> for Request {
 
     fn try_from(mut frame: Value) -> Result<Self, BadFrame> {
         const KNOWN: [&str; 6] = ["type", "id", "method", "params", "traceparent", "expectedProfileId"];
-        let text = |key: &str| frame.get(key).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
+        let text =
+            |key: &str| frame.get(key).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
         let (id, method) = (text("id"), text("method"));
         let unknown = frame.as_object().and_then(|object| object.keys().find(|key| !KNOWN.contains(&key.as_str())));
         let problem = match (&id, &method) {

@@ -33,6 +33,8 @@ pub(super) enum Effect {
     Event { name: &'static str, payload: Value },
     /// Drive the run with this number.
     Drive(u64),
+    /// Close this connection, after all that it was sent before.
+    Close { peer: u64, code: u16, reason: String },
     /// Cut this connection without a close frame.
     Cut(u64),
 }
@@ -64,7 +66,8 @@ pub(super) struct Gateway {
     runs_started: u64,
     asked: BTreeMap<String, Asked>,
     asked_order: VecDeque<String>,
-    sends: VecDeque<Value>,
+    /// The parameters of the last `chat.send`s.
+    pub(super) sends: VecDeque<Value>,
     /// Session and message of the runs that a crash has ended.
     interrupted: Vec<(String, String)>,
 }
@@ -93,10 +96,6 @@ impl Gateway {
             self.sends.pop_front();
         }
         self.sends.push_back(params.clone());
-    }
-
-    pub(super) fn sends(&self) -> Vec<Value> {
-        self.sends.iter().cloned().collect()
     }
 
     pub(super) fn release(&mut self, gate: &str) {
@@ -238,4 +237,57 @@ pub(super) struct Incoming<'a> {
 fn normalise(text: &str) -> String {
     let kept: String = text.nfc().filter(|c| !c.is_control() || matches!(c, '\n' | '\r' | '\t')).collect();
     kept.trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample_gateway::run::Next;
+
+    fn send(gateway: &mut Gateway, session_key: &str, key: &str, text: &str) -> Result<Value, Refusal> {
+        let mut out = Vec::new();
+        let message = Incoming { session_key, idempotency_key: key, text };
+        let acknowledged = gateway.send(None, &message, 0, &mut out);
+        for effect in std::mem::take(&mut out) {
+            let Effect::Drive(run) = effect else { continue };
+            while !matches!(gateway.step(run, 0, &mut out), Next::Done | Next::Blocked) {}
+        }
+        acknowledged
+    }
+
+    #[test]
+    fn a_key_starts_one_run_even_when_memory_has_forgotten_it() {
+        let mut gateway = Gateway::new(4, 0, String::new());
+        for number in 0..=KEYS_MAX {
+            send(&mut gateway, "s", &format!("k{number}"), "empty").expect("accepted");
+        }
+        assert_eq!(send(&mut gateway, "s", "k1", "empty").expect("known")["status"], "ok");
+        assert_eq!(send(&mut gateway, "s", "k0", "empty").expect("in the history")["status"], "started");
+        assert_eq!(gateway.sessions["agent:main:s"].rows().len(), KEYS_MAX + 1, "SGW-4");
+        assert_eq!(send(&mut gateway, "other", "k1", "empty").expect_err("conflict").code, "INVALID_REQUEST");
+    }
+
+    #[test]
+    fn what_comes_from_outside_is_bounded() {
+        let mut gateway = Gateway::new(4, 0, String::new());
+        for number in 0..SESSIONS_MAX {
+            send(&mut gateway, &number.to_string(), &number.to_string(), "empty").expect("accepted");
+        }
+        assert_eq!(send(&mut gateway, "one more", "k", "x").expect_err("full").code, "UNAVAILABLE");
+        send(&mut gateway, "1", "hang", "hang").expect("accepted");
+        for number in 0..STEERED_MAX {
+            send(&mut gateway, "1", &format!("steered {number}"), "x").expect("steered");
+        }
+        assert_eq!(send(&mut gateway, "1", "one more", "x").expect_err("busy").code, "UNAVAILABLE");
+        assert_eq!(gateway.abort("agent:main:1", Some("steered 7"), 0, &mut Vec::new()), ["steered 7"]);
+        assert_eq!(gateway.abort("agent:main:1", None, 0, &mut Vec::new()).len(), STEERED_MAX);
+        assert!(gateway.runs.is_empty(), "SGW-3");
+    }
+
+    #[test]
+    fn texts_are_kept_as_the_real_gateway_keeps_them() {
+        assert_eq!(normalise("  e\u{301}\u{7}\n x \n"), "é\n x");
+        let mut gateway = Gateway::new(4, 0, String::new());
+        assert!(send(&mut gateway, "s", "k", "nul \0").is_err());
+    }
 }

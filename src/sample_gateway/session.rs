@@ -40,7 +40,8 @@ pub(super) struct Session {
     pub(super) id: String,
     pub(super) created_at: i64,
     pub(super) updated_at: i64,
-    revision: String,
+    /// Changes with each reset.
+    pub(super) revision: String,
     rows: VecDeque<Value>,
     rows_written: u64,
 }
@@ -108,7 +109,7 @@ impl Session {
     /// Describes the session as `sessions.list` and `sessionInfo` do.
     pub(super) fn describe(&self, key: &str, run_ids: &[&str]) -> Value {
         json!({
-            "key": key, "sessionId": self.id, "lifecycleRevision": self.revision, "kind": "direct", "chatType": "direct",
+            "key": key, "sessionId": self.id, "kind": "direct", "chatType": "direct",
             "agentId": AGENT, "isMain": key == "agent:main:main", "createdVia": "operator", "archived": false,
             "createdAt": self.created_at, "updatedAt": self.updated_at, "modelProvider": PROVIDER, "model": MODEL,
             "status": if run_ids.is_empty() { "done" } else { "running" }, "totalTokens": 0,

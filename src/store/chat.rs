@@ -64,6 +64,8 @@ impl Command for AcceptChat {
             ),
         };
         if let Some(conversation) = &found {
+            // Before anything else: whoever may not write here learns nothing of what goes on in it (SEC-2).
+            self.check_writer(conversation)?;
             if let Some(repeat) = self.repeated(tx, conversation)? {
                 return Ok(repeat);
             }
@@ -73,9 +75,11 @@ impl Command for AcceptChat {
             self.check_queue(0)?;
         }
         let conversation = match (&self.to, found) {
-            (_, Some(found)) if self.caller.may_write(found.owner_id) => found,
-            (To::Name(name), _) => conversations::open(tx, name, &self.caller, NewSession::default())?.0,
-            (To::Conversation(id), _) => return Err(Error::not_found("conversation", id)),
+            (_, Some(found)) => found,
+            (To::Name(name), None) => {
+                conversations::insert(tx, name, Some(self.caller.user_id), NewSession::default())?
+            }
+            (To::Conversation(id), None) => return Err(Error::not_found("conversation", id)),
         };
         let gateway = conversation.gateway_id.clone().ok_or_else(|| {
             Error::new(ErrorCode::InvalidRequest, "this conversation has no gateway that could answer")
@@ -110,7 +114,7 @@ impl Command for AcceptChat {
                     expires_at: None,
                 },
             )?;
-            deliveries::tell(tx, &delivery, None)?;
+            deliveries::tell(tx, &delivery, None, Some(line.clone()))?;
             Some(delivery)
         };
         Ok(Accepted { conversation, line, delivery, sent, repeated: false })
@@ -118,6 +122,16 @@ impl Command for AcceptChat {
 }
 
 impl AcceptChat {
+    fn check_writer(&self, conversation: &Conversation) -> Result<(), Error> {
+        if self.caller.may_write(conversation.owner_id) {
+            return Ok(());
+        }
+        Err(match &self.to {
+            To::Name(name) => conversations::taken(name),
+            To::Conversation(id) => Error::not_found("conversation", id),
+        })
+    }
+
     /// Finds the first answer to a key that was used before.
     fn repeated(&self, tx: &mut Tx<'_>, conversation: &Conversation) -> Result<Option<Accepted>, Error> {
         let Some(key) = &self.client_key else { return Ok(None) };

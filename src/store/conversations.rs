@@ -160,7 +160,8 @@ pub(super) fn open(
     insert(tx, name, Some(caller.user_id), new).map(|conversation| (conversation, true))
 }
 
-fn taken(name: &SessionName) -> Error {
+/// Says that a name is somebody else's.
+pub(super) fn taken(name: &SessionName) -> Error {
     Error::new(
         ErrorCode::AlreadyExists,
         format!("the session key `{}` is taken on gateway `{}`", name.key, name.gateway_id),
@@ -386,6 +387,7 @@ impl Command for MarkRead {
     type Output = ();
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<(), Error> {
+        get(tx.read(), self.id)?.ok_or_else(|| Error::not_found("conversation", self.id))?;
         let last_seq = tx.ends(self.id)?.last_seq;
         join(tx, self.id, self.party)?;
         let seq = self.seq.min(last_seq);
@@ -448,5 +450,21 @@ impl Command for DeleteConversation {
         let topic = tx.topic(self.id)?;
         tx.emit(Event::ConversationDeleted { topic, first_seq: ends.first_seq, last_seq: ends.last_seq });
         Ok(found)
+    }
+}
+
+/// Tracks a session that somebody else uses on the gateway; it belongs to nobody here.
+pub struct TrackSession {
+    pub name: SessionName,
+}
+
+impl Command for TrackSession {
+    type Output = Conversation;
+
+    fn apply(&self, tx: &mut Tx<'_>) -> Result<Conversation, Error> {
+        match find(tx.read(), &self.name)? {
+            Some(known) => Ok(known),
+            None => insert(tx, &self.name, None, NewSession::default()),
+        }
     }
 }

@@ -1,4 +1,6 @@
 //! Deliveries: every move goes through the state machine of `domain::delivery`, inside a transaction.
+use std::sync::Arc;
+
 use diesel::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +12,7 @@ use crate::domain::delivery::{Applied, Delivery, DeliveryState, Move, Outcome, b
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::Event;
 use crate::domain::ids::{ConversationId, DeliveryId, MessageId, PartyId};
+use crate::domain::message::Line;
 use crate::domain::party::Party;
 
 /// Hand-outs of a delivery before it is dead, unless its recipient says otherwise.
@@ -203,15 +206,20 @@ pub(super) fn apply_to(tx: &mut Tx<'_>, mut stored: Stored, action: &Move, annou
         ))
         .execute(tx.write())?;
     if announce {
-        tell(tx, delivery, Some(from))?;
+        tell(tx, delivery, Some(from), None)?;
     }
     Ok(stored.delivery)
 }
 
 /// Adds an event about a delivery.
-pub(super) fn tell(tx: &mut Tx<'_>, delivery: &Delivery, from: Option<DeliveryState>) -> Result<(), Error> {
+pub(super) fn tell(
+    tx: &mut Tx<'_>,
+    delivery: &Delivery,
+    from: Option<DeliveryState>,
+    line: Option<Arc<Line>>,
+) -> Result<(), Error> {
     let topic = tx.topic(delivery.conversation_id)?;
-    tx.emit(Event::Delivery { topic, delivery: std::sync::Arc::new(delivery.clone()), from });
+    tx.emit(Event::Delivery { topic, delivery: Arc::new(delivery.clone()), from, line });
     Ok(())
 }
 

@@ -116,6 +116,23 @@ pub(super) fn configure(db: &mut Db, settings: &Settings, writable: bool) -> Que
     }
 }
 
+/// Marks a new SQLite file as ours, before it is switched to a write-ahead log: from then on the file's own header
+/// would stay empty until the first checkpoint, and nobody could tell whose it is (D8).
+pub(super) fn mark_as_ours(db: &mut Db, settings: &Settings) -> QueryResult<()> {
+    #[derive(diesel::QueryableByName)]
+    struct Mark {
+        #[diesel(sql_type = diesel::sql_types::Integer)]
+        application_id: i32,
+    }
+    let Db::Sqlite(conn) = db else { return Ok(()) };
+    conn.batch_execute(&format!("PRAGMA busy_timeout = {};", settings.busy_timeout_ms))?;
+    let mark = diesel::sql_query("PRAGMA application_id").get_result::<Mark>(conn)?;
+    if mark.application_id == APPLICATION_ID {
+        return Ok(());
+    }
+    conn.batch_execute(&format!("PRAGMA application_id = {APPLICATION_ID};"))
+}
+
 /// What a connection is set up with.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -189,6 +206,7 @@ pub(super) fn fault(error: &DbError) -> Fault {
     }
     let broken = matches!(kind, DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand)
         || [
+            "database is locked",
             "disk I/O error",
             "database disk image is malformed",
             "file is not a database",
@@ -258,8 +276,11 @@ pub(super) fn epoch_for_share(db: &mut Db) -> QueryResult<Option<i64>> {
     }
 }
 
+/// The lease as stored: its holder, epoch, end and address.
+pub(super) type LeaseRow = (Vec<u8>, i64, i64, String);
+
 /// Locks the lease row for a change.
-pub(super) fn lock_lease(db: &mut Db) -> QueryResult<Option<(Vec<u8>, i64, i64, String)>> {
+pub(super) fn lock_lease(db: &mut Db) -> QueryResult<Option<LeaseRow>> {
     use super::schema::node_lease::dsl::{address, epoch, node_id, node_lease, until};
     let columns = (node_id, epoch, until, address);
     match db {

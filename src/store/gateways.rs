@@ -112,6 +112,9 @@ pub fn credentials(db: &mut Db, vault: &Vault, id: &GatewayId) -> Result<Credent
     })
 }
 
+/// What stands under an id already: when it was removed, and the key and digest it was added with.
+type Known = (Option<i64>, Option<String>, Option<Vec<u8>>);
+
 /// Says that a gateway does not exist.
 pub fn not_found(id: &GatewayId) -> Error {
     Error::new(ErrorCode::GatewayNotFound, "Gateway not found").with_details(json!({ "gateway_id": id }))
@@ -139,7 +142,7 @@ impl Command for AddGateway {
     type Output = Gateway;
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Gateway, Error> {
-        let known: Option<(Option<i64>, Option<String>, Option<Vec<u8>>)> = gateways::table
+        let known: Option<Known> = gateways::table
             .find(self.id.as_str())
             .select((gateways::deleted_at, gateways::idem_key, gateways::idem_hash))
             .first(tx.read())

@@ -29,7 +29,10 @@ pub use dialect::{Db, Pooling, Settings, explain, migrate_all, revert_all};
 pub use open::{Location, Opener, ServerLock};
 pub use readers::Readers;
 pub use tx::{Command, Tx};
-pub use writer::{Lane, WriterHandle, WriterOptions, WriterParts, WriterStats, spawn as spawn_writer};
+pub use writer::{
+    Lane, WriterHandle, WriterOptions, WriterParts, WriterSeed, WriterStats, queues as writer_queues,
+    spawn as spawn_writer,
+};
 
 use crate::domain::error::{Error, ErrorCode};
 

@@ -64,6 +64,7 @@ impl Opener {
         }
         let mut db = self.establish()?;
         if matches!(db, Db::Sqlite(_)) {
+            dialect::mark_as_ours(&mut db, &self.settings)?;
             dialect::configure(&mut db, &self.settings, true)?;
         }
         dialect::migrate(&mut db)
@@ -118,7 +119,14 @@ fn refuse_foreign_file(path: &Path) -> Result<(), Error> {
     let id = header.get(68..72).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok()).map_or(0, i32::from_be_bytes);
     // The page count of a file that was opened but never written to is 0 or 1 with no schema (offset 40: schema cookie).
     let cookie = header.get(40..44).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok()).map_or(0, i32::from_be_bytes);
-    if id == APPLICATION_ID || (id == 0 && cookie == 0) {
+    if id == APPLICATION_ID {
+        return Ok(());
+    }
+    // Ours is marked before it gets a write-ahead log: an unmarked file with one is somebody else's.
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let log_bytes = std::fs::metadata(Path::new(&log)).map_or(0, |log| log.len());
+    if id == 0 && cookie == 0 && log_bytes == 0 {
         return Ok(());
     }
     Err(foreign("another program made it"))

@@ -124,6 +124,7 @@ pub fn by_delivery(db: &mut Db, delivery: DeliveryId) -> Result<Option<Turn>, Er
 }
 
 /// Leases a question to its gateway and begins its turn, before anything is sent (D4).
+#[derive(Clone, Debug)]
 pub struct BeginTurn {
     pub turn_id: TurnId,
     pub delivery_id: DeliveryId,
@@ -152,6 +153,7 @@ impl Command for BeginTurn {
 }
 
 /// Begins the turn of a run that somebody else started.
+#[derive(Clone, Debug)]
 pub struct BeginForeignTurn {
     pub turn_id: TurnId,
     pub conversation_id: ConversationId,
@@ -165,6 +167,9 @@ impl Command for BeginForeignTurn {
         if let Some(known) = by_run(tx.read(), self.conversation_id, &self.run_id)? {
             return Ok(known);
         }
+        // A deleted conversation gets no new lines, so nobody may begin one.
+        super::conversations::get(tx.read(), self.conversation_id)?
+            .ok_or_else(|| Error::not_found("conversation", self.conversation_id))?;
         let started_at = tx.now_ms();
         insert(
             tx,
@@ -200,6 +205,7 @@ fn insert(tx: &mut Tx<'_>, turn: Turn) -> Result<Turn, Error> {
 }
 
 /// Keeps the text of a running turn, so that a crash loses little of it. Belongs in the bulk lane.
+#[derive(Clone, Debug)]
 pub struct Checkpoint {
     pub turn_id: TurnId,
     pub text: String,
@@ -380,4 +386,65 @@ pub(super) fn set_answer(tx: &mut Tx<'_>, turn: TurnId, line: MessageId) -> Resu
         .set(turns::answer_id.eq(Some(line.as_bytes().to_vec())))
         .execute(tx.write())?;
     Ok(())
+}
+
+/// Finds the turns of these runs, each with the text of its answer: by the gateway's ids of them and by our keys (D4).
+pub fn by_runs(
+    db: &mut Db,
+    conversation: ConversationId,
+    runs: &[String],
+) -> Result<Vec<(String, Turn, Option<String>)>, Error> {
+    if runs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let keys: Vec<DeliveryId> = runs.iter().filter_map(|run| run.parse().ok()).collect();
+    let keys: Vec<&[u8]> = keys.iter().map(|id| id.as_bytes().as_slice()).collect();
+    let rows: Vec<Row> = turns::table
+        .filter(turns::conversation_id.eq(conversation.as_bytes().as_slice()))
+        .filter(turns::upstream_run_id.eq_any(runs).or(turns::delivery_id.eq_any(keys)))
+        .order(turns::started_at.asc())
+        .select(Row::as_select())
+        .load(db)?;
+    let mut found = Vec::new();
+    for row in rows {
+        let turn = Turn::try_from(row)?;
+        let answer = answer_text(db, &turn)?;
+        for run in runs {
+            if *run == turn.run_id || turn.delivery_id.is_some_and(|id| id.to_string() == *run) {
+                found.push((run.clone(), turn.clone(), answer.clone()));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Finds the newest turns of our questions whose lines have no origin yet, oldest first; for protocol 3.
+pub fn asked_unmapped(
+    db: &mut Db,
+    conversation: ConversationId,
+    limit: i64,
+) -> Result<Vec<(Turn, MessageId, Option<String>)>, Error> {
+    use super::schema::message_origins;
+    let rows: Vec<Row> = turns::table
+        .filter(turns::conversation_id.eq(conversation.as_bytes().as_slice()).and(turns::message_id.is_not_null()))
+        .filter(diesel::dsl::not(diesel::dsl::exists(
+            message_origins::table.filter(message_origins::message_id.eq(turns::message_id)),
+        )))
+        .order(turns::started_at.desc())
+        .limit(limit)
+        .select(Row::as_select())
+        .load(db)?;
+    let mut found = Vec::new();
+    for row in rows.into_iter().rev() {
+        let turn = Turn::try_from(row)?;
+        let Some(question) = turn.message_id else { continue };
+        let answer = answer_text(db, &turn)?;
+        found.push((turn, question, answer));
+    }
+    Ok(found)
+}
+
+fn answer_text(db: &mut Db, turn: &Turn) -> Result<Option<String>, Error> {
+    let Some(id) = turn.answer_id else { return Ok(None) };
+    Ok(messages::get(db, id)?.map(|line| line.text.clone()))
 }

@@ -36,6 +36,8 @@ const REMEMBERED_MAX: usize = 100_000;
 /// What the writer knows between transactions.
 #[derive(Default)]
 pub(super) struct Memory {
+    /// The epoch under which it was filled.
+    epoch: i64,
     ends: HashMap<ConversationId, Ends>,
     /// The number of the next delivery; `None` until it was read.
     next_delivery_n: Option<i64>,
@@ -44,6 +46,13 @@ pub(super) struct Memory {
 }
 
 impl Memory {
+    /// Forgets everything when the epoch is another one: in between another node may have written.
+    pub(super) fn enter(&mut self, epoch: i64) {
+        if epoch != self.epoch {
+            *self = Self { epoch, ..Self::default() };
+        }
+    }
+
     /// Forgets everything, after a rollback of unknown extent.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
@@ -226,6 +235,7 @@ impl<'a> Tx<'a> {
     pub(super) fn forget(&mut self, id: ConversationId) {
         self.changed.remove(&id);
         self.memory.ends.remove(&id);
+        self.memory.topics.remove(&id);
     }
 }
 

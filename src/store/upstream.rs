@@ -75,6 +75,7 @@ pub fn known_rows(db: &mut Db, source: &Source, row_ids: &[String]) -> Result<Ha
 }
 
 /// Notes the first contact with a session: its own name, and the boundary below which rows are imported (D1).
+#[derive(Clone, Debug)]
 pub struct NoteContact {
     pub conversation_id: ConversationId,
     pub canonical_key: Option<String>,
@@ -127,6 +128,7 @@ impl Command for NoteContact {
 }
 
 /// Imports rows from before the boundary, newest first, above the beginning of the log (D1). Belongs in the bulk lane.
+#[derive(Clone, Debug)]
 pub struct ImportRows {
     pub source: Source,
     pub rows: Vec<(String, RowLine)>,
@@ -143,9 +145,12 @@ impl Command for ImportRows {
             return Ok(0);
         }
         let row_ids: Vec<String> = self.rows.iter().map(|(row_id, _)| row_id.clone()).collect();
-        let known = known_rows(tx.read(), &self.source, &row_ids)?;
+        let mut known = known_rows(tx.read(), &self.source, &row_ids)?;
         let mut imported = 0;
-        for (row_id, row) in self.rows.iter().filter(|(row_id, _)| !known.contains(row_id)) {
+        for (row_id, row) in &self.rows {
+            if !known.insert(row_id.clone()) {
+                continue;
+            }
             let line = add_line(tx, &self.source, Place::Above, row, false, None)?;
             note_origin(tx, &self.source, row_id, Some(line.id), None)?;
             imported += 1;
@@ -161,6 +166,7 @@ impl Command for ImportRows {
 }
 
 /// Maps the tail of the gateway's log to lines and steps.
+#[derive(Clone, Debug)]
 pub struct MapRows {
     pub source: Source,
     pub rows: Vec<MappedRow>,
@@ -177,9 +183,12 @@ impl Command for MapRows {
             return Ok(0);
         }
         let row_ids: Vec<String> = self.rows.iter().map(|row| row.row_id.clone()).collect();
-        let known = known_rows(tx.read(), &self.source, &row_ids)?;
+        let mut known = known_rows(tx.read(), &self.source, &row_ids)?;
         let mut mapped = 0;
-        for row in self.rows.iter().filter(|row| !known.contains(&row.row_id)) {
+        for row in &self.rows {
+            if !known.insert(row.row_id.clone()) {
+                continue;
+            }
             let (message, step) = self.map(tx, &row.meaning)?;
             note_origin(tx, &self.source, &row.row_id, message, step)?;
             mapped += 1;
@@ -214,6 +223,7 @@ impl MapRows {
 }
 
 /// Notes that the gateway began a new transcript for the session: a marker line, and everything after it is new (D1).
+#[derive(Clone, Debug)]
 pub struct NoteReset {
     pub source: Source,
     pub text: String,

@@ -267,7 +267,7 @@ impl Command for ChangeUser {
         let shown = |user: &User| json!({ "display_name": user.display_name, "role": user.role, "password": user.has_password });
         let target = self.id.to_string();
         audit::record(tx, &self.actor, "user.change", ("user", &target), Some(&shown(&before)), Some(&shown(&after)))?;
-        tx.emit(Event::UserChanged { user_id: self.id });
+        tx.emit(Event::UserChanged { user_id: self.id, role: Some(after.role) });
         Ok(after)
     }
 }
@@ -296,7 +296,7 @@ impl Command for RemoveUser {
             .execute(tx.write())?;
         let before = json!({ "name": user.name, "role": user.role });
         audit::record(tx, &self.actor, "user.remove", ("user", &self.id.to_string()), Some(&before), None)?;
-        tx.emit(Event::UserChanged { user_id: self.id });
+        tx.emit(Event::UserChanged { user_id: self.id, role: None });
         Ok(())
     }
 }
@@ -346,7 +346,8 @@ impl Command for AddToken {
             .execute(tx.write())?;
         let after = json!({ "user": user.name, "name": token.name, "prefix": token.prefix });
         audit::record(tx, &self.actor, "token.add", ("token", &token.id.to_string()), None, Some(&after))?;
-        tx.emit(Event::UserChanged { user_id: user.id });
+        let caller = std::sync::Arc::new(caller_of(&user, Some(&token)));
+        tx.emit(Event::TokenAdded { digest: self.digest, caller });
         Ok((token, false))
     }
 }

@@ -42,7 +42,7 @@ pub struct WriterStats {
     pub failed_total: AtomicU64,
     pub replays_total: AtomicU64,
     pub refused_total: AtomicU64,
-    pub reopened_total: AtomicU64,
+    pub opened_total: AtomicU64,
     pub batch_max_seen: AtomicU64,
     /// Wall time of the last commit, epoch milliseconds; 0 before the first.
     pub last_commit_at: AtomicI64,
@@ -99,9 +99,34 @@ impl WriterHandle {
 
 /// A command of any type, on its way through the writer.
 trait Job: Send {
-    fn run(&mut self, tx: &mut Tx<'_>) -> bool;
+    fn run(&mut self, tx: &mut Tx<'_>) -> Ran;
     fn refuse(&mut self, error: Error);
     fn settle(self: Box<Self>);
+}
+
+/// How a command ended, as far as its neighbours are concerned.
+enum Ran {
+    Fine,
+    /// A rule of ours said no. What the command had written must go; without writes nothing has happened.
+    Refused,
+    /// A statement failed, or the command did. PostgreSQL then refuses everything else in the transaction and turns
+    /// its commit into a rollback without a word, so it counts as if it had written.
+    Failed,
+    /// The disk or the connection failed, and the whole batch with it (D12).
+    Lost(Error),
+}
+
+impl Ran {
+    fn of<T>(outcome: &Result<T, Error>) -> Self {
+        match outcome {
+            Ok(_) => Self::Fine,
+            Err(error) => match error.code() {
+                ErrorCode::StoreBusy | ErrorCode::StorageFull => Self::Lost(copy_of(error)),
+                ErrorCode::Internal => Self::Failed,
+                _ => Self::Refused,
+            },
+        }
+    }
 }
 
 struct Pending<C: Command> {
@@ -111,16 +136,13 @@ struct Pending<C: Command> {
 }
 
 impl<C: Command> Job for Pending<C> {
-    fn run(&mut self, tx: &mut Tx<'_>) -> bool {
+    fn run(&mut self, tx: &mut Tx<'_>) -> Ran {
         // A panic must not take the thread with it; it is this command's failure alone.
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.command.apply(tx))).unwrap_or_else(|_| {
-            // It may have written before it panicked.
-            tx.write();
-            Err(Error::internal("a store command panicked"))
-        });
-        let fine = outcome.is_ok();
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.command.apply(tx)))
+            .unwrap_or_else(|_| Err(Error::internal("a store command panicked")));
+        let ran = Ran::of(&outcome);
         self.outcome = Some(outcome);
-        fine
+        ran
     }
 
     fn refuse(&mut self, error: Error) {
@@ -146,24 +168,46 @@ pub struct WriterParts {
     pub epoch: Arc<AtomicI64>,
 }
 
-/// Starts the thread. It ends when all handles are gone and the queues are empty.
+/// Makes the queues and starts the thread.
 pub fn spawn(parts: WriterParts) -> Result<(WriterHandle, std::thread::JoinHandle<()>), Error> {
+    let (handle, seed) = queues(parts);
+    let thread = seed.start()?;
+    Ok((handle, thread))
+}
+
+/// Starts the writer's thread, again if need be: what waits in the queues outlives the thread.
+#[derive(Clone)]
+pub struct WriterSeed {
+    parts: Arc<WriterParts>,
+    interactive: Receiver<Box<dyn Job>>,
+    bulk: Receiver<Box<dyn Job>>,
+    stats: Arc<WriterStats>,
+}
+
+/// Makes the queues: the handle puts commands in, the seed grows a thread that takes them out.
+pub fn queues(parts: WriterParts) -> (WriterHandle, WriterSeed) {
     let (interactive, interactive_queue) = bounded(parts.options.queue_max);
     let (bulk, bulk_queue) = bounded(parts.options.bulk_queue_max);
     let stats = Arc::new(WriterStats::default());
     let handle = WriterHandle { interactive, bulk, stats: stats.clone() };
-    let db = parts.opener.writable()?;
-    let worker = Worker { parts, interactive: interactive_queue, bulk: bulk_queue, stats, db: Some(db), memory: Memory::default() };
-    let thread = std::thread::Builder::new().name("store".into()).spawn(move || worker.run()).map_err(Error::internal)?;
-    Ok((handle, thread))
+    (handle, WriterSeed { parts: Arc::new(parts), interactive: interactive_queue, bulk: bulk_queue, stats })
+}
+
+impl WriterSeed {
+    /// Starts the thread. It ends when all handles are gone and the queues are empty.
+    pub fn start(&self) -> Result<std::thread::JoinHandle<()>, Error> {
+        let worker = Worker { seed: self.clone(), db: None, memory: Memory::default() };
+        std::thread::Builder::new().name("store".into()).spawn(move || worker.run()).map_err(Error::internal)
+    }
+
+    pub fn stats(&self) -> &WriterStats {
+        &self.stats
+    }
 }
 
 struct Worker {
-    parts: WriterParts,
-    interactive: Receiver<Box<dyn Job>>,
-    bulk: Receiver<Box<dyn Job>>,
-    stats: Arc<WriterStats>,
-    /// `None` after a fault, until it could be opened again.
+    seed: WriterSeed,
+    /// `None` before the first batch and after a fault, until it could be opened.
     db: Option<Db>,
     memory: Memory,
 }
@@ -188,8 +232,8 @@ impl Worker {
     fn run(mut self) {
         while let Some(mut batch) = self.gather() {
             let size = batch.len() as u64;
-            self.stats.commands_total.fetch_add(size, Ordering::Relaxed);
-            self.stats.batch_max_seen.fetch_max(size, Ordering::Relaxed);
+            self.seed.stats.commands_total.fetch_add(size, Ordering::Relaxed);
+            self.seed.stats.batch_max_seen.fetch_max(size, Ordering::Relaxed);
             self.write(&mut batch);
             for job in batch {
                 job.settle();
@@ -201,24 +245,26 @@ impl Worker {
     fn gather(&self) -> Option<Vec<Box<dyn Job>>> {
         let mut batch = Vec::with_capacity(16);
         crossbeam_channel::select_biased! {
-            recv(self.interactive) -> job => match job {
+            recv(self.seed.interactive) -> job => match job {
                 Ok(job) => batch.push(job),
                 // The last handle is gone; bulk work that still waits is finished first.
-                Err(_) => batch.push(self.bulk.recv().ok()?),
+                Err(_) => batch.push(self.seed.bulk.recv().ok()?),
             },
-            recv(self.bulk) -> job => match job {
+            recv(self.seed.bulk) -> job => match job {
                 Ok(job) => batch.push(job),
-                Err(_) => batch.push(self.interactive.recv().ok()?),
+                Err(_) => batch.push(self.seed.interactive.recv().ok()?),
             },
         }
-        while batch.len() < self.parts.options.batch_max
-            && let Ok(job) = self.interactive.try_recv()
+        while batch.len() < self.seed.parts.options.batch_max
+            && let Ok(job) = self.seed.interactive.try_recv()
         {
             batch.push(job);
         }
-        let bulk_until = (batch.len() + self.parts.options.bulk_batch_max).min(self.parts.options.batch_max);
+        // One bulk command goes along even in a full batch: else it would wait for as long as the rush lasts.
+        let bulk_until =
+            (batch.len() + self.seed.parts.options.bulk_batch_max).min(self.seed.parts.options.batch_max.max(batch.len() + 1));
         while batch.len() < bulk_until
-            && let Ok(job) = self.bulk.try_recv()
+            && let Ok(job) = self.seed.bulk.try_recv()
         {
             batch.push(job);
         }
@@ -228,23 +274,23 @@ impl Worker {
     fn write(&mut self, batch: &mut [Box<dyn Job>]) {
         let ended = match self.attempt(batch, false) {
             Ended::Repeat => {
-                self.stats.replays_total.fetch_add(1, Ordering::Relaxed);
+                self.seed.stats.replays_total.fetch_add(1, Ordering::Relaxed);
                 self.attempt(batch, true)
             }
             ended => ended,
         };
         match ended {
             Ended::Committed(events) => {
-                self.stats.commits_total.fetch_add(1, Ordering::Relaxed);
-                self.stats.broken.store(0, Ordering::Relaxed);
-                self.stats.last_commit_at.store(self.parts.clock.now_ms(), Ordering::Relaxed);
+                self.seed.stats.commits_total.fetch_add(1, Ordering::Relaxed);
+                self.seed.stats.broken.store(0, Ordering::Relaxed);
+                self.seed.stats.last_commit_at.store(self.seed.parts.clock.now_ms(), Ordering::Relaxed);
                 if !events.is_empty() {
-                    self.parts.publish.publish(events);
+                    self.seed.parts.publish.publish(events);
                 }
             }
             Ended::Repeat => debug_assert!(false, "a batch with savepoints is never repeated"),
             Ended::Failed(error, fate) => {
-                self.stats.failed_total.fetch_add(1, Ordering::Relaxed);
+                self.seed.stats.failed_total.fetch_add(1, Ordering::Relaxed);
                 log::warn!(commands = batch.len() as u64; "a batch of the store failed: {error}");
                 for job in batch.iter_mut() {
                     job.refuse(copy_of(&error));
@@ -253,7 +299,7 @@ impl Worker {
                     // Dropping the connection rolls back whatever it held.
                     self.db = None;
                     self.memory.clear();
-                    self.stats.broken.store(1, Ordering::Relaxed);
+                    self.seed.stats.broken.store(1, Ordering::Relaxed);
                 }
             }
         }
@@ -262,34 +308,45 @@ impl Worker {
     fn attempt(&mut self, batch: &mut [Box<dyn Job>], savepoints: bool) -> Ended {
         let db = match self.db.take() {
             Some(db) => db,
-            None => match self.parts.opener.writable() {
+            None => match self.seed.parts.opener.writable() {
                 Ok(db) => {
-                    self.stats.reopened_total.fetch_add(1, Ordering::Relaxed);
+                    self.seed.stats.opened_total.fetch_add(1, Ordering::Relaxed);
                     db
                 }
                 Err(error) => return Ended::Failed(error, Fate::Reopen),
             },
         };
         let db = self.db.insert(db);
-        let pooling = self.parts.opener.settings.pooling;
-        if let Err(error) = dialect::begin_write(db, pooling).map_err(Error::from).and_then(|()| check_epoch(db, &self.parts.epoch)) {
+        let pooling = self.seed.parts.opener.settings.pooling;
+        let epoch = self.seed.parts.epoch.load(Ordering::SeqCst);
+        self.memory.enter(epoch);
+        if let Err(error) = dialect::begin_write(db, pooling).map_err(Error::from).and_then(|()| check_epoch(db, epoch)) {
             let fate = if error.code() == ErrorCode::Standby { Fate::Keep } else { Fate::Reopen };
             // The rollback of a transaction that never began fails; the connection is judged by what comes next.
             let _ = dialect::rollback(db);
             return Ended::Failed(error, fate);
         }
-        let mut tx = Tx::new(db, &mut self.memory, self.parts.clock.now_ms());
+        let mut tx = Tx::new(db, &mut self.memory, self.seed.parts.clock.now_ms());
         for job in batch.iter_mut() {
-            if savepoints {
-                run_alone(&mut tx, job);
-            } else if !job.run(&mut tx) && tx.take_dirty() {
-                tx.rolled_back();
-                return match dialect::rollback(db) {
-                    Ok(()) => Ended::Repeat,
-                    Err(error) => Ended::Failed(error.into(), Fate::Reopen),
-                };
-            } else {
-                tx.take_dirty();
+            let ran = if savepoints { run_alone(&mut tx, job) } else { job.run(&mut tx) };
+            let written = tx.take_dirty();
+            match ran {
+                Ran::Fine => {}
+                // Its savepoint has taken it back, or there is nothing to take back.
+                Ran::Refused | Ran::Failed if savepoints => {}
+                Ran::Refused if !written => {}
+                Ran::Refused | Ran::Failed => {
+                    tx.rolled_back();
+                    return match dialect::rollback(db) {
+                        Ok(()) => Ended::Repeat,
+                        Err(error) => Ended::Failed(error.into(), Fate::Reopen),
+                    };
+                }
+                Ran::Lost(error) => {
+                    tx.rolled_back();
+                    let keep = dialect::rollback(db).is_ok() && error.code() == ErrorCode::StorageFull;
+                    return Ended::Failed(error, if keep { Fate::Keep } else { Fate::Reopen });
+                }
             }
         }
         if let Err(error) = tx.flush() {
@@ -309,13 +366,7 @@ impl Worker {
                     Ended::Failed(error.into(), if rolled_back { Fate::Keep } else { Fate::Reopen })
                 } else {
                     log::error!("a commit failed with an unknown outcome, the connection is opened anew: {error}");
-                    Ended::Failed(
-                        Error::new(
-                            ErrorCode::StoreBusy,
-                            "the database failed while it stored this; repeat the call with the same key",
-                        ),
-                        Fate::Reopen,
-                    )
+                    Ended::Failed(unknown_outcome(), Fate::Reopen)
                 }
             }
         }
@@ -323,20 +374,30 @@ impl Worker {
 }
 
 /// Runs one command between savepoints; its failure leaves the others alone.
-fn run_alone(tx: &mut Tx<'_>, job: &mut Box<dyn Job>) {
+fn run_alone(tx: &mut Tx<'_>, job: &mut Box<dyn Job>) -> Ran {
     let mark = tx.mark();
-    if !tx.in_savepoint(|tx| job.run(tx)) {
-        tx.back_to(mark);
+    let mut ran = None;
+    let kept = tx.in_savepoint(|tx| matches!(ran.insert(job.run(tx)), Ran::Fine));
+    if kept {
+        return Ran::Fine;
     }
-    tx.take_dirty();
+    tx.back_to(mark);
+    match ran {
+        Some(ran @ (Ran::Refused | Ran::Failed | Ran::Lost(_))) => ran,
+        // The savepoint itself failed: what the command answered is not true.
+        Some(Ran::Fine) | None => Ran::Lost(unknown_outcome()),
+    }
+}
+
+fn unknown_outcome() -> Error {
+    Error::new(ErrorCode::StoreBusy, "the database failed while it stored this; repeat the call with the same key")
 }
 
 /// Refuses to write when another node has taken over (D5).
-fn check_epoch(db: &mut Db, epoch: &AtomicI64) -> Result<(), Error> {
+fn check_epoch(db: &mut Db, ours: i64) -> Result<(), Error> {
     if matches!(db, Db::Sqlite(_)) {
         return Ok(());
     }
-    let ours = epoch.load(Ordering::SeqCst);
     // Before it is active a node writes nothing but the lease itself.
     if ours == 0 {
         return Ok(());

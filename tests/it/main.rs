@@ -1,1 +1,7 @@
+//! The one integration binary: each folder is a room of the house, `harness` is what their tests stand on.
+#![cfg(test)]
 
+#[macro_use]
+mod harness;
+
+mod store;

@@ -21,15 +21,15 @@ pub enum ChatState {
 }
 
 impl ChatState {
-    /// Tells whether the run is over. The first such event counts: an error is often told twice, and a failed tool call ends
-    /// with a `final` without message and a second one with a warning.
+    /// Tells whether the run is over. The first such event counts: an error is often told twice, and a failed tool
+    /// call ends with a `final` without message and a second one with a warning.
     pub fn is_terminal(self) -> bool {
         matches!(self, Self::Final | Self::Aborted | Self::Error)
     }
 }
 
-/// Event `chat`: one step of a run. Its own `seq` is left out on purpose: it repeats, goes back and starts again after the
-/// end; the order is the order of arrival.
+/// Event `chat`: one step of a run. Its own `seq` is left out on purpose: it repeats, goes back and starts again
+/// after the end; the order is the order of arrival.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChatEvent {
     /// The idempotency key of the `chat.send` that started it, or the gateway's own for a run it resumed after a crash.
@@ -41,11 +41,13 @@ pub struct ChatEvent {
     pub phase: Option<String>,
     /// Of a delta on protocol 4: the new part, or the whole text when `replace` is set. Absent on protocol 3.
     pub delta_text: Option<String>,
-    /// The text so far is void and `delta_text` (maybe empty) takes its place: the model is asked again, or the start was cut.
+    /// The text so far is void and `delta_text` (maybe empty) takes its place: the model is asked again, or the start
+    /// was cut.
     pub replace: bool,
-    /// The text blocks of `message`, joined: the text so far of a delta, the whole answer of a `final` (several answers of one
-    /// run are parted by an empty line), the part that came of an `aborted`. `None` when there is no message: then what
-    /// the deltas gave is the text. The gateway keeps the last 500,000 UTF-16 units of a longer one.
+    /// The text blocks of `message`, joined: the text so far of a delta, the whole answer of a `final` (several
+    /// answers of one run are parted by an empty line), the part that came of an `aborted`. `None` when there is no
+    /// message: then what the deltas gave is the text. The gateway keeps the last 500,000 UTF-16 units of a longer
+    /// one.
     pub text: Option<String>,
     /// Of an error: the gateway's sentence.
     pub error_message: Option<String>,
@@ -129,8 +131,8 @@ struct WireMessage<'a> {
     error_message: Option<&'a RawValue>,
 }
 
-/// Joins the text of a message's content, which is a string or an array of blocks, without building a tree of it: a delta
-/// carries the text so far, every 75 ms.
+/// Joins the text of a message's content, which is a string or an array of blocks, without building a tree of it: a
+/// delta carries the text so far, every 75 ms.
 fn content_text(content: &RawValue) -> Option<String> {
     #[derive(Deserialize)]
     struct TextBlock<'a> {
@@ -165,8 +167,8 @@ pub struct SendAck {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SendStatus {
-    /// Accepted. Also said for a key that ended before a restart (a `final` without message follows, nothing runs again)
-    /// and for one whose run died with the gateway (nothing follows): it does not prove that anything began.
+    /// Accepted. Also said for a key that ended before a restart (a `final` without message follows, nothing runs
+    /// again) and for one whose run died with the gateway (nothing follows): it does not prove that anything began.
     Started,
     /// The key's run is active; also for some 100 ms after its `final` on releases before 2026.9.
     InFlight,

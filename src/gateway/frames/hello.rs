@@ -35,7 +35,8 @@ pub struct HelloOk {
 }
 
 impl HelloOk {
-    /// Tells whether this gateway has a method. Calling one it has not answers `missing scope` instead of `unknown method`.
+    /// Tells whether this gateway has a method. Calling one it has not answers `missing scope` instead of `unknown
+    /// method`.
     pub fn has_method(&self, method: &str) -> bool {
         self.features.methods.contains(method)
     }

@@ -114,7 +114,8 @@ impl SessionRow {
     }
 }
 
-/// The gateway's default model as `provider/model`: its default agent's, else that of new sessions. The hello does not tell it.
+/// The gateway's default model as `provider/model`: its default agent's, else that of new sessions. The hello does
+/// not tell it.
 pub fn default_model(agents: &AgentsList, sessions: Option<&SessionsList>) -> Option<String> {
     let of_agent = agents.default_model().map(str::to_owned);
     of_agent.or_else(|| sessions.and_then(|list| list.defaults.default_model()))

@@ -6,10 +6,12 @@ use super::{SCOPES_NEEDED, includes};
 use crate::domain::gateway::{LinkState, Problem};
 
 /// How often a link that waits for a person's approval asks again. The approval is not announced to a socket that was
-/// refused, so asking is the only way to notice it. A repeated ask finds the same pending request, costs the gateway one small
-/// handshake and does not count as a wrong password; half a minute is short enough for someone who watches the console.
+/// refused, so asking is the only way to notice it. A repeated ask finds the same pending request, costs the gateway
+/// one small handshake and does not count as a wrong password; half a minute is short enough for someone who watches
+/// the console.
 pub const APPROVAL_POLL_MS: u64 = 30_000;
-/// Wait after too many wrong passwords when the gateway does not say how long; its default lock-out.
+/// Wait after too many wrong passwords (ten in a minute from one address) when the gateway does not say how long; its
+/// default lock-out. Until then it refuses right ones, too.
 pub const LOCKOUT_MS: u64 = 300_000;
 /// Wait after a refusal that this release does not know: a gateway that said no is not asked often, but not given up.
 const UNKNOWN_REFUSAL_MS: u64 = 300_000;
@@ -52,8 +54,8 @@ pub struct Attempt<'a> {
     pub has_device_token: bool,
     /// A shared token or password is configured.
     pub has_shared_secret: bool,
-    /// The credentials were exchanged for the other kind since the last hello. That is done once, so that two wrong ones do
-    /// not take turns for ever.
+    /// The credentials were exchanged for the other kind since the last hello. That is done once, so that two wrong
+    /// ones do not take turns for ever.
     pub switched: bool,
 }
 
@@ -63,13 +65,14 @@ pub fn judge_refusal(error: &GatewayError, close_code: Option<u16>, attempt: &At
     match code {
         "PAIRING_REQUIRED" => judge_pairing(error, attempt),
         "AUTH_TOKEN_MISMATCH" if may_switch_to_device_token(error, attempt) => {
-            let remedy = "its shared token is wrong: set the token of this gateway to `gateway.auth.token` of its configuration";
+            let remedy =
+                "its shared token is wrong: set the token of this gateway to `gateway.auth.token` of its configuration";
             refusal(LinkState::Connecting, error, Some(remedy), Retry::WithDeviceToken)
         }
         "AUTH_DEVICE_TOKEN_MISMATCH" | "AUTH_SCOPE_MISMATCH" => judge_device_token(error, code, attempt),
         "AUTH_RATE_LIMITED" => {
-            let remedy = "too many wrong tokens or passwords came from the broker's address; it is let in again by itself, or \
-                          at once when the gateway is restarted";
+            let remedy = "too many wrong tokens or passwords came from the broker's address; it is let in again \
+                          by itself, or at once when the gateway is restarted";
             refusal(LinkState::Waiting, error, Some(remedy), Retry::After(error.retry_after_ms.unwrap_or(LOCKOUT_MS)))
         }
         // The challenge was too old or not this connection's: a new connection brings a new one.
@@ -87,8 +90,12 @@ pub fn judge_refusal(error: &GatewayError, close_code: Option<u16>, attempt: &At
 /// What to do about refusals that end the matter.
 fn fixed_remedy(code: &str) -> Option<&'static str> {
     Some(match code {
-        "AUTH_TOKEN_MISMATCH" => "set the token of this gateway to the value of `gateway.auth.token` in its configuration",
-        "AUTH_TOKEN_MISSING" => "this gateway wants a token: set it to the value of `gateway.auth.token` in its configuration",
+        "AUTH_TOKEN_MISMATCH" => {
+            "set the token of this gateway to the value of `gateway.auth.token` in its configuration"
+        }
+        "AUTH_TOKEN_MISSING" => {
+            "this gateway wants a token: set it to the value of `gateway.auth.token` in its configuration"
+        }
         "AUTH_PASSWORD_MISMATCH" => {
             "set the password of this gateway to the value of `gateway.auth.password` in its configuration"
         }
@@ -101,16 +108,16 @@ fn fixed_remedy(code: &str) -> Option<&'static str> {
             "set the token or the password of this gateway to the value in its configuration (`gateway.auth`)"
         }
         "CONTROL_UI_ORIGIN_NOT_ALLOWED" | "CONTROL_UI_DEVICE_IDENTITY_REQUIRED" | "CONTROL_UI_BUILD_MISMATCH" => {
-            "something between the broker and the gateway changes the connection, for example adds an `Origin` header; connect \
-             to the gateway's own address"
+            "something between the broker and the gateway changes the connection, for example adds an `Origin` header; \
+             connect to the gateway's own address"
         }
         "CLIENT_VERSION_MISMATCH" => "update clawbroker or the gateway, then connect again",
         "DEVICE_AUTH_INVALID"
         | "DEVICE_AUTH_SIGNATURE_INVALID"
         | "DEVICE_AUTH_DEVICE_ID_MISMATCH"
         | "DEVICE_AUTH_PUBLIC_KEY_INVALID" => {
-            "the gateway does not accept clawbroker's device identity; remove the device there (`openclaw devices list`), then \
-             connect again"
+            "the gateway does not accept clawbroker's device identity; remove the device there \
+             (`openclaw devices list`), then connect again"
         }
         code if code.starts_with("AUTH_") => {
             "the gateway wants another way to sign in; allow a token or a password there (`gateway.auth.mode`)"
@@ -140,8 +147,8 @@ fn judge_pairing(error: &GatewayError, attempt: &Attempt<'_>) -> Refusal {
     refusal
 }
 
-/// Tells whether a request id is safe to be shown as part of a command for a shell. The gateway's own rule, without the first
-/// character's: letters, digits and `._:-`, at most 128.
+/// Tells whether a request id is safe to be shown as part of a command for a shell. The gateway's own rule, without
+/// the first character's: letters, digits and `._:-`, at most 128.
 fn is_request_id(id: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b':' | b'-');
     !id.starts_with('-') && (1..=128).contains(&id.len()) && id.bytes().all(is_plain)
@@ -162,7 +169,8 @@ fn judge_device_token(error: &GatewayError, code: &str, attempt: &Attempt<'_>) -
     if code == "AUTH_SCOPE_MISMATCH" && needed.len() < attempt.scopes.len() {
         return refusal(LinkState::Connecting, error, None, Retry::WithScopes(needed));
     }
-    let remedy = "set the token or the password of this gateway again, so that clawbroker's device can be approved anew";
+    let remedy =
+        "set the token or the password of this gateway again, so that clawbroker's device can be approved anew";
     refusal(LinkState::Refused, error, Some(remedy), Retry::Never)
 }
 
@@ -170,7 +178,9 @@ fn judge_protocol(error: &GatewayError) -> Refusal {
     let theirs = error.details.get("expectedProtocol").and_then(Value::as_u64);
     let (lowest, highest) = (*super::PROTOCOLS.start(), *super::PROTOCOLS.end());
     let (theirs, remedy) = match theirs {
-        Some(theirs) if theirs > u64::from(highest) => (format!("protocol {theirs}"), "update clawbroker, then connect again"),
+        Some(theirs) if theirs > u64::from(highest) => {
+            (format!("protocol {theirs}"), "update clawbroker, then connect again")
+        }
         Some(theirs) => (format!("protocol {theirs}"), "update the gateway, then connect again"),
         None => ("another protocol".to_owned(), "update the older of the two, then connect again"),
     };
@@ -197,8 +207,8 @@ pub fn judge_http_status(status: u16) -> Refusal {
     let (message, remedy) = match status {
         403 => (
             "the gateway, or a proxy before it, forbids the connection",
-            "if a proxy stands before the gateway, name it in `gateway.trustedProxies` there (`proxy_attribution_required`), \
-             or connect to the gateway's own address",
+            "if a proxy stands before the gateway, name it in `gateway.trustedProxies` there \
+             (`proxy_attribution_required`), or connect to the gateway's own address",
         ),
         401 | 407 => (
             "something before the gateway wants its own sign-in",

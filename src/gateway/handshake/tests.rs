@@ -1,18 +1,22 @@
 use serde_json::Value;
 
 use super::super::fixtures;
-use super::super::frames::{GatewayError, decode};
+use super::super::frames::{GatewayError, Inbound, decode};
 use super::*;
 
 fn attempt(scopes: &[String]) -> Attempt<'_> {
     Attempt { scopes, sent_device_token: false, has_device_token: false, has_shared_secret: true, switched: false }
 }
 
-/// Judges the recorded refusal of a transcript, with the scopes that were asked for in it.
-fn judged(name: &str, change: impl FnOnce(Attempt<'_>) -> Attempt<'_>) -> Refusal {
-    let scopes: Vec<String> = serde_json::from_value(fixtures::sent(name, "connect")["scopes"].clone()).expect("scopes");
-    let error = fixtures::answers(name, "connect").remove(0).expect_err("refused");
-    judge_refusal(&error, Some(1008), &change(attempt(&scopes)))
+/// The scopes that were asked for in a transcript, and the refusal that came.
+fn refused(name: &str) -> (Vec<String>, GatewayError) {
+    let scopes = serde_json::from_value(fixtures::sent(name, "connect")["scopes"].clone()).expect("scopes");
+    (scopes, fixtures::answers(name, "connect").remove(0).expect_err("refused"))
+}
+
+fn judged(name: &str) -> Refusal {
+    let (scopes, error) = refused(name);
+    judge_refusal(&error, Some(1008), &attempt(&scopes))
 }
 
 fn error(details: Value) -> GatewayError {
@@ -61,7 +65,7 @@ fn hello_is_worth_its_scopes() {
 
     let verdict = judge_hello(&hello("auth-missing-scope"), false);
     assert_eq!(verdict.state, LinkState::NotAuthorised);
-    assert_eq!(verdict.retry, Some(Retry::After(APPROVAL_POLL_MS)));
+    assert_eq!(verdict.retry, Some(Retry::After(RIGHTS_POLL_MS)));
 
     let mut admin = hello("connect-chat-stream-final");
     admin.auth.scopes = vec!["operator.admin".to_owned()];
@@ -71,7 +75,7 @@ fn hello_is_worth_its_scopes() {
 #[test]
 fn pairing_shows_the_command_and_asks_every_half_minute() {
     for name in ["device-pairing-required", "device-via-proxy-pairing-required", "device-metadata-change"] {
-        let refusal = judged(name, |attempt| attempt);
+        let refusal = judged(name);
         assert_eq!((refusal.state, &refusal.retry), (LinkState::PairingRequired, &Retry::After(30_000)), "{name}");
         let id = refusal.problem.request_id.expect("a request");
         let command = format!("on the gateway's machine, run `openclaw devices approve {id}`");
@@ -92,13 +96,13 @@ fn request_id_cannot_smuggle_a_command() {
 #[test]
 fn approved_scopes_are_used_while_the_rest_waits() {
     let name = "device-scope-upgrade-required";
-    let refusal = judged(name, |attempt| attempt);
+    let refusal = judged(name);
     let narrowed = vec!["operator.read".to_owned(), "operator.write".to_owned()];
     assert_eq!(refusal.retry, Retry::WithScopes(narrowed.clone()));
     assert!(refusal.problem.request_id.is_some(), "the rest can still be approved");
 
     // The same refusal for the narrowed scopes, or for approved ones that are not enough, waits for a person.
-    let refusal = judged(name, |attempt| Attempt { scopes: &narrowed, ..attempt });
+    let refusal = judge_refusal(&refused(name).1, Some(1008), &attempt(&narrowed));
     assert_eq!(refusal.state, LinkState::PairingRequired);
     let details = json!({"code": "PAIRING_REQUIRED", "reason": "scope-upgrade", "approvedScopes": ["operator.read"]});
     assert_eq!(judge_refusal(&error(details), None, &attempt(&scopes_asked(true))).state, LinkState::PairingRequired);
@@ -110,14 +114,35 @@ fn approved_scopes_are_used_while_the_rest_waits() {
 #[test]
 fn wrong_secrets_stop_the_link() {
     for (name, setting) in [("auth-wrong-token", "gateway.auth.token"), ("auth-missing-token", "gateway.auth")] {
-        let refusal = judged(name, |attempt| attempt);
+        let refusal = judged(name);
         assert_eq!((refusal.state, refusal.retry), (LinkState::Refused, Retry::Never), "{name}");
         assert!(refusal.problem.remedy.expect("a remedy").contains(setting), "{name}");
     }
     for code in ["AUTH_PASSWORD_MISMATCH", "AUTH_TOKEN_MISSING", "AUTH_TAILSCALE_WHOIS_FAILED", "DEVICE_AUTH_INVALID"] {
-        assert_eq!(judge_refusal(&error(json!({"code": code})), Some(1008), &attempt(&[])).retry, Retry::Never, "{code}");
+        assert_eq!(
+            judge_refusal(&error(json!({"code": code})), Some(1008), &attempt(&[])).retry,
+            Retry::Never,
+            "{code}"
+        );
     }
-    assert_eq!(judged("origin-not-allowed", |attempt| attempt).retry, Retry::Never);
+    assert_eq!(judged("origin-not-allowed").retry, Retry::Never);
+}
+
+#[test]
+fn refusals_of_a_remote_gateway_are_understood() {
+    let refusal = judged("auth-missing-token-with-device");
+    assert_eq!((refusal.problem.code.as_str(), refusal.retry), ("AUTH_TOKEN_MISSING", Retry::Never));
+    let refusal = judged("auth-rate-limited");
+    assert_eq!((refusal.state, refusal.problem.code.as_str()), (LinkState::Waiting, "AUTH_RATE_LIMITED"));
+    assert!(matches!(refusal.retry, Retry::After(290_000..=300_000)));
+
+    let (scopes, stale) = refused("auth-device-token-mismatch");
+    let sent = Attempt { sent_device_token: true, has_device_token: true, ..attempt(&scopes) };
+    assert_eq!(judge_refusal(&stale, Some(1008), &sent).retry, Retry::WithoutDeviceToken);
+    let (scopes, wrong) = refused("auth-wrong-token-known-device");
+    let stored = Attempt { has_device_token: true, ..attempt(&scopes) };
+    assert_eq!(judge_refusal(&wrong, Some(1008), &stored).retry, Retry::WithDeviceToken);
+    assert_eq!(hello("auth-wrong-token-right-device-token").auth.method.as_deref(), Some("device-token"));
 }
 
 #[test]
@@ -132,33 +157,38 @@ fn credentials_are_exchanged_once() {
     assert_eq!(judge_refusal(&stale, Some(1008), &sent).retry, Retry::WithoutDeviceToken);
     let switched = Attempt { switched: true, ..sent };
     assert_eq!(judge_refusal(&stale, Some(1008), &switched).retry, Retry::Never);
-    assert_eq!(judge_refusal(&wrong, Some(1008), &Attempt { sent_device_token: false, ..switched }).retry, Retry::Never);
+    assert_eq!(
+        judge_refusal(&wrong, Some(1008), &Attempt { sent_device_token: false, ..switched }).retry,
+        Retry::Never
+    );
 }
 
 #[test]
 fn device_token_that_covers_less_asks_for_less() {
-    let alone = |attempt| Attempt { sent_device_token: true, has_shared_secret: false, has_device_token: true, ..attempt };
-    let refusal = judged("device-token-scope-mismatch", alone);
-    assert_eq!(refusal.retry, Retry::WithScopes(vec!["operator.read".to_owned(), "operator.write".to_owned()]));
-    let shared = |attempt| Attempt { has_shared_secret: true, ..alone(attempt) };
-    assert_eq!(judged("device-token-scope-mismatch", shared).retry, Retry::WithoutDeviceToken);
+    let (scopes, error) = refused("device-token-scope-mismatch");
+    let alone =
+        Attempt { sent_device_token: true, has_device_token: true, has_shared_secret: false, ..attempt(&scopes) };
     let needed: Vec<String> = SCOPES_NEEDED.map(str::to_owned).to_vec();
-    let refused = judged("device-token-scope-mismatch", |attempt| Attempt { scopes: &needed, ..alone(attempt) });
-    assert_eq!(refused.retry, Retry::Never);
+    let judge = |attempt: &Attempt<'_>| judge_refusal(&error, Some(1008), attempt).retry;
+    assert_eq!(judge(&alone), Retry::WithScopes(needed.clone()));
+    assert_eq!(judge(&Attempt { has_shared_secret: true, ..alone }), Retry::WithoutDeviceToken);
+    assert_eq!(judge(&Attempt { scopes: &needed, ..alone }), Retry::Never);
 }
 
 #[test]
 fn versions_are_named() {
-    let old = judged("protocol-mismatch-new-client", |attempt| attempt);
+    let old = judged("protocol-mismatch-new-client");
     assert_eq!(old.problem.message, "the gateway speaks protocol 4, clawbroker 3 to 4");
-    let new = judge_refusal(&error(json!({"code": "PROTOCOL_MISMATCH", "expectedProtocol": 5})), Some(1002), &attempt(&[]));
+    let new =
+        judge_refusal(&error(json!({"code": "PROTOCOL_MISMATCH", "expectedProtocol": 5})), Some(1002), &attempt(&[]));
     assert_eq!((new.state, new.retry), (LinkState::Refused, Retry::Never));
     assert!(new.problem.remedy.expect("a remedy").starts_with("update clawbroker"));
 }
 
 #[test]
 fn busy_and_unknown_refusals_are_asked_again_at_their_own_pace() {
-    let starting = fixtures::answers("gateway-restart-midstream", "connect").into_iter().find_map(Result::err).expect("starting");
+    let starting =
+        fixtures::answers("gateway-restart-midstream", "connect").into_iter().find_map(Result::err).expect("starting");
     let refusal = judge_refusal(&starting, Some(1008), &attempt(&[]));
     assert_eq!((refusal.state, refusal.retry), (LinkState::Waiting, Retry::After(500)));
     assert_eq!(refusal.problem.code, "UNAVAILABLE");
@@ -187,7 +217,9 @@ fn http_statuses_and_closes_are_judged() {
     for status in [200, 302, 401, 404] {
         assert_eq!(judge_http_status(status).retry, Retry::Never, "{status}");
     }
-    for (code, reason) in [(1000, ""), (1006, ""), (1008, "slow consumer"), (1009, ""), (1011, "x"), (1012, "service restart")] {
+    for (code, reason) in
+        [(1000, ""), (1006, ""), (1008, "slow consumer"), (1009, ""), (1011, "x"), (1012, "service restart")]
+    {
         let refusal = judge_close(Some(code), reason);
         assert_eq!((refusal.state, refusal.retry), (LinkState::Waiting, Retry::Backoff), "{code}");
     }
@@ -201,4 +233,16 @@ fn gateways_words_are_cut_and_cleaned() {
     let long = GatewayError { message: format!("a\n\u{1b}[31m{}", "x".repeat(1_000)), ..error(Value::Null) };
     let message = judge_refusal(&long, None, &attempt(&[])).problem.message;
     assert!(message.starts_with("a[31mx") && message.chars().count() == 300);
+}
+
+#[test]
+fn no_refusal_can_do_harm() {
+    let error = json!({"code": "NOT_PAIRED", "message": "m", "retryable": true, "retryAfterMs": 5, "details": {
+        "code": "PAIRING_REQUIRED", "reason": "scope-upgrade", "requestId": "r", "approvedScopes": ["operator.read"]}});
+    let scopes = scopes_asked(true);
+    for variant in fixtures::spoiled(&error) {
+        let frame = json!({"type": "res", "id": "c", "ok": false, "error": variant}).to_string();
+        let Ok(Inbound::Response { result: Err(error), .. }) = Inbound::parse(frame) else { panic!("a refusal") };
+        assert_ne!(judge_refusal(&error, None, &attempt(&scopes)).retry, Retry::Never, "{variant}");
+    }
 }

@@ -1,0 +1,149 @@
+//! What an active node makes sure of before it begins: the user `admin` with a token, the configured tokens, the
+//! configured gateway.
+use crate::config::{Config, LocalClients};
+use crate::domain::error::Error;
+use crate::domain::gateway::Track;
+use crate::domain::ids::GatewayId;
+use crate::domain::secret::Secret;
+use crate::domain::user::{Caller, Role, TOKEN_PREFIX};
+use crate::store::audit::Actor;
+use crate::store::gateways::{self, AddGateway, ChangeGateway, Changes};
+use crate::store::users::{self, ADMIN, AddToken, AddUser, User};
+use crate::store::vault::{Vault, write_private};
+use crate::store::Store;
+
+/// File in the data directory that holds the admin's token.
+pub const ADMIN_TOKEN_FILE: &str = "admin.token";
+/// The gateway that `OPENCLAW_GATEWAY_URL` registers.
+const DEFAULT_GATEWAY: &str = "default";
+/// Characters of a token that are kept to tell tokens apart.
+const PREFIX_CHARS: usize = 12;
+
+/// What was made sure of.
+#[derive(Clone, Debug)]
+pub struct Bootstrapped {
+    /// Who a trusted local client is.
+    pub trusted: Option<Caller>,
+    /// The first start has made the admin's token just now.
+    pub first_start: bool,
+}
+
+/// Makes a new token: 256 random bits behind our prefix.
+pub fn new_token() -> Result<Secret, Error> {
+    use base64::Engine;
+    let mut bytes = zeroize::Zeroizing::new([0_u8; 32]);
+    getrandom::fill(bytes.as_mut_slice()).map_err(|_| Error::internal("no randomness"))?;
+    let text = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes.as_slice());
+    Ok(Secret::new(format!("{TOKEN_PREFIX}{text}")))
+}
+
+/// Returns what is stored of a token.
+pub fn digest(token: &str) -> [u8; 32] {
+    use sha2::Digest;
+    sha2::Sha256::digest(token.as_bytes()).into()
+}
+
+/// Returns the part of a token that may be shown.
+pub fn prefix(token: &str) -> String {
+    // A short token of somebody's own choice would be given away by its first characters.
+    if token.len() < 24 { "(configured)".to_owned() } else { token.chars().take(PREFIX_CHARS).collect() }
+}
+
+/// Makes sure of everything; running it again changes nothing.
+pub async fn run(store: &Store, config: &Config, vault: &Vault) -> Result<Bootstrapped, Error> {
+    let admin = ensure_user(store, ADMIN, "Administrator", Role::Admin).await?;
+    let first_start = ensure_admin_token(store, config, &admin).await?;
+    if let Some(token) = &config.auth.operator_token {
+        let operator = ensure_user(store, "auth-token", "AUTH_TOKEN", Role::Operator).await?;
+        add_token(store, &operator, "AUTH_TOKEN", token).await?;
+    }
+    if let Some(url) = &config.gateway.url {
+        ensure_gateway(store, config, vault, url).await?;
+    }
+    let trusted = (config.auth.local_clients == LocalClients::Trusted).then(|| users::caller_of(&admin, None));
+    Ok(Bootstrapped { trusted, first_start })
+}
+
+async fn ensure_user(store: &Store, name: &str, display_name: &str, role: Role) -> Result<User, Error> {
+    let command = AddUser {
+        name: name.to_owned(),
+        display_name: display_name.to_owned(),
+        role,
+        password_hash: None,
+        actor: Actor::system(),
+        idem: None,
+        ensure: true,
+    };
+    store.write(command).await
+}
+
+async fn add_token(store: &Store, user: &User, name: &str, token: &Secret) -> Result<(), Error> {
+    let command = AddToken {
+        user_id: user.id,
+        name: name.to_owned(),
+        prefix: prefix(token.reveal()),
+        digest: digest(token.reveal()),
+        expires_at: None,
+        actor: Actor::system(),
+        idem: None,
+    };
+    store.write(command).await.map(drop)
+}
+
+/// Takes the configured token, or the one in the file, or makes one. The file is written before the token counts.
+async fn ensure_admin_token(store: &Store, config: &Config, admin: &User) -> Result<bool, Error> {
+    let path = config.app.data_dir.join(ADMIN_TOKEN_FILE);
+    let unwritable = |error: std::io::Error| Error::internal(format!("`{}`: {error}", path.display()));
+    if let Some(token) = &config.auth.admin_token {
+        write_private(&path, token.reveal()).map_err(unwritable)?;
+        add_token(store, admin, "CLAWBROKER_ADMIN_TOKEN", token).await?;
+        return Ok(false);
+    }
+    let kept = std::fs::read_to_string(&path).ok().map(|text| Secret::new(text.trim())).filter(|token| !token.is_empty());
+    let first_start = kept.is_none();
+    let token = match kept {
+        Some(token) => token,
+        None => {
+            let token = new_token()?;
+            write_private(&path, token.reveal()).map_err(unwritable)?;
+            token
+        }
+    };
+    // Of a token that was revoked since, this changes nothing: its digest is known.
+    add_token(store, admin, "first start", &token).await?;
+    Ok(first_start)
+}
+
+/// Registers the configured gateway, or brings it up to date.
+async fn ensure_gateway(store: &Store, config: &Config, vault: &Vault, url: &str) -> Result<(), Error> {
+    let id: GatewayId = DEFAULT_GATEWAY.parse()?;
+    let wanted = id.clone();
+    let known = store.read(move |db| gateways::get(db, &wanted)).await?;
+    let token = config.gateway.token.clone();
+    match known {
+        None => {
+            let command = AddGateway {
+                id,
+                name: DEFAULT_GATEWAY.to_owned(),
+                url: url.to_owned(),
+                token,
+                password: None,
+                track: Track::Used,
+                admin: false,
+                actor: Actor::system(),
+                vault: vault.clone(),
+                idem: None,
+            };
+            store.write(command).await.map(drop)
+        }
+        Some(gateway) => {
+            let (wanted, unseal) = (id.clone(), vault.clone());
+            let kept = store.read(move |db| gateways::credentials(db, &unseal, &wanted)).await?;
+            if gateway.url == url && (token.is_none() || kept.token == token) {
+                return Ok(());
+            }
+            let changes = Changes { url: Some(url.to_owned()), token: token.map(Some), ..Changes::default() };
+            store.write(ChangeGateway { id, changes, actor: Actor::system(), vault: vault.clone() }).await.map(drop)
+        }
+    }
+}

@@ -1,0 +1,505 @@
+//! What each frame of a browser does.
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use tokio::sync::oneshot;
+
+use super::inbound::{self, Inbound, Named};
+use super::{BrowserSession, QUEUED_MAX, Scope, frames};
+use crate::actors::messages::{LinkRequest, ToLink};
+use crate::domain::conversation::Conversation;
+use crate::domain::error::{Error, ErrorCode};
+use crate::domain::event::Topic;
+use crate::domain::ids::{ConversationId, GatewayId, MessageId};
+use crate::domain::session_key::SessionKey;
+use crate::domain::user::Role;
+use crate::store::chat::{AcceptChat, To};
+use crate::store::conversations::{self, MarkRead, NewSession, OpenSession, SessionName};
+use crate::store::messages::{self, Span};
+
+/// Lines of a page when the client does not say how many.
+const PAGE_DEFAULT: i64 = 50;
+/// How long the first `history` of a session waits for the gateway's own log, so that a client that asks once gets it.
+const CONTACT_WAIT: Duration = Duration::from_secs(3);
+/// Longest idempotency key of a client.
+const KEY_BYTES_MAX: usize = 255;
+
+type Done = ResponseActFuture<BrowserSession, ()>;
+type Opened = ResponseActFuture<BrowserSession, Result<Option<ConversationId>, Error>>;
+
+/// Whether a session that is not known here is made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Open {
+    Find,
+    FindOrMake,
+}
+
+impl BrowserSession {
+    pub(super) fn handle_frame(&mut self, frame: Inbound) -> Done {
+        match frame {
+            Inbound::Ping => Box::pin(done().map(|(), this: &mut Self, ctx| this.send(frames::pong(), ctx))),
+            Inbound::Approval(_) => self.refuse(
+                Error::new(ErrorCode::UpstreamRefused, "this gateway's approvals cannot be answered here"),
+                None,
+                None,
+            ),
+            Inbound::Unsubscribe(named) => match self.name(&named) {
+                Ok(name) => {
+                    let id = self.names.get(&(name.gateway_id, name.key)).copied();
+                    Box::pin(done().map(move |(), this: &mut Self, _| {
+                        if let Some(id) = id {
+                            this.end_watch(id);
+                        }
+                    }))
+                }
+                Err(error) => self.refuse(error, Some(&named), None),
+            },
+            Inbound::Chat(chat) => self.chat(chat),
+            Inbound::Abort(abort) => self.abort(abort),
+            Inbound::History(history) => self.history(history),
+            Inbound::Subscribe(named) => self.subscribe(named, None),
+            Inbound::Resume(resume) => match resume.after {
+                Some(after) => self.subscribe(resume.named, Some(after)),
+                None => {
+                    let error = Error::new(ErrorCode::BadFrame, "`resume` needs `after`: the last seq you have");
+                    self.refuse(error, Some(&resume.named), None)
+                }
+            },
+            Inbound::Read(read) => self.mark_read(read),
+        }
+    }
+
+    // ---- naming ------------------------------------------------------------------------------------------------------
+
+    /// Finds out which session a frame names.
+    fn name(&self, named: &Named) -> Result<SessionName, Error> {
+        let gateway_id: GatewayId = match (&self.parts.scope, &named.gateway_id) {
+            (Scope::Gateway(own), None) => own.clone(),
+            (Scope::Gateway(own), Some(id)) if id == own.as_str() => own.clone(),
+            (Scope::Gateway(own), Some(_)) => {
+                return Err(Error::new(ErrorCode::BadFrame, format!("this socket talks to gateway `{own}` only")));
+            }
+            (Scope::Federated, Some(id)) => id.parse()?,
+            (Scope::Federated, None) => {
+                return Err(Error::new(ErrorCode::BadFrame, "on a federated socket a frame needs `gatewayId`"));
+            }
+        };
+        let Some(card) = self.parts.directory.gateway(&gateway_id) else {
+            return Err(Error::new(ErrorCode::GatewayNotFound, format!("gateway `{gateway_id}` does not exist")));
+        };
+        let key = named.session_key.as_deref().unwrap_or_default();
+        let key: SessionKey =
+            key.parse().map_err(|error: Error| Error::new(ErrorCode::BadFrame, error.message().to_owned()))?;
+        let canonical = card.status.default_agent.as_deref().map(|agent| key.canonical(agent).as_str().to_owned());
+        Ok(SessionName { gateway_id, key: key.as_str().to_owned(), canonical })
+    }
+
+    fn refuse(&mut self, error: Error, named: Option<&Named>, client_key: Option<String>) -> Done {
+        let (key, gateway) = match named {
+            Some(named) => (named.session_key.clone(), named.gateway_id.clone()),
+            None => (None, None),
+        };
+        Box::pin(done().map(move |(), this: &mut Self, ctx| {
+            this.tell_error(&error, key.as_deref(), client_key.as_deref(), gateway.as_deref(), ctx);
+        }))
+    }
+
+    fn tell_error(
+        &mut self,
+        error: &Error,
+        key: Option<&str>,
+        client_key: Option<&str>,
+        gateway: Option<&str>,
+        ctx: &mut Context<Self>,
+    ) {
+        if let Some(source) = error.source() {
+            log::error!("a frame could not be handled: {source}");
+        }
+        let key: Option<String> = key.map(|key| key.chars().take(SessionKey::CHARS_MAX).collect());
+        self.send(frames::error(error, key.as_deref(), client_key, gateway), ctx);
+    }
+
+    /// Finds the session of this name, or makes it, and begins to watch it.
+    fn open(&mut self, name: SessionName, open: Open, wait_for_contact: bool) -> Opened {
+        if let Some(id) = self.names.get(&(name.gateway_id.clone(), name.key.clone())) {
+            return Box::pin(actix::fut::ready(Ok(Some(*id))));
+        }
+        let (store, caller) = (self.parts.store.clone(), self.parts.caller.clone());
+        let wanted = name.clone();
+        let resolved = async move {
+            let found = {
+                let name = wanted.clone();
+                store.read(move |db| conversations::find(db, &name)).await?
+            };
+            match found {
+                Some(found) if caller.may_read(found.owner_id) => Ok(Some(found)),
+                Some(_) => Err(Error::new(
+                    ErrorCode::AlreadyExists,
+                    format!("the session key `{}` is taken on gateway `{}`", wanted.key, wanted.gateway_id),
+                )),
+                None if open == Open::Find || caller.role < Role::Member => Ok(None),
+                None => {
+                    let command = OpenSession {
+                        name: wanted,
+                        caller: (*caller).clone(),
+                        new: NewSession::default(),
+                        must_be_new: false,
+                    };
+                    store.write(command).await.map(Some)
+                }
+            }
+        };
+        Box::pin(resolved.into_actor(self).then(move |found, this: &mut Self, _| -> Opened {
+            match found {
+                Ok(Some(conversation)) => this.begin(name, conversation, wait_for_contact),
+                Ok(None) => Box::pin(actix::fut::ready(Ok(None))),
+                Err(error) => Box::pin(actix::fut::ready(Err(error))),
+            }
+        }))
+    }
+
+    /// Begins to watch a session that was found; it is live when this is done.
+    fn begin(&mut self, name: SessionName, conversation: Conversation, wait_for_contact: bool) -> Opened {
+        let id = conversation.id;
+        self.names.insert((name.gateway_id.clone(), name.key.clone()), id);
+        if self.watches.contains_key(&id) {
+            return Box::pin(actix::fut::ready(Ok(Some(id))));
+        }
+        let topic = Arc::new(Topic {
+            conversation_id: id,
+            gateway_id: Some(name.gateway_id.clone()),
+            key: conversation.key.as_str().into(),
+        });
+        if let Err(error) = self.begin_watch(topic) {
+            self.names.retain(|_, named| *named != id);
+            return Box::pin(actix::fut::ready(Err(error)));
+        }
+        let contacted = conversation.upstream.contacted;
+        let touched = self.touch(name.gateway_id, id);
+        let store = self.parts.store.clone();
+        let ends = async move {
+            if wait_for_contact && !contacted {
+                // Without an answer in time the history is what there is; `imported` tells when more has come.
+                let _ = tokio::time::timeout(CONTACT_WAIT, touched).await;
+            }
+            store.read(move |db| conversations::get(db, id)).await
+        };
+        Box::pin(ends.into_actor(self).map(move |ends, this: &mut Self, ctx| match ends {
+            Ok(Some(found)) => {
+                this.go_live(id, found.last_seq, ctx);
+                Ok(Some(id))
+            }
+            Ok(None) => {
+                this.end_watch(id);
+                Ok(None)
+            }
+            Err(error) => {
+                this.end_watch(id);
+                Err(error)
+            }
+        }))
+    }
+
+    /// Tells the link that someone looks at the session.
+    fn touch(&self, gateway_id: GatewayId, conversation_id: ConversationId) -> oneshot::Receiver<Result<(), Error>> {
+        let (reply, touched) = oneshot::channel();
+        let request = LinkRequest::Touch { conversation_id, reply };
+        // A supervisor that is overrun does not hear it; the next question contacts the session all the same.
+        let _ = self.parts.links.try_send(ToLink { gateway_id, request });
+        touched
+    }
+
+    // ---- the frames --------------------------------------------------------------------------------------------------
+
+    fn chat(&mut self, chat: inbound::Chat) -> Done {
+        let key = chat.idempotency_key.clone();
+        let checked = self.check_chat(&chat).and_then(|text| Ok((self.name(&chat.named)?, text)));
+        let (name, text) = match checked {
+            Ok(checked) => checked,
+            Err(error) => return self.refuse(error, Some(&chat.named), key),
+        };
+        let gateway_up = self.parts.directory.is_connected(&name.gateway_id);
+        let no_queue = chat.queue == Some(false);
+        if no_queue && !gateway_up {
+            let error = Error::new(ErrorCode::GatewayUnavailable, "the gateway is not connected, and you asked not to wait");
+            return self.refuse(error, Some(&chat.named), key);
+        }
+        let gateway_id = name.gateway_id.clone();
+        let named = chat.named;
+        let opened = self.open(name, Open::FindOrMake, false);
+        Box::pin(opened.then(move |opened, this: &mut Self, _| -> Done {
+            let id = match opened {
+                Ok(Some(id)) => id,
+                Ok(None) => {
+                    let error = Error::new(ErrorCode::Forbidden, "you may not write here");
+                    return this.refuse(error, Some(&named), key);
+                }
+                Err(error) => return this.refuse(error, Some(&named), key),
+            };
+            let command = AcceptChat {
+                to: To::Conversation(id),
+                caller: (*this.parts.caller).clone(),
+                text,
+                client_key: key.clone(),
+                socket_id: Some(this.id),
+                gateway_up: this.parts.directory.is_connected(&gateway_id),
+                no_queue,
+                queued_max: this.parts.limits.queued_per_session_max,
+                line_only: None,
+            };
+            let store = this.parts.store.clone();
+            Box::pin(async move { store.write(command).await }.into_actor(this).map(move |result, this, ctx| match result {
+                // The acknowledgement comes as the event of the line, in its place among the others.
+                Ok(accepted) if !accepted.repeated => {}
+                Ok(accepted) => {
+                    let topic = Topic {
+                        conversation_id: accepted.conversation.id,
+                        gateway_id: accepted.conversation.gateway_id.clone(),
+                        key: accepted.conversation.key.as_str().into(),
+                    };
+                    let pending = accepted.delivery.as_ref().is_some_and(|d| d.attempt == 0 && d.state.is_open());
+                    if pending && this.queued.len() < QUEUED_MAX {
+                        this.queued.insert(accepted.line.id);
+                    }
+                    let frame = frames::ack(&topic, &accepted.line, key.as_deref(), !pending, this.federated());
+                    this.send(frame, ctx);
+                }
+                Err(error) => {
+                    let (session, gateway) = (named.session_key.clone(), named.gateway_id.clone());
+                    this.tell_error(&error, session.as_deref(), key.as_deref(), gateway.as_deref(), ctx);
+                }
+            }))
+        }))
+    }
+
+    fn check_chat(&self, chat: &inbound::Chat) -> Result<String, Error> {
+        if self.parts.caller.role < Role::Member {
+            return Err(Error::new(ErrorCode::Forbidden, "a viewer's socket is read-only"));
+        }
+        if chat.idempotency_key.as_ref().is_some_and(|key| key.is_empty() || key.len() > KEY_BYTES_MAX) {
+            return Err(Error::new(ErrorCode::BadFrame, format!("`idempotencyKey` has 1 to {KEY_BYTES_MAX} bytes")));
+        }
+        if chat.attachments.as_ref().is_some_and(|attachments| !attachments.is_empty()) {
+            return Err(Error::new(ErrorCode::UpstreamRefused, "attachments cannot be sent yet"));
+        }
+        let text = chat.message.clone().unwrap_or_default();
+        if text.trim().is_empty() {
+            return Err(Error::new(ErrorCode::BadFrame, "`message` must not be empty"));
+        }
+        let bytes_max = self.parts.limits.message_bytes_max;
+        if text.len() > bytes_max {
+            return Err(Error::new(ErrorCode::MessageTooLarge, format!("a message must not be longer than {bytes_max} bytes")));
+        }
+        if text.contains('\0') {
+            return Err(Error::new(ErrorCode::BadFrame, "`message` must not hold NUL characters"));
+        }
+        Ok(text)
+    }
+
+    fn abort(&mut self, abort: inbound::Abort) -> Done {
+        let name = match self.name(&abort.named) {
+            Ok(_) if self.parts.caller.role < Role::Member => {
+                let error = Error::new(ErrorCode::Forbidden, "a viewer's socket is read-only");
+                return self.refuse(error, Some(&abort.named), None);
+            }
+            Ok(name) => name,
+            Err(error) => return self.refuse(error, Some(&abort.named), None),
+        };
+        let gateway_id = name.gateway_id.clone();
+        let opened = self.open(name, Open::Find, false);
+        Box::pin(opened.then(move |opened, this: &mut Self, _| -> Done {
+            let id = match opened {
+                Ok(Some(id)) => id,
+                Ok(None) => return Box::pin(done()),
+                Err(error) => return this.refuse(error, Some(&abort.named), None),
+            };
+            let (reply, _) = oneshot::channel();
+            let request = LinkRequest::Abort { conversation_id: id, queued: abort.queued, reply };
+            if this.parts.links.try_send(ToLink { gateway_id, request }).is_err() {
+                return this.refuse(Error::store_busy(), Some(&abort.named), None);
+            }
+            Box::pin(done())
+        }))
+    }
+
+    fn history(&mut self, history: inbound::History) -> Done {
+        let rows_max = self.parts.limits.page_rows_max as i64;
+        let limit = history.limit.unwrap_or(PAGE_DEFAULT);
+        let before = history.before.as_deref().map(str::parse::<MessageId>).transpose();
+        let checked = match (self.name(&history.named), before) {
+            (Err(error), _) => Err(error),
+            (_, Err(_)) => Err(Error::new(ErrorCode::NotFound, "`before` must be the id of a message of this session")),
+            _ if !(1..=rows_max).contains(&limit) => {
+                Err(Error::new(ErrorCode::ValidationError, format!("`limit` must lie between 1 and {rows_max}")))
+            }
+            (Ok(name), Ok(before)) => Ok((name, before)),
+        };
+        let (name, before) = match checked {
+            Ok(checked) => checked,
+            Err(error) => return self.refuse(error, Some(&history.named), None),
+        };
+        let unknown = Topic {
+            conversation_id: ConversationId::new(),
+            gateway_id: Some(name.gateway_id.clone()),
+            key: name.key.as_str().into(),
+        };
+        let opened = self.open(name, Open::FindOrMake, true);
+        Box::pin(opened.then(move |opened, this: &mut Self, _| -> Done {
+            let id = match opened {
+                Ok(Some(id)) => id,
+                // A session that is not there, or is another's, has no lines to show.
+                Ok(None) => return this.empty_history(unknown),
+                Err(error) if error.code() == ErrorCode::AlreadyExists => return this.empty_history(unknown),
+                Err(error) => return this.refuse(error, Some(&history.named), None),
+            };
+            let (store, bytes) = (this.parts.store.clone(), this.parts.limits.page_bytes_max);
+            let page = async move {
+                store
+                    .read(move |db| {
+                        let span = match before {
+                            None => Span::Newest,
+                            Some(message) => match messages::place_of(db, message)? {
+                                Some((place, seq)) if place == id => Span::Before(seq),
+                                _ => return Err(Error::not_found("message", message)),
+                            },
+                        };
+                        let lines = messages::page(db, id, span, limit, bytes)?;
+                        let first_seq = conversations::get(db, id)?.map_or(0, |conversation| conversation.first_seq);
+                        Ok((lines, first_seq))
+                    })
+                    .await
+            };
+            Box::pin(page.into_actor(this).map(move |page, this: &mut Self, ctx| match page {
+                Ok((lines, first_seq)) => {
+                    let Some(topic) = this.watches.get(&id).map(|watch| watch.topic.clone()) else { return };
+                    let has_more = lines.first().is_some_and(|line| line.seq > first_seq);
+                    let frame = frames::history(&topic, &lines, has_more, this.federated());
+                    this.send(frame, ctx);
+                }
+                Err(error) => {
+                    let (key, gateway) = (history.named.session_key.clone(), history.named.gateway_id.clone());
+                    this.tell_error(&error, key.as_deref(), None, gateway.as_deref(), ctx);
+                }
+            }))
+        }))
+    }
+
+    fn empty_history(&mut self, topic: Topic) -> Done {
+        Box::pin(done().map(move |(), this: &mut Self, ctx| {
+            let frame = frames::history(&topic, &[], false, this.federated());
+            this.send(frame, ctx);
+        }))
+    }
+
+    /// `subscribe`, or `resume` after a line the client has.
+    fn subscribe(&mut self, named: Named, after: Option<i64>) -> Done {
+        let name = match self.name(&named) {
+            Ok(name) => name,
+            Err(error) => return self.refuse(error, Some(&named), None),
+        };
+        let make = if after.is_some() { Open::Find } else { Open::FindOrMake };
+        let opened = self.open(name, make, false);
+        Box::pin(opened.then(move |opened, this: &mut Self, _| -> Done {
+            let id = match opened {
+                Ok(Some(id)) => id,
+                Ok(None) => {
+                    let error = Error::new(ErrorCode::NotFound, "the session does not exist");
+                    return this.refuse(error, Some(&named), None);
+                }
+                Err(error) => return this.refuse(error, Some(&named), None),
+            };
+            let store = this.parts.store.clone();
+            let resume_lines_max = this.parts.limits.resume_lines_max as i64;
+            let next_seq = this.watches.get(&id).and_then(super::watch::Watch::next_seq);
+            let missed = async move {
+                store
+                    .read(move |db| {
+                        let Some(found) = conversations::get(db, id)? else {
+                            return Err(Error::not_found("session", id));
+                        };
+                        // What the socket sends by itself begins at its own next line.
+                        let last_seq = next_seq.map_or(found.last_seq, |next| next - 1);
+                        let Some(after) = after else { return Ok((found, last_seq, None)) };
+                        if after < found.first_seq - 1 || after > found.last_seq {
+                            return Ok((found, last_seq, Some(Err("unknown_position"))));
+                        }
+                        if last_seq - after > resume_lines_max {
+                            return Ok((found, last_seq, Some(Err("too_far_behind"))));
+                        }
+                        let mut lines = Vec::new();
+                        let mut from = after;
+                        while from < last_seq {
+                            let page = messages::page(db, id, Span::After(from), last_seq - from, usize::MAX)?;
+                            let Some(last) = page.last() else { break };
+                            from = last.seq;
+                            lines.extend(page);
+                        }
+                        Ok((found, last_seq, Some(Ok(lines))))
+                    })
+                    .await
+            };
+            Box::pin(missed.into_actor(this).map(move |read, this: &mut Self, ctx| {
+                let (found, last_seq, missed) = match read {
+                    Ok(read) => read,
+                    Err(error) => {
+                        let (key, gateway) = (named.session_key.clone(), named.gateway_id.clone());
+                        this.tell_error(&error, key.as_deref(), None, gateway.as_deref(), ctx);
+                        return;
+                    }
+                };
+                let federated = this.federated();
+                let Some(topic) = this.watches.get(&id).map(|watch| watch.topic.clone()) else { return };
+                let run = this.parts.directory.run(id);
+                match missed {
+                    Some(Err(reason)) => {
+                        this.send(frames::reset(&topic, reason, found.first_seq, found.last_seq, federated), ctx);
+                        return;
+                    }
+                    Some(Ok(lines)) => {
+                        this.send(frames::watching("resumed", &topic, last_seq, run.as_deref(), federated), ctx);
+                        this.send_lines(id, &lines, ctx);
+                    }
+                    None => this.send(frames::watching("subscribed", &topic, last_seq, run.as_deref(), federated), ctx),
+                }
+                this.show_run(id, ctx);
+            }))
+        }))
+    }
+
+    fn mark_read(&mut self, read: inbound::Read) -> Done {
+        let name = match (self.name(&read.named), read.seq) {
+            (Ok(name), Some(seq)) => (name, seq),
+            (Ok(_), None) => {
+                let error = Error::new(ErrorCode::BadFrame, "`read` needs `seq`: the last line that was read");
+                return self.refuse(error, Some(&read.named), None);
+            }
+            (Err(error), _) => return self.refuse(error, Some(&read.named), None),
+        };
+        let (name, seq) = name;
+        let opened = self.open(name, Open::Find, false);
+        Box::pin(opened.then(move |opened, this: &mut Self, _| -> Done {
+            let id = match opened {
+                Ok(Some(id)) => id,
+                Ok(None) => {
+                    let error = Error::new(ErrorCode::NotFound, "the session does not exist");
+                    return this.refuse(error, Some(&read.named), None);
+                }
+                Err(error) => return this.refuse(error, Some(&read.named), None),
+            };
+            let (store, party) = (this.parts.store.clone(), this.parts.caller.party_id);
+            let marked = async move { store.write_bulk(MarkRead { id, party, seq }).await };
+            Box::pin(marked.into_actor(this).map(move |marked, this: &mut Self, ctx| {
+                if let Err(error) = marked {
+                    let (key, gateway) = (read.named.session_key.clone(), read.named.gateway_id.clone());
+                    this.tell_error(&error, key.as_deref(), None, gateway.as_deref(), ctx);
+                }
+            }))
+        }))
+    }
+}
+
+/// A future of the actor that is done.
+fn done() -> actix::fut::Ready<()> {
+    actix::fut::ready(())
+}

@@ -1,0 +1,133 @@
+//! The frames a browser may send, read leniently: unknown fields are ignored, unknown kinds are answered with a code.
+use serde::Deserialize;
+
+use crate::domain::error::{Error, ErrorCode};
+
+/// A frame of a browser.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Inbound {
+    Chat(Chat),
+    Abort(Abort),
+    History(History),
+    Subscribe(Named),
+    Unsubscribe(Named),
+    Resume(Resume),
+    Read(Read),
+    Approval(serde::de::IgnoredAny),
+    Ping,
+}
+
+/// `sessionKey`, and on a federated socket `gatewayId`.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Named {
+    #[serde(default)]
+    pub session_key: Option<String>,
+    #[serde(default)]
+    pub gateway_id: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Chat {
+    #[serde(flatten)]
+    pub named: Named,
+    #[serde(default)]
+    pub message: Option<String>,
+    #[serde(default)]
+    pub idempotency_key: Option<String>,
+    #[serde(default)]
+    pub queue: Option<bool>,
+    #[serde(default)]
+    pub attachments: Option<Vec<serde::de::IgnoredAny>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Abort {
+    #[serde(flatten)]
+    pub named: Named,
+    #[serde(default)]
+    pub queued: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct History {
+    #[serde(flatten)]
+    pub named: Named,
+    #[serde(default)]
+    pub limit: Option<i64>,
+    /// A message id, exclusive.
+    #[serde(default)]
+    pub before: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Resume {
+    #[serde(flatten)]
+    pub named: Named,
+    /// The last `seq` the client has.
+    #[serde(default)]
+    pub after: Option<i64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Read {
+    #[serde(flatten)]
+    pub named: Named,
+    #[serde(default)]
+    pub seq: Option<i64>,
+}
+
+impl Inbound {
+    /// Reads a frame, or says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let value: serde_json::Value = serde_json::from_str(text)
+            .map_err(|error| bad(format!("the frame is not JSON (column {})", error.column())))?;
+        let Some(kind) = value.get("type").and_then(serde_json::Value::as_str) else {
+            return Err(bad("a frame is an object with a `type`, for example {\"type\":\"ping\"}".to_owned()));
+        };
+        let kind: String = kind.chars().take(40).collect();
+        serde_json::from_value(value).map_err(|error| {
+            let known = "chat, abort, history, subscribe, unsubscribe, resume, read, approval, ping";
+            let sentence = error.to_string();
+            if sentence.starts_with("unknown variant") {
+                bad(format!("frames of type `{kind}` are not known; known are {known}"))
+            } else {
+                bad(format!("the `{kind}` frame is not as it should be: {sentence}"))
+            }
+        })
+    }
+}
+
+fn bad(sentence: String) -> Error {
+    Error::new(ErrorCode::BadFrame, sentence)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ancestors_frames_are_read_as_they_are() {
+        let chat = Inbound::parse(r#"{"type": "chat", "sessionKey": "webchat-123", "message": "hello"}"#).expect("chat");
+        assert!(matches!(chat, Inbound::Chat(Chat { message: Some(text), .. }) if text == "hello"));
+        assert!(matches!(Inbound::parse(r#"{"type": "abort", "sessionKey": "webchat-123"}"#), Ok(Inbound::Abort(_))));
+        let history = Inbound::parse(r#"{"type": "history", "sessionKey": "webchat-123", "limit": 50}"#).expect("history");
+        assert!(matches!(history, Inbound::History(History { limit: Some(50), .. })));
+        assert!(matches!(Inbound::parse(r#"{"type":"ping","extra":1}"#), Ok(Inbound::Ping)));
+    }
+
+    #[test]
+    fn what_is_not_a_frame_is_answered_with_a_sentence() {
+        for wrong in ["", "[]", "{}", r#"{"type":5}"#, r#"{"type":"dance"}"#, r#"{"type":"history","limit":"x"}"#] {
+            let error = Inbound::parse(wrong).expect_err(wrong);
+            assert_eq!(error.code(), ErrorCode::BadFrame);
+            assert!(!error.message().is_empty());
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! One browser's socket, as the broker sees it: what it watches, what waits to be written to it.
+//!
+//! Owner: the transport actor that made it (`http::ws`), one for each socket, on the same thread. The transport only
+//! carries frames; a browser that does not read freezes the transport, never this actor.
+//!
+//! Invariants
+//! - CNV-1: of each watched conversation the lines go out in `seq` order without a gap; whatever was missed is read
+//!   from the store.
+//! - LIM-1: the outbox, the frames a second and the watched sessions are bounded.
+//! - SEC-2: a browser hears only the sessions it has named and may read.
+mod frames;
+mod handle;
+mod inbound;
+mod outbox;
+mod watch;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use bytestring::ByteString;
+
+use self::frames::Deltas as DeltasKind;
+use self::inbound::Inbound;
+use self::outbox::{Out, Outbox};
+use self::watch::Watch;
+use super::directory::Directory;
+use super::hub::{Hub, HubMessage};
+use super::messages::ToLink;
+use crate::config::Limits;
+use crate::domain::clock::Clock;
+use crate::domain::error::{Error, ErrorCode};
+use crate::domain::event::{Event, LinkChange, Live, Topic};
+use crate::domain::ids::{ConversationId, GatewayId, MessageId, SocketId};
+use crate::domain::user::Caller;
+use crate::store::Store;
+
+pub use self::frames::Deltas;
+
+/// How often we ping; below the minute after which proxies cut idle connections.
+const PING_EVERY: Duration = Duration::from_secs(25);
+/// Silence after which a socket is given up: two pings without an answer.
+const SILENCE_MAX: Duration = Duration::from_secs(75);
+/// How long a socket has to take its close frame before its connection is cut.
+const CLOSE_GRACE: Duration = Duration::from_secs(2);
+/// Frames that may wait while one is being handled; the rate limit is far below.
+const INBOUND_MAX: usize = 512;
+/// Lines of our own that wait for an answer and whose fate is told.
+const QUEUED_MAX: usize = 10_000;
+
+/// What a socket talks to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Gateway(GatewayId),
+    /// All gateways at once; frames carry `gatewayId` in both directions.
+    Federated,
+}
+
+/// Frames for the transport to write, in order.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub enum Outgoing {
+    Frames(Vec<ByteString>),
+    Ping,
+    Close { code: u16, reason: &'static str },
+}
+
+/// What the transport tells.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub enum FromTransport {
+    /// A text frame came.
+    Text(ByteString),
+    /// Some other frame came: the browser lives.
+    Heard,
+    /// The last batch was taken: there is room for the next.
+    Written,
+    /// A frame was refused; the socket must close.
+    Broken { code: u16, reason: &'static str },
+    /// The socket has ended.
+    Gone,
+}
+
+/// Cuts the connection from outside, when the transport is frozen by a browser that does not read.
+pub type Kill = Box<dyn Fn()>;
+
+/// What a session is made with.
+pub struct SessionParts {
+    pub store: Store,
+    pub directory: Arc<Directory>,
+    pub clock: Arc<dyn Clock>,
+    pub links: Recipient<ToLink>,
+    pub limits: Limits,
+    pub hub: Hub,
+    pub caller: Arc<Caller>,
+    pub scope: Scope,
+    pub deltas: DeltasKind,
+    pub transport: Recipient<Outgoing>,
+    pub kill: Kill,
+}
+
+pub struct BrowserSession {
+    parts: SessionParts,
+    id: SocketId,
+    outbox: Outbox,
+    /// A batch is with the transport.
+    writing: bool,
+    watches: HashMap<ConversationId, Watch>,
+    names: HashMap<(GatewayId, String), ConversationId>,
+    inbound: VecDeque<Inbound>,
+    handling: bool,
+    allowance: f64,
+    allowance_at: tokio::time::Instant,
+    heard_at: tokio::time::Instant,
+    /// Lines that were acknowledged as queued: their going out is told.
+    queued: HashSet<MessageId>,
+    closing: bool,
+}
+
+impl BrowserSession {
+    pub fn new(parts: SessionParts) -> Self {
+        let now = tokio::time::Instant::now();
+        Self {
+            id: SocketId::new(),
+            outbox: Outbox::new(parts.limits.outbox_bytes_max, parts.limits.outbox_frames_max),
+            writing: false,
+            watches: HashMap::new(),
+            names: HashMap::new(),
+            inbound: VecDeque::new(),
+            handling: false,
+            allowance: f64::from(parts.limits.frames_burst_max),
+            allowance_at: now,
+            heard_at: now,
+            queued: HashSet::new(),
+            closing: false,
+            parts,
+        }
+    }
+}
+
+impl Actor for BrowserSession {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(256);
+        self.parts.hub.enter(self.id, ctx.address().recipient());
+        self.greet(ctx);
+        ctx.run_interval(PING_EVERY, |this, ctx| {
+            if this.heard_at.elapsed() > SILENCE_MAX {
+                this.close(1001, "no answer to pings", ctx);
+            } else {
+                this.parts.transport.do_send(Outgoing::Ping);
+            }
+        });
+    }
+
+    fn stopped(&mut self, _ctx: &mut Self::Context) {
+        self.parts.hub.leave(self.id);
+        self.parts.directory.leave_socket();
+    }
+}
+
+impl Handler<FromTransport> for BrowserSession {
+    type Result = ();
+
+    fn handle(&mut self, msg: FromTransport, ctx: &mut Self::Context) {
+        match msg {
+            FromTransport::Text(text) => {
+                self.heard_at = tokio::time::Instant::now();
+                self.on_text(&text, ctx);
+            }
+            FromTransport::Heard => self.heard_at = tokio::time::Instant::now(),
+            FromTransport::Written => {
+                self.writing = false;
+                self.flush();
+            }
+            FromTransport::Broken { code, reason } => {
+                if code == 1009 {
+                    let error = Error::new(
+                        ErrorCode::FrameTooLarge,
+                        format!("a frame must not be larger than {} bytes", self.parts.limits.frame_bytes_max),
+                    );
+                    self.send(frames::error(&error, None, None, None), ctx);
+                }
+                self.close(code, reason, ctx);
+            }
+            FromTransport::Gone => ctx.stop(),
+        }
+    }
+}
+
+impl Handler<HubMessage> for BrowserSession {
+    type Result = ();
+
+    fn handle(&mut self, msg: HubMessage, ctx: &mut Self::Context) {
+        match msg {
+            HubMessage::Events(events) => {
+                for event in events.iter() {
+                    self.on_event(event, ctx);
+                }
+            }
+            HubMessage::CatchUp => {
+                let ids: Vec<ConversationId> = self.watches.keys().copied().collect();
+                for id in ids {
+                    self.catch_up(id, ctx);
+                }
+            }
+        }
+        self.flush();
+    }
+}
+
+impl BrowserSession {
+    fn federated(&self) -> bool {
+        self.parts.scope == Scope::Federated
+    }
+
+    /// Says hello, once for each gateway in scope.
+    fn greet(&mut self, ctx: &mut Context<Self>) {
+        let cards = match &self.parts.scope {
+            Scope::Gateway(id) => self.parts.directory.gateway(id).into_iter().collect(),
+            Scope::Federated => self.parts.directory.gateways(),
+        };
+        for card in cards {
+            let frame = frames::connected("connected", &card.gateway.id, &card.status, self.parts.deltas, self.federated());
+            self.send(frame, ctx);
+        }
+    }
+
+    /// Queues a frame and writes it if there is room.
+    fn send(&mut self, frame: ByteString, ctx: &mut Context<Self>) {
+        if self.closing {
+            return;
+        }
+        if self.outbox.push(frame).is_err() {
+            self.too_slow(ctx);
+            return;
+        }
+        self.flush();
+    }
+
+    fn too_slow(&mut self, ctx: &mut Context<Self>) {
+        let (waiting, bytes) = self.outbox.waiting();
+        log::info!(frames = waiting as u64, bytes = bytes as u64; "a browser reads too slowly and is sent away to resume");
+        self.close(1013, "too slow, come back and resume", ctx);
+    }
+
+    /// Hands the transport its next batch, when the last one was taken.
+    fn flush(&mut self) {
+        if self.writing || self.outbox.is_empty() {
+            return;
+        }
+        let federated = self.federated();
+        let batch: Vec<ByteString> = self
+            .outbox
+            .take()
+            .into_iter()
+            .filter_map(|out| match out {
+                Out::Text(frame) => Some(frame),
+                Out::Live { topic, live, whole } => self.live_frame(&topic, &live, whole, federated),
+            })
+            .collect();
+        if batch.is_empty() {
+            return;
+        }
+        self.writing = true;
+        self.parts.transport.do_send(Outgoing::Frames(batch));
+    }
+
+    fn live_frame(&mut self, topic: &Arc<Topic>, live: &Arc<Live>, whole: bool, federated: bool) -> Option<ByteString> {
+        let run = self.watches.get_mut(&topic.conversation_id)?.run.as_mut().filter(|run| run.turn_id == live.turn_id)?;
+        let (frame, have) = frames::live(topic, live, run.n + 1, self.parts.deltas, run.have, whole, federated)?;
+        run.n += 1;
+        run.have = have;
+        Some(frame)
+    }
+
+    /// Closes the socket; a transport that does not take the close frame is cut off.
+    fn close(&mut self, code: u16, reason: &'static str, ctx: &mut Context<Self>) {
+        if std::mem::replace(&mut self.closing, true) {
+            return;
+        }
+        // What was said before goes out first, unless the browser does not read.
+        if code == 1013 {
+            self.outbox.clear();
+        } else {
+            self.writing = false;
+            self.flush();
+        }
+        self.inbound.clear();
+        self.parts.transport.do_send(Outgoing::Close { code, reason });
+        ctx.run_later(CLOSE_GRACE, |this, ctx| {
+            (this.parts.kill)();
+            ctx.stop();
+        });
+    }
+
+    // ---- what concerns everybody -------------------------------------------------------------------------------------
+
+    fn on_event(&mut self, event: &Arc<Event>, ctx: &mut Context<Self>) {
+        if self.closing {
+            return;
+        }
+        if event.topic().is_some() {
+            self.on_watched(event, ctx);
+            return;
+        }
+        match event.as_ref() {
+            Event::Link { gateway_id, status, change } if self.in_scope(gateway_id) => {
+                let federated = self.federated();
+                let frame = match change {
+                    LinkChange::Up => frames::connected("reconnected", gateway_id, status, self.parts.deltas, federated),
+                    LinkChange::Down { reason, retry_in_ms } => {
+                        frames::disconnected(gateway_id, status, reason, *retry_in_ms, federated)
+                    }
+                    LinkChange::Changed => return,
+                };
+                self.send(frame, ctx);
+            }
+            Event::GatewayChanged { gateway_id, removed: true } if self.parts.scope == Scope::Gateway(gateway_id.clone()) => {
+                self.close(4404, "the gateway was removed", ctx);
+            }
+            Event::TokenEnded { token_id } if self.parts.caller.token_id == Some(*token_id) => {
+                self.close(1008, "the token was revoked", ctx);
+            }
+            Event::UserChanged { user_id, .. } if self.parts.caller.user_id == *user_id => {
+                self.close(1008, "the user was changed, sign in again", ctx);
+            }
+            Event::SteppedDown => self.close(1012, "the broker goes away, come back", ctx),
+            _ => {}
+        }
+    }
+
+    fn in_scope(&self, id: &GatewayId) -> bool {
+        match &self.parts.scope {
+            Scope::Gateway(own) => own == id,
+            Scope::Federated => true,
+        }
+    }
+
+    // ---- what the browser sends --------------------------------------------------------------------------------------
+
+    fn on_text(&mut self, text: &str, ctx: &mut Context<Self>) {
+        if self.closing {
+            return;
+        }
+        if self.parts.caller.expires_at.is_some_and(|at| at <= self.parts.clock.now_ms()) {
+            self.close(1008, "the token has expired", ctx);
+            return;
+        }
+        if !self.take_allowance() || self.inbound.len() >= INBOUND_MAX {
+            let error = Error::new(
+                ErrorCode::RateLimited,
+                format!("at most {} frames a second are taken from one socket", self.parts.limits.frames_per_second_max),
+            );
+            self.send(frames::error(&error, None, None, None), ctx);
+            return;
+        }
+        match Inbound::parse(text) {
+            Ok(frame) => {
+                self.inbound.push_back(frame);
+                self.handle_next(ctx);
+            }
+            Err(error) => self.send(frames::error(&error, None, None, None), ctx),
+        }
+    }
+
+    /// A bucket that fills with `frames_per_second_max` and holds `frames_burst_max`.
+    fn take_allowance(&mut self) -> bool {
+        let now = tokio::time::Instant::now();
+        let gained = now.duration_since(self.allowance_at).as_secs_f64() * f64::from(self.parts.limits.frames_per_second_max);
+        self.allowance_at = now;
+        self.allowance = (self.allowance + gained).min(f64::from(self.parts.limits.frames_burst_max));
+        if self.allowance < 1.0 {
+            return false;
+        }
+        self.allowance -= 1.0;
+        true
+    }
+
+    /// Handles the frames one after another, so that their effects keep their order.
+    fn handle_next(&mut self, ctx: &mut Context<Self>) {
+        if self.handling {
+            return;
+        }
+        let Some(frame) = self.inbound.pop_front() else { return };
+        self.handling = true;
+        self.handle_frame(frame)
+            .map(|(), this: &mut Self, ctx| {
+                this.handling = false;
+                this.handle_next(ctx);
+            })
+            .spawn(ctx);
+    }
+}

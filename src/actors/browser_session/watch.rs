@@ -1,0 +1,288 @@
+//! What a socket knows of a conversation it watches, and how events become its frames (CNV-1).
+use std::sync::Arc;
+
+use actix::prelude::*;
+
+use super::frames::{self, Have};
+use super::{BrowserSession, QUEUED_MAX};
+use crate::domain::delivery::DeliveryState;
+use crate::domain::error::Error;
+use crate::domain::event::{Event, Live, LiveStep, Topic, TurnEnd};
+use crate::domain::ids::{ConversationId, TurnId};
+use crate::domain::message::Line;
+use crate::store::{conversations, messages, turns};
+
+/// Events that may wait while a log is read; beyond it the log is read once more.
+const BUFFER_MAX: usize = 10_000;
+
+/// What the browser has of the run in progress.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RunView {
+    pub(super) turn_id: TurnId,
+    /// The last of its events that was seen.
+    rev: u64,
+    /// Stream frames of this run on this socket.
+    pub(super) n: u64,
+    pub(super) have: Have,
+}
+
+/// Where a watch stands.
+#[derive(Debug)]
+enum Mode {
+    /// The log is being read; what happens meanwhile waits.
+    Loading { waiting: Vec<Arc<Event>>, overflowed: bool },
+    /// Lines up to here have been sent or were there before.
+    Live { next_seq: i64 },
+}
+
+/// One watched conversation.
+#[derive(Debug)]
+pub(super) struct Watch {
+    pub(super) topic: Arc<Topic>,
+    mode: Mode,
+    pub(super) run: Option<RunView>,
+}
+
+impl Watch {
+    fn new(topic: Arc<Topic>) -> Self {
+        Self { topic, mode: Mode::Loading { waiting: Vec::new(), overflowed: false }, run: None }
+    }
+
+    /// Returns the number of the next line, while the watch is live.
+    pub(super) fn next_seq(&self) -> Option<i64> {
+        match self.mode {
+            Mode::Live { next_seq } => Some(next_seq),
+            Mode::Loading { .. } => None,
+        }
+    }
+}
+
+impl BrowserSession {
+    /// Begins to watch: from here on events are kept until [`BrowserSession::go_live`].
+    pub(super) fn begin_watch(&mut self, topic: Arc<Topic>) -> Result<(), Error> {
+        if self.watches.len() >= self.parts.limits.watched_sessions_per_socket_max {
+            return Err(Error::new(
+                crate::domain::error::ErrorCode::RateLimited,
+                format!(
+                    "one socket watches at most {} sessions; unsubscribe from some",
+                    self.parts.limits.watched_sessions_per_socket_max
+                ),
+            ));
+        }
+        let id = topic.conversation_id;
+        self.parts.hub.watch(self.id, id);
+        self.watches.insert(id, Watch::new(topic));
+        Ok(())
+    }
+
+    pub(super) fn end_watch(&mut self, id: ConversationId) {
+        self.parts.hub.unwatch(self.id, id);
+        self.outbox.drop_live_of(id);
+        self.watches.remove(&id);
+        self.names.retain(|_, named| *named != id);
+    }
+
+    /// The log has been read up to `last_seq`: goes on with what happened meanwhile.
+    pub(super) fn go_live(&mut self, id: ConversationId, last_seq: i64, ctx: &mut Context<Self>) {
+        let Some(watch) = self.watches.get_mut(&id) else { return };
+        let Mode::Loading { waiting, overflowed } = &mut watch.mode else { return };
+        let (waiting, overflowed) = (std::mem::take(waiting), *overflowed);
+        watch.mode = Mode::Live { next_seq: last_seq + 1 };
+        for event in &waiting {
+            self.on_watched(event, ctx);
+        }
+        if overflowed {
+            self.catch_up(id, ctx);
+        }
+        self.flush();
+    }
+
+    /// Shows the run in progress to a browser that has just come.
+    pub(super) fn show_run(&mut self, id: ConversationId, ctx: &mut Context<Self>) {
+        let Some(live) = self.parts.directory.run(id) else { return };
+        let federated = self.federated();
+        let Some(watch) = self.watches.get_mut(&id) else { return };
+        if watch.run.is_some_and(|run| run.turn_id == live.turn_id && run.rev >= live.rev) {
+            return;
+        }
+        let (topic, n) = (watch.topic.clone(), watch.run.filter(|run| run.turn_id == live.turn_id).map_or(0, |run| run.n) + 1);
+        let (frame, have) = frames::snapshot(&topic, &live, n, federated);
+        watch.run = Some(RunView { turn_id: live.turn_id, rev: live.rev, n, have });
+        self.outbox.drop_live(live.turn_id);
+        self.send(frame, ctx);
+    }
+
+    /// Reads what was missed and sends it, then goes on.
+    pub(super) fn catch_up(&mut self, id: ConversationId, ctx: &mut Context<Self>) {
+        let Some(watch) = self.watches.get_mut(&id) else { return };
+        let Mode::Live { next_seq } = watch.mode else { return };
+        watch.mode = Mode::Loading { waiting: Vec::new(), overflowed: false };
+        self.read_missed(id, next_seq - 1, ctx);
+    }
+
+    fn read_missed(&mut self, id: ConversationId, after: i64, ctx: &mut Context<Self>) {
+        let (rows, bytes) = (self.parts.limits.page_rows_max as i64, self.parts.limits.page_bytes_max);
+        let store = self.parts.store.clone();
+        async move {
+            store
+                .read(move |db| {
+                    let found = conversations::get(db, id)?;
+                    let lines = messages::page(db, id, messages::Span::After(after), rows, bytes)?;
+                    Ok::<_, Error>((found, lines))
+                })
+                .await
+        }
+        .into_actor(self)
+        .map(move |read, this, ctx| match read {
+            Ok((Some(found), lines)) => {
+                let last = lines.last().map_or(after, |line| line.seq);
+                this.send_lines(id, &lines, ctx);
+                if last < found.last_seq {
+                    this.read_missed(id, last, ctx);
+                } else {
+                    this.settle_run(id, ctx);
+                    this.go_live(id, last, ctx);
+                }
+            }
+            Ok((None, _)) => this.end_watch(id),
+            Err(error) => {
+                log::warn!("missed lines could not be read and are read again: {error}");
+                ctx.run_later(std::time::Duration::from_millis(500), move |this, ctx| this.read_missed(id, after, ctx));
+            }
+        })
+        .spawn(ctx);
+    }
+
+    /// A run that ended while events were lost, without a line: its end is told from the store.
+    fn settle_run(&mut self, id: ConversationId, ctx: &mut Context<Self>) {
+        let Some(run) = self.watches.get(&id).and_then(|watch| watch.run) else { return };
+        if self.parts.directory.run(id).is_some_and(|live| live.turn_id == run.turn_id) {
+            self.show_run(id, ctx);
+            return;
+        }
+        let store = self.parts.store.clone();
+        async move { store.read(move |db| turns::get(db, run.turn_id)).await }
+            .into_actor(self)
+            .map(move |read, this, ctx| {
+                let Ok(Some(turn)) = read else { return };
+                let still = this.watches.get(&id).and_then(|watch| watch.run).is_some_and(|r| r.turn_id == turn.id);
+                if still && !turn.state.is_open() && turn.answer_id.is_none() {
+                    let end = TurnEnd {
+                        turn_id: turn.id,
+                        state: turn.state,
+                        text: turn.text.as_str().into(),
+                        error: None,
+                        code: None,
+                        usage: None,
+                    };
+                    this.send_end(id, &end, None, ctx);
+                }
+            })
+            .spawn(ctx);
+    }
+
+    /// Sends lines as `message` frames; a line that answers the run in view ends that view.
+    pub(super) fn send_lines(&mut self, id: ConversationId, lines: &[Arc<Line>], ctx: &mut Context<Self>) {
+        let federated = self.federated();
+        let Some(topic) = self.watches.get(&id).map(|watch| watch.topic.clone()) else { return };
+        for line in lines {
+            self.send(frames::message(&topic, line, federated), ctx);
+        }
+    }
+
+    fn send_end(&mut self, id: ConversationId, end: &TurnEnd, line: Option<&Line>, ctx: &mut Context<Self>) {
+        let federated = self.federated();
+        let Some(watch) = self.watches.get_mut(&id) else { return };
+        let n = watch.run.take().filter(|run| run.turn_id == end.turn_id).map_or(0, |run| run.n) + 1;
+        let topic = watch.topic.clone();
+        self.outbox.drop_live(end.turn_id);
+        self.send(frames::terminal(&topic, end, line, n, federated), ctx);
+    }
+
+    /// An event of a watched conversation.
+    pub(super) fn on_watched(&mut self, event: &Arc<Event>, ctx: &mut Context<Self>) {
+        let Some(id) = event.topic().map(|topic| topic.conversation_id) else { return };
+        let Some(watch) = self.watches.get_mut(&id) else { return };
+        let next_seq = match &mut watch.mode {
+            Mode::Loading { waiting, overflowed } => {
+                if waiting.len() < BUFFER_MAX {
+                    waiting.push(event.clone());
+                } else {
+                    *overflowed = true;
+                }
+                return;
+            }
+            Mode::Live { next_seq } => *next_seq,
+        };
+        match event.as_ref() {
+            Event::Line { line, .. } if line.seq < next_seq => {}
+            Event::Line { line, .. } if line.seq > next_seq => {
+                // Never a silent gap: what lies between is read from the store.
+                self.catch_up(id, ctx);
+            }
+            Event::Line { topic, line, ack_to, end } => {
+                watch.mode = Mode::Live { next_seq: next_seq + 1 };
+                self.on_line(topic, line, ack_to.as_ref(), end.as_deref(), ctx);
+            }
+            Event::TurnEnded { end, .. } => self.send_end(id, end, None, ctx),
+            Event::Live { topic, live } => self.on_live(topic, live, ctx),
+            Event::Delivery { topic, delivery, .. } => {
+                let mine = self.queued.contains(&delivery.message_id);
+                let state = match delivery.state {
+                    DeliveryState::Leased if mine => "sent",
+                    DeliveryState::Dead | DeliveryState::Cancelled | DeliveryState::Expired => delivery.state.as_str(),
+                    _ => return,
+                };
+                self.queued.remove(&delivery.message_id);
+                let frame = frames::delivery(topic, delivery, state, self.federated());
+                self.send(frame, ctx);
+            }
+            Event::Imported { topic, first_seq, done } => {
+                let frame = frames::imported(topic, *first_seq, *done, self.federated());
+                self.send(frame, ctx);
+            }
+            Event::ConversationDeleted { topic, first_seq, last_seq } => {
+                let frame = frames::reset(topic, "deleted", *first_seq, *last_seq, self.federated());
+                self.end_watch(id);
+                self.send(frame, ctx);
+            }
+            _ => {}
+        }
+    }
+
+    fn on_line(
+        &mut self,
+        topic: &Arc<Topic>,
+        line: &Arc<Line>,
+        ack_to: Option<&crate::domain::event::AckTo>,
+        end: Option<&TurnEnd>,
+        ctx: &mut Context<Self>,
+    ) {
+        let federated = self.federated();
+        if let Some(ack) = ack_to.filter(|ack| ack.socket_id == self.id) {
+            if !ack.sent && self.queued.len() < QUEUED_MAX {
+                self.queued.insert(line.id);
+            }
+            self.send(frames::ack(topic, line, ack.client_key.as_deref(), ack.sent, federated), ctx);
+        } else if let Some(end) = end {
+            self.send_end(topic.conversation_id, end, Some(line), ctx);
+        } else {
+            self.send(frames::message(topic, line, federated), ctx);
+        }
+    }
+
+    fn on_live(&mut self, topic: &Arc<Topic>, live: &Arc<Live>, ctx: &mut Context<Self>) {
+        let Some(watch) = self.watches.get_mut(&topic.conversation_id) else { return };
+        let known = watch.run.filter(|run| run.turn_id == live.turn_id);
+        if known.is_some_and(|run| run.rev >= live.rev) {
+            return;
+        }
+        let joined_late = known.is_none() && matches!(live.step, LiveStep::Delta { at, .. } if at > 0);
+        let whole = live.step == LiveStep::Replace || joined_late;
+        let run = known.unwrap_or(RunView { turn_id: live.turn_id, rev: 0, n: 0, have: Have::default() });
+        watch.run = Some(RunView { rev: live.rev, ..run });
+        if self.outbox.push_live(topic, live, whole).is_err() {
+            self.too_slow(ctx);
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! What everybody may read without asking an actor: the gateways' live status, the runs in progress, who may call.
+//!
+//! Written by the actors that own the facts, read by the edge. Locks are held for a look-up, never across an await.
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::domain::event::Live;
+use crate::domain::gateway::{Gateway, LinkStatus};
+use crate::domain::ids::{ConversationId, GatewayId, TokenId, TurnId, UserId};
+use crate::domain::user::{Caller, Role};
+
+/// A registered gateway with its live status.
+#[derive(Clone, Debug)]
+pub struct GatewayCard {
+    pub gateway: Arc<Gateway>,
+    pub status: Arc<LinkStatus>,
+}
+
+/// The live facts of this node.
+#[derive(Default)]
+pub struct Directory {
+    gateways: RwLock<HashMap<GatewayId, GatewayCard>>,
+    runs: RwLock<HashMap<ConversationId, Arc<Live>>>,
+    callers: RwLock<HashMap<[u8; 32], Arc<Caller>>>,
+    /// Whom a trusted local client stands for; `None` where local clients need a token like everybody.
+    trusted: RwLock<Option<Arc<Caller>>>,
+    /// Tokens used since they were written down last, with the time.
+    used: RwLock<HashMap<TokenId, i64>>,
+    active: AtomicBool,
+    stopping: AtomicBool,
+    /// Until when this node may speak for the database, in wall-clock milliseconds; `i64::MAX` where no other can (D5).
+    lease_until: AtomicI64,
+    sockets: AtomicU64,
+}
+
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    // A writer that panicked left plain data behind; it is still the best there is.
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Directory {
+    /// Returns all gateways, by id.
+    pub fn gateways(&self) -> Vec<GatewayCard> {
+        let mut cards: Vec<GatewayCard> = read(&self.gateways).values().cloned().collect();
+        cards.sort_by(|a, b| a.gateway.id.cmp(&b.gateway.id));
+        cards
+    }
+
+    pub fn gateway(&self, id: &GatewayId) -> Option<GatewayCard> {
+        read(&self.gateways).get(id).cloned()
+    }
+
+    /// Tells whether the gateway can take a question now.
+    pub fn is_connected(&self, id: &GatewayId) -> bool {
+        self.gateway(id).is_some_and(|card| card.status.is_connected())
+    }
+
+    pub fn set_gateway(&self, gateway: Gateway) {
+        let mut gateways = write(&self.gateways);
+        let status = gateways.get(&gateway.id).map(|card| card.status.clone()).unwrap_or_default();
+        gateways.insert(gateway.id.clone(), GatewayCard { gateway: Arc::new(gateway), status });
+    }
+
+    pub fn remove_gateway(&self, id: &GatewayId) {
+        write(&self.gateways).remove(id);
+    }
+
+    pub fn set_status(&self, id: &GatewayId, status: Arc<LinkStatus>) {
+        if let Some(card) = write(&self.gateways).get_mut(id) {
+            card.status = status;
+        }
+    }
+
+    /// Returns the run in progress in a conversation.
+    pub fn run(&self, id: ConversationId) -> Option<Arc<Live>> {
+        read(&self.runs).get(&id).cloned()
+    }
+
+    /// Notes how far a run has come.
+    pub fn set_run(&self, id: ConversationId, live: Arc<Live>) {
+        write(&self.runs).insert(id, live);
+    }
+
+    /// Forgets a run that has ended; before its end is told, so that nobody who comes later sees it as running.
+    pub fn end_run(&self, id: ConversationId, turn: TurnId) {
+        let mut runs = write(&self.runs);
+        if runs.get(&id).is_some_and(|live| live.turn_id == turn) {
+            runs.remove(&id);
+        }
+    }
+
+    pub fn forget_runs_of(&self, id: ConversationId) {
+        write(&self.runs).remove(&id);
+    }
+
+    pub fn runs(&self) -> usize {
+        read(&self.runs).len()
+    }
+
+    /// Finds who a token stands for, by its digest, and notes that it was used.
+    pub fn caller(&self, digest: &[u8; 32], now_ms: i64) -> Option<Arc<Caller>> {
+        let caller = read(&self.callers).get(digest).cloned()?;
+        if caller.expires_at.is_some_and(|at| at <= now_ms) {
+            return None;
+        }
+        if let Some(token) = caller.token_id {
+            write(&self.used).insert(token, now_ms);
+        }
+        Some(caller)
+    }
+
+    pub fn set_callers(&self, callers: Vec<([u8; 32], Caller)>) {
+        *write(&self.callers) = callers.into_iter().map(|(digest, caller)| (digest, Arc::new(caller))).collect();
+    }
+
+    /// Returns the caller as it is now, by its token: what was found earlier may have ended or got another role.
+    pub fn current(&self, caller: &Caller, now_ms: i64) -> Option<Arc<Caller>> {
+        if caller.token_id.is_none() {
+            return self.trusted().filter(|trusted| trusted.user_id == caller.user_id);
+        }
+        let callers = read(&self.callers);
+        let found = callers.values().find(|known| known.token_id == caller.token_id)?;
+        found.expires_at.is_none_or(|at| at > now_ms).then(|| found.clone())
+    }
+
+    /// Returns whom a trusted local client stands for.
+    pub fn trusted(&self) -> Option<Arc<Caller>> {
+        read(&self.trusted).clone()
+    }
+
+    pub fn set_trusted(&self, caller: Option<Caller>) {
+        *write(&self.trusted) = caller.map(Arc::new);
+    }
+
+    /// Lets a token count from now on.
+    pub fn add_caller(&self, digest: [u8; 32], caller: Arc<Caller>) {
+        write(&self.callers).insert(digest, caller);
+    }
+
+    /// Ends a token.
+    pub fn end_token(&self, id: TokenId) {
+        write(&self.callers).retain(|_, caller| caller.token_id != Some(id));
+    }
+
+    /// Gives the tokens of a user another role, or ends them.
+    pub fn change_user(&self, id: UserId, role: Option<Role>) {
+        let mut callers = write(&self.callers);
+        match role {
+            None => callers.retain(|_, caller| caller.user_id != id),
+            Some(role) => {
+                for caller in callers.values_mut().filter(|caller| caller.user_id == id) {
+                    *caller = Arc::new(Caller { role, ..Caller::clone(caller) });
+                }
+            }
+        }
+    }
+
+    /// Takes what is to be written down of the tokens' use.
+    pub fn take_used(&self) -> Vec<(TokenId, i64)> {
+        write(&self.used).drain().collect()
+    }
+
+    /// Tells whether this node answers: it is the active one and is not about to stop.
+    pub fn is_active(&self) -> bool {
+        self.active.load(Ordering::SeqCst)
+    }
+
+    pub fn set_active(&self, active: bool) {
+        self.active.store(active, Ordering::SeqCst);
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    pub fn set_stopping(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+    }
+
+    /// Tells whether the lease still holds by our own clock; asked before every effect outside (D5).
+    pub fn lease_holds(&self, now_ms: i64) -> bool {
+        now_ms < self.lease_until.load(Ordering::SeqCst)
+    }
+
+    pub fn set_lease_until(&self, until_ms: i64) {
+        self.lease_until.store(until_ms, Ordering::SeqCst);
+    }
+
+    /// Counts a socket in, unless there are too many.
+    pub fn enter_socket(&self, sockets_max: usize) -> bool {
+        let counted = self.sockets.fetch_add(1, Ordering::SeqCst);
+        if counted >= sockets_max as u64 {
+            self.sockets.fetch_sub(1, Ordering::SeqCst);
+            return false;
+        }
+        true
+    }
+
+    pub fn leave_socket(&self) {
+        self.sockets.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    pub fn sockets(&self) -> u64 {
+        self.sockets.load(Ordering::SeqCst)
+    }
+}

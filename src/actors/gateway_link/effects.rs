@@ -1,0 +1,404 @@
+//! Does what the sessions of a link want: asks the gateway, writes to the store, tells the browsers, wakes them later.
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use serde_json::json;
+
+use super::requests::{For, Request};
+use super::session::{Effect, Question, Session, Wake};
+use super::{GatewayLink, LinkParts, RUNS_MAX};
+use crate::actors::messages::Reply;
+use crate::domain::conversation::Conversation;
+use crate::domain::delivery::{Delivery, DeliveryState};
+use crate::domain::error::Error;
+use crate::domain::event::Event;
+use crate::domain::ids::ConversationId;
+use crate::domain::message::Line;
+use crate::domain::secret::Secret;
+use crate::gateway::device::DeviceIdentity;
+use crate::gateway::frames::SessionsList;
+use crate::store::conversations::{self, SessionName};
+use crate::store::gateways::{self, Credentials, KeepDevice};
+use crate::store::turns::{self, Turn};
+use crate::store::{Lane, deliveries, messages};
+
+/// Open deliveries that are read at start; what waits behind them is read when they are done.
+const OPEN_MAX: i64 = 20_000;
+/// Characters of text that a history row may have; the gateway's own bound.
+const CHARS_MAX: u32 = 500_000;
+
+/// A session with the turn it was in and the questions that wait.
+pub(super) type LoadedSession = (Conversation, Option<(Turn, Option<Question>)>, Vec<Question>);
+
+/// What a link starts with.
+pub(super) struct Loaded {
+    pub(super) credentials: Credentials,
+    pub(super) device: DeviceIdentity,
+    pub(super) sessions: Vec<LoadedSession>,
+}
+
+/// Reads the secrets of a gateway, and its sessions with what is open in them.
+pub(super) async fn load(parts: &LinkParts) -> Result<Loaded, Error> {
+    let (id, vault) = (parts.gateway.id.clone(), parts.vault.clone());
+    let party = parts.gateway.party_id;
+    let (mut credentials, sessions) = parts
+        .store
+        .read(move |db| {
+            let credentials = gateways::credentials(db, &vault, &id)?;
+            let mut sessions: Vec<LoadedSession> = Vec::new();
+            let mut after = None;
+            loop {
+                let page = conversations::of_gateway(db, &id, after, 1_000)?;
+                after = page.last().map(|conversation| conversation.id);
+                let full = page.len() == 1_000;
+                sessions.extend(page.into_iter().map(|conversation| (conversation, None, Vec::new())));
+                if !full {
+                    break;
+                }
+            }
+            for turn in turns::open_of_gateway(db, &id)? {
+                let question = match turn.message_id.zip(turn.delivery_id) {
+                    Some((message, delivery_id)) => messages::get(db, message)?.map(|line| Question {
+                        delivery_id,
+                        message_id: line.id,
+                        seq: line.seq,
+                        text: line.text.as_str().into(),
+                    }),
+                    None => None,
+                };
+                if let Some(session) = sessions.iter_mut().find(|(c, ..)| c.id == turn.conversation_id) {
+                    session.1 = Some((turn, question));
+                }
+            }
+            for stored in deliveries::open_of_recipient(db, party, 0, OPEN_MAX)? {
+                let delivery = stored.delivery;
+                if delivery.state != DeliveryState::Pending {
+                    continue;
+                }
+                let Some(line) = messages::get(db, delivery.message_id)? else { continue };
+                if let Some(session) = sessions.iter_mut().find(|(c, ..)| c.id == delivery.conversation_id) {
+                    session.2.push(question_of(&delivery, &line));
+                }
+            }
+            Ok::<_, Error>((credentials, sessions))
+        })
+        .await?;
+    let device = match credentials.device_seed.take() {
+        Some(seed) => device_from(&seed)?,
+        None => make_device(parts).await?,
+    };
+    Ok(Loaded { credentials, device, sessions })
+}
+
+fn device_from(seed: &Secret) -> Result<DeviceIdentity, Error> {
+    use base64::Engine;
+    let damaged = || Error::corrupt("a device identity is not 32 bytes in base64");
+    let bytes = zeroize::Zeroizing::new(
+        base64::engine::general_purpose::STANDARD.decode(seed.reveal()).map_err(|_| damaged())?,
+    );
+    let seed: zeroize::Zeroizing<[u8; 32]> =
+        zeroize::Zeroizing::new(bytes.as_slice().try_into().map_err(|_| damaged())?);
+    Ok(DeviceIdentity::from_seed(&seed))
+}
+
+/// Makes our identity for this gateway; it is on disk before it is used, since a person may have to approve it.
+async fn make_device(parts: &LinkParts) -> Result<DeviceIdentity, Error> {
+    use base64::Engine;
+    let device = DeviceIdentity::generate()?;
+    let seed = Secret::new(base64::engine::general_purpose::STANDARD.encode(device.seed().as_slice()));
+    let keep = KeepDevice {
+        id: parts.gateway.id.clone(),
+        seed: Some(seed),
+        token: None,
+        scopes: Vec::new(),
+        vault: parts.vault.clone(),
+    };
+    parts.store.write(keep).await?;
+    Ok(device)
+}
+
+fn question_of(delivery: &Delivery, line: &Line) -> Question {
+    Question {
+        delivery_id: delivery.id,
+        message_id: delivery.message_id,
+        seq: delivery.seq,
+        text: line.text.as_str().into(),
+    }
+}
+
+impl GatewayLink {
+    /// Runs a method of a session and does what it wants.
+    pub(super) fn with_session(
+        &mut self,
+        id: ConversationId,
+        ctx: &mut Context<Self>,
+        work: impl FnOnce(&mut Session, i64) -> Vec<Effect>,
+    ) {
+        let now_ms = self.parts.clock.now_ms();
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        for effect in work(session, now_ms) {
+            self.perform(id, effect, ctx);
+        }
+    }
+
+    /// Adds a session, told whether the gateway is there.
+    pub(super) fn add_session(&mut self, conversation: Conversation) {
+        let id = conversation.id;
+        if self.sessions.contains_key(&id) {
+            return;
+        }
+        for name in [conversation.canonical_key.clone(), self.expected_canonical(&conversation.key)].into_iter().flatten() {
+            self.by_canonical.entry(name).or_insert(id);
+        }
+        self.sessions.insert(id, Session::new(conversation, self.options.clone()));
+    }
+
+    fn expected_canonical(&self, key: &str) -> Option<String> {
+        let agent = self.status.default_agent.as_deref()?;
+        let key: crate::domain::session_key::SessionKey = key.parse().ok()?;
+        Some(key.canonical(agent).as_str().to_owned())
+    }
+
+    fn is_up(&self) -> bool {
+        self.status.is_connected()
+    }
+
+    /// A question is to be handed out.
+    pub(super) fn question(&mut self, delivery: &Arc<Delivery>, line: Option<Arc<Line>>, ctx: &mut Context<Self>) {
+        let id = delivery.conversation_id;
+        if let (Some(line), true) = (&line, self.sessions.contains_key(&id)) {
+            let question = question_of(delivery, line);
+            self.with_session(id, ctx, |session, now_ms| session.on_question(question, now_ms));
+            return;
+        }
+        let (store, message_id, delivery) = (self.parts.store.clone(), delivery.message_id, delivery.clone());
+        async move {
+            store
+                .read(move |db| Ok::<_, Error>((conversations::get(db, id)?, messages::get(db, message_id)?)))
+                .await
+        }
+        .into_actor(self)
+        .map(move |read, this, ctx| match read {
+            Ok((Some(conversation), Some(line))) => {
+                this.join(conversation, ctx);
+                let question = question_of(&delivery, &line);
+                this.with_session(id, ctx, |session, now_ms| session.on_question(question, now_ms));
+            }
+            Ok(_) => {}
+            Err(error) => {
+                log::warn!("a question could not be read and is tried again: {error}");
+                ctx.run_later(Duration::from_secs(1), move |this, ctx| this.question(&delivery, None, ctx));
+            }
+        })
+        .spawn(ctx);
+    }
+
+    /// Adds a session while the link runs.
+    fn join(&mut self, conversation: Conversation, ctx: &mut Context<Self>) {
+        let id = conversation.id;
+        if self.sessions.contains_key(&id) {
+            return;
+        }
+        self.add_session(conversation);
+        if self.is_up() {
+            let protocol = self.status.protocol.unwrap_or(4);
+            self.with_session(id, ctx, |session, now_ms| session.on_link_up(protocol, now_ms));
+        }
+    }
+
+    /// Someone looks at a session; answers when its log is known, or at once if it cannot be.
+    pub(super) fn touch(&mut self, id: ConversationId, reply: Reply<()>, ctx: &mut Context<Self>) {
+        if let Some(session) = self.sessions.get(&id) {
+            if session.conversation.upstream.contacted || !self.is_up() {
+                // Whoever asked may have gone.
+                let _ = reply.send(Ok(()));
+            } else {
+                self.touches.entry(id).or_default().push(reply);
+            }
+            self.with_session(id, ctx, |session, now_ms| session.on_touched(now_ms));
+            return;
+        }
+        let store = self.parts.store.clone();
+        async move { store.read(move |db| conversations::get(db, id)).await }
+            .into_actor(self)
+            .map(move |read, this, ctx| match read {
+                Ok(Some(conversation)) => {
+                    this.join(conversation, ctx);
+                    this.touch(id, reply, ctx);
+                }
+                // Whoever asked may have gone.
+                Ok(None) => drop(reply.send(Err(Error::not_found("session", id)))),
+                Err(error) => drop(reply.send(Err(error))),
+            })
+            .spawn(ctx);
+    }
+
+    /// Answers those who waited for a session's first contact, once what it brought is on disk.
+    pub(super) fn contacted(&mut self, id: ConversationId) {
+        let Some(session) = self.sessions.get(&id) else { return };
+        if let Some(canonical) = &session.conversation.canonical_key {
+            self.by_canonical.insert(canonical.clone(), id);
+        }
+    }
+
+    fn answer_touches(&mut self, id: ConversationId) {
+        for reply in self.touches.remove(&id).into_iter().flatten() {
+            // Whoever asked may have gone.
+            let _ = reply.send(Ok(()));
+        }
+    }
+
+    /// Reads the logs of the sessions that moved while we were away.
+    pub(super) fn catch_up(&mut self, list: &SessionsList, ctx: &mut Context<Self>) {
+        let protocol = self.status.protocol.unwrap_or(4);
+        for row in &list.sessions {
+            let Some(id) = self.by_canonical.get(&row.key).copied() else {
+                if self.parts.gateway.track == crate::domain::gateway::Track::All {
+                    self.open_untracked(&row.key, ctx);
+                }
+                continue;
+            };
+            self.with_session(id, ctx, |session, now_ms| {
+                let moved = row.updated_at.is_none_or(|at| at > session.conversation.updated_at - 60_000);
+                if moved || row.has_active_run { session.on_link_up(protocol, now_ms) } else { Vec::new() }
+            });
+        }
+    }
+
+    /// Tracks a session that somebody else uses on the gateway.
+    pub(super) fn open_untracked(&mut self, key: &str, ctx: &mut Context<Self>) {
+        let name = SessionName {
+            gateway_id: self.parts.gateway.id.clone(),
+            key: key.to_owned(),
+            canonical: Some(key.to_owned()),
+        };
+        let store = self.parts.store.clone();
+        async move { store.write(conversations::TrackSession { name }).await }
+            .into_actor(self)
+            .map(|tracked, this, ctx| match tracked {
+                Ok(conversation) => this.join(conversation, ctx),
+                Err(error) => log::warn!("a session could not be tracked: {error}"),
+            })
+            .spawn(ctx);
+    }
+
+    fn perform(&mut self, id: ConversationId, effect: Effect, ctx: &mut Context<Self>) {
+        match effect {
+            Effect::Send { delivery_id, text } => {
+                if !self.parts.directory.lease_holds(self.parts.clock.now_ms()) {
+                    return;
+                }
+                let Some(session) = self.sessions.get(&id) else { return };
+                let params = json!({
+                    "sessionKey": session.upstream_key(),
+                    "message": &*text,
+                    "deliver": false,
+                    "idempotencyKey": delivery_id.to_string(),
+                });
+                self.ask(Request { method: "chat.send", params, why: For::Send { conversation_id: id } });
+            }
+            Effect::Abort { run_id } => {
+                let Some(session) = self.sessions.get(&id) else { return };
+                let params = json!({ "sessionKey": session.upstream_key(), "runId": run_id });
+                self.ask(Request { method: "chat.abort", params, why: For::Abort });
+            }
+            Effect::History { purpose, limit, offset } => {
+                let Some(session) = self.sessions.get(&id) else { return };
+                let mut params = json!({ "sessionKey": session.upstream_key(), "limit": limit, "maxChars": CHARS_MAX });
+                if offset > 0 {
+                    params["offset"] = offset.into();
+                }
+                let why = For::History { conversation_id: id, purpose };
+                self.ask(Request { method: "chat.history", params, why });
+            }
+            Effect::Begin(command) => self.write(id, command, ctx, |session, result, now| session.on_begun(result, now)),
+            Effect::BeginForeign(command) => {
+                self.write(id, command, ctx, |session, result, now| session.on_begun(result, now));
+            }
+            Effect::End(command) => self.write(id, *command, ctx, |session, result, now| {
+                session.on_ended(result.map(|line| line.is_some()), now)
+            }),
+            Effect::NoteContact(command) => {
+                let store = self.parts.store.clone();
+                async move { store.write(command).await }
+                    .into_actor(self)
+                    .map(move |result, this, _| {
+                        if let Err(error) = result {
+                            log::warn!("a first contact could not be written down: {error}");
+                        }
+                        if this.sessions.get(&id).is_none_or(|s| s.conversation.upstream.import_below.is_none()) {
+                            this.answer_touches(id);
+                        }
+                    })
+                    .spawn(ctx);
+            }
+            Effect::Import(command) => {
+                let store = self.parts.store.clone();
+                async move { store.write_bulk(command).await }
+                    .into_actor(self)
+                    .map(move |result, this, ctx| {
+                        this.answer_touches(id);
+                        this.with_session(id, ctx, |session, _| session.on_imported(result));
+                    })
+                    .spawn(ctx);
+            }
+            Effect::Map(page) => {
+                let Some(session) = self.sessions.get(&id) else { return };
+                let store = self.parts.store.clone();
+                let source = session.source(page.session_id.as_deref());
+                let upstream = session.conversation.upstream.clone();
+                let protocol = session.protocol;
+                async move {
+                    super::tail::map(&store, source, *page, upstream.mapped_seq, upstream.session_id, protocol).await
+                }
+                .into_actor(self)
+                .map(move |result, this, ctx| this.with_session(id, ctx, |session, _| session.on_mapped(result)))
+                .spawn(ctx);
+            }
+            Effect::Checkpoint(command) => {
+                // A lost checkpoint is made up for by the next one.
+                let _ = self.parts.store.write_later(Lane::Bulk, command);
+            }
+            Effect::Tell(live) => {
+                let Some(session) = self.sessions.get(&id) else { return };
+                self.parts.hubs.publish_live(Event::Live { topic: session.topic.clone(), live: Arc::new(live) });
+            }
+            Effect::WakeIn { ms, wake } => {
+                ctx.run_later(Duration::from_millis(ms), move |this, ctx| this.wake(id, wake, ctx));
+            }
+            Effect::Cancel(ids) => {
+                for delivery in ids {
+                    let command = deliveries::Cancel { id: delivery, reason: Some("aborted".to_owned()) };
+                    if let Err(error) = self.parts.store.write_later(Lane::Interactive, command) {
+                        log::warn!("a waiting question could not be cancelled: {error}");
+                    }
+                }
+            }
+            Effect::RunId(run_id) => {
+                if self.by_run.len() >= RUNS_MAX {
+                    self.by_run.clear();
+                }
+                self.by_run.insert(run_id, id);
+            }
+        }
+    }
+
+    fn wake(&mut self, id: ConversationId, wake: Wake, ctx: &mut Context<Self>) {
+        self.with_session(id, ctx, |session, now_ms| session.on_wake(wake, now_ms));
+    }
+
+    fn write<C: crate::store::Command>(
+        &mut self,
+        id: ConversationId,
+        command: C,
+        ctx: &mut Context<Self>,
+        then: impl FnOnce(&mut Session, Result<C::Output, Error>, i64) -> Vec<Effect> + 'static,
+    ) {
+        let store = self.parts.store.clone();
+        async move { store.write(command).await }
+            .into_actor(self)
+            .map(move |result, this, ctx| this.with_session(id, ctx, |session, now_ms| then(session, result, now_ms)))
+            .spawn(ctx);
+    }
+}

@@ -1,0 +1,130 @@
+//! A pass over the tail of a session's log: reads what the store knows of its rows, decides, writes it down.
+use std::collections::HashMap;
+
+use super::session::{Mapped, clean, line_of};
+use crate::domain::error::Error;
+use crate::domain::ids::{ConversationId, DeliveryId, TurnId};
+use crate::domain::message::Block;
+use crate::domain::turn::StepKind;
+use crate::gateway::history::{HistoryPage, HistoryRow, Marker, RowRole};
+use crate::gateway::reconcile::{self, KnownTurn, Meaning};
+use crate::store::turns::NewStep;
+use crate::store::upstream::{self, MapRows, MappedRow, NoteReset, Source};
+use crate::store::{Store, messages, turns};
+
+/// Questions of protocol 3 whose rows are looked for by their text.
+const ASKED_MAX: i64 = 50;
+
+/// What the store knows of the rows at hand.
+struct Known {
+    turns: HashMap<String, KnownTurn<TurnId>>,
+    questions: HashMap<String, DeliveryId>,
+    asked: Vec<(String, DeliveryId, KnownTurn<TurnId>)>,
+}
+
+/// Maps a page. Repeating it changes nothing: each row has one origin.
+pub(super) async fn map(
+    store: &Store,
+    mut source: Source,
+    page: HistoryPage,
+    mut mapped_seq: i64,
+    known_session: Option<String>,
+    protocol: u32,
+) -> Result<Mapped, Error> {
+    if let Some(session) = &page.session_id {
+        source.upstream_session.clone_from(session);
+    }
+    if reconcile::was_reset(&page, known_session.as_deref(), mapped_seq) {
+        mapped_seq = 0;
+        let text = "the session was started afresh on the gateway".to_owned();
+        store.write(NoteReset { source: source.clone(), text }).await?;
+    }
+    let id = source.conversation_id;
+    let runs: Vec<String> = distinct(page.rows.iter().filter_map(|row| row.run_id.clone()));
+    let keys: Vec<String> = distinct(page.rows.iter().filter_map(|row| row.delivery_key().map(str::to_owned)));
+    let row_ids: Vec<String> = page.rows.iter().map(|row| row.id.clone()).collect();
+    let (looked_at, old) = (source.clone(), protocol < 4);
+    let (known, done) = store
+        .read(move |db| {
+            let known = look_up(db, id, &runs, &keys, old)?;
+            Ok::<_, Error>((known, upstream::known_rows(db, &looked_at, &row_ids)?))
+        })
+        .await?;
+    let rows: Vec<HistoryRow> = page.rows.into_iter().filter(|row| !done.contains(&row.id)).collect();
+    if rows.iter().any(|row| row.marker == Some(Marker::Reset)) {
+        // The rows after it are numbered from 1 again; the marker itself becomes a line.
+        mapped_seq = 0;
+    }
+    let mapped = reconcile::map_tail(&rows, mapped_seq, &known.turns, &known.questions, &known.asked);
+    let answers = mapped
+        .rows
+        .iter()
+        .filter(|(_, meaning)| matches!(meaning, Meaning::Answer(_) | Meaning::LateAnswer(_)))
+        .count();
+    let up_to = mapped.up_to;
+    let rows: Vec<MappedRow> = mapped.rows.iter().map(|(row, meaning)| to_store(row, meaning)).collect();
+    let upstream_session = source.upstream_session.clone();
+    if !rows.is_empty() || up_to != mapped_seq {
+        store.write(MapRows { source, rows, mapped_seq: up_to }).await?;
+    }
+    Ok(Mapped { up_to, upstream_session, answers })
+}
+
+fn distinct(values: impl Iterator<Item = String>) -> Vec<String> {
+    let mut values: Vec<String> = values.collect();
+    values.sort_unstable();
+    values.dedup();
+    values
+}
+
+fn look_up(
+    db: &mut crate::store::Db,
+    id: ConversationId,
+    runs: &[String],
+    keys: &[String],
+    protocol_3: bool,
+) -> Result<Known, Error> {
+    let mut known = Known { turns: HashMap::new(), questions: HashMap::new(), asked: Vec::new() };
+    for (run, turn, answer) in turns::by_runs(db, id, runs)? {
+        known.turns.insert(run, KnownTurn { id: turn.id, open: turn.state.is_open(), answer });
+    }
+    for key in keys {
+        if let Ok(delivery) = key.parse::<DeliveryId>()
+            && crate::store::deliveries::get(db, delivery)?.is_some_and(|stored| stored.delivery.conversation_id == id)
+        {
+            known.questions.insert(key.clone(), delivery);
+        }
+    }
+    if protocol_3 {
+        for (turn, question, answer) in turns::asked_unmapped(db, id, ASKED_MAX)? {
+            let Some(delivery) = turn.delivery_id else { continue };
+            let text = messages::get(db, question)?.map(|line| line.text.clone()).unwrap_or_default();
+            known.asked.push((text, delivery, KnownTurn { id: turn.id, open: turn.state.is_open(), answer }));
+        }
+    }
+    Ok(known)
+}
+
+fn to_store(row: &HistoryRow, meaning: &Meaning<TurnId, DeliveryId>) -> MappedRow {
+    let meaning = match meaning {
+        Meaning::Question(delivery) => upstream::Meaning::Question(*delivery),
+        Meaning::Answer(turn) => upstream::Meaning::Answer(*turn),
+        Meaning::LateAnswer(turn) => upstream::Meaning::LateAnswer(*turn, line_of(row)),
+        Meaning::Step(turn) => upstream::Meaning::Step(*turn, step_of(row)),
+        Meaning::Line => upstream::Meaning::Line(line_of(row)),
+    };
+    MappedRow { row_id: row.id.clone(), meaning }
+}
+
+fn step_of(row: &HistoryRow) -> NewStep {
+    let kind = if row.role == RowRole::ToolResult {
+        StepKind::ToolResult
+    } else if row.is_failure() {
+        StepKind::Error
+    } else if row.blocks.iter().any(|block| matches!(block, Block::ToolCall { .. })) {
+        StepKind::ToolCall
+    } else {
+        StepKind::Text
+    };
+    NewStep { kind, text: row.text.clone(), blocks: clean(&row.blocks), said_at: row.timestamp_ms.unwrap_or(0) }
+}

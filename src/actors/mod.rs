@@ -1,0 +1,14 @@
+//! The actors: each owns its state, nobody else touches it.
+//!
+//! Requests go down (supervisor → links, scheduler → store), events go up ([`supervisor::StoreEvents`],
+//! [`supervisor::ChildStopped`]). No actor knows the supervisor but as a `Recipient`.
+pub mod bootstrap;
+pub mod browser_session;
+pub mod directory;
+pub mod gateway_link;
+pub mod hub;
+pub mod messages;
+pub mod routing;
+pub mod scheduler;
+pub mod store_writer;
+pub mod supervisor;

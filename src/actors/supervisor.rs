@@ -1,0 +1,502 @@
+//! The root of the actors: becomes the active node, starts the children, starts them again when they fall, and routes
+//! typed messages between them. What it decides is in [`super::routing`].
+//!
+//! Owner: the process; one a node.
+//!
+//! Invariants
+//! - D5: children that act for the database run only while this node holds the lease; when it is lost they are stopped,
+//!   the sockets are closed and the node stands by.
+//! - A child that ends without being told to is started again after a growing delay; after too many ends it is parked.
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use actix::prelude::*;
+use tokio::sync::oneshot;
+
+use super::directory::Directory;
+use super::gateway_link::{ConversationGone, DeliveryMoved, GatewayLink, LinkParts};
+use super::hub::Hubs;
+use super::messages::{Observe, Report, Stop, ToLink};
+use super::routing::{self, Restarts, Route, Verdict};
+use super::scheduler::{DueChanged, Scheduler};
+use super::store_writer::StoreWriter;
+use super::bootstrap::{self, Bootstrapped};
+use crate::config::Config;
+use crate::domain::clock::Clock;
+use crate::domain::delivery::Delivery;
+use crate::domain::event::{Event, Publish};
+use crate::domain::gateway::Gateway;
+use crate::domain::ids::{GatewayId, NodeId};
+use crate::store::lease::{DropLease, LEASE_MS, Lease, RENEW_MS, TakeLease};
+use crate::store::users::NoteTokensUsed;
+use crate::store::vault::Vault;
+use crate::store::{Location, Store, WriterSeed, gateways, users};
+
+/// How often a stand-by asks for the lease: at most so long after its end the node takes over.
+const ASK: Duration = Duration::from_millis(1_000);
+/// How often the use of tokens is written down.
+const NOTE_USE: Duration = Duration::from_secs(30);
+/// Margin by which our own clock ends the lease before the database's does.
+const LEASE_MARGIN_MS: i64 = 1_000;
+
+/// Who a child is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Child {
+    Link(GatewayId),
+    Scheduler,
+    StoreWriter,
+}
+
+/// A child has ended; `clean` when it was told to.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub struct ChildStopped {
+    pub child: Child,
+    pub clean: bool,
+}
+
+/// The store has committed something.
+#[derive(Clone, Message)]
+#[rtype(result = "()")]
+pub struct StoreEvents(pub Arc<Vec<Arc<Event>>>);
+
+/// The scheduler found deliveries whose wait is over.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct DeliveriesReady(pub Vec<Delivery>);
+
+/// Ask every actor about itself.
+#[derive(Message)]
+#[rtype(result = "Vec<Report>")]
+pub struct ObserveAll;
+
+/// Stop everything in order: refuse, say goodbye to the gateways, write what waits, give the lease up.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Shutdown;
+
+/// What the supervisor is made with.
+pub struct SupervisorParts {
+    pub config: Arc<Config>,
+    pub store: Store,
+    pub seed: WriterSeed,
+    pub directory: Arc<Directory>,
+    pub hubs: Arc<Hubs>,
+    pub clock: Arc<dyn Clock>,
+    pub vault: Vault,
+    /// Told once, when this node has become the active one for the first time.
+    pub ready: Option<oneshot::Sender<Bootstrapped>>,
+}
+
+pub struct Supervisor {
+    parts: SupervisorParts,
+    node_id: NodeId,
+    writer: Option<Addr<StoreWriter>>,
+    scheduler: Option<Addr<Scheduler>>,
+    links: HashMap<GatewayId, Addr<GatewayLink>>,
+    /// Links that are told to stop and are started again when they have.
+    restarting: HashMap<GatewayId, bool>,
+    restarts: HashMap<Child, Restarts>,
+    stopping: bool,
+    standby_said: bool,
+}
+
+impl Supervisor {
+    pub fn new(parts: SupervisorParts) -> Self {
+        Self {
+            parts,
+            node_id: NodeId::new(),
+            writer: None,
+            scheduler: None,
+            links: HashMap::new(),
+            restarting: HashMap::new(),
+            restarts: HashMap::new(),
+            stopping: false,
+            standby_said: false,
+        }
+    }
+
+    fn alone(&self) -> bool {
+        matches!(self.parts.store.location(), Location::Sqlite(_))
+    }
+}
+
+impl Actor for Supervisor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(4_096);
+        self.parts.hubs.set_supervisor(ctx.address().recipient());
+        self.start_writer(ctx);
+        self.ask_for_lease(ctx);
+        ctx.run_interval(NOTE_USE, |this, _| this.note_use());
+    }
+}
+
+// ---- the lease -------------------------------------------------------------------------------------------------------
+
+impl Supervisor {
+    fn take_lease(&self) -> TakeLease {
+        let address = self.parts.config.server.listen.first().map(ToString::to_string).unwrap_or_default();
+        TakeLease { node_id: self.node_id, address, alone: self.alone() }
+    }
+
+    fn ask_for_lease(&mut self, ctx: &mut Context<Self>) {
+        if self.stopping {
+            return;
+        }
+        let (store, command) = (self.parts.store.clone(), self.take_lease());
+        let asked_at = self.parts.clock.now_ms();
+        async move { store.write(command).await }
+            .into_actor(self)
+            .map(move |result, this, ctx| match result {
+                Ok(Lease::Ours { epoch }) => this.become_active(epoch, asked_at, ctx),
+                Ok(Lease::Theirs { for_ms, address }) => {
+                    if !std::mem::replace(&mut this.standby_said, true) {
+                        log::info!(lease_ms = for_ms; "another node ({address}) is active on this database; standing by");
+                    }
+                    ctx.run_later(ASK, Self::ask_for_lease);
+                }
+                Err(error) => {
+                    log::warn!("the node lease could not be asked for: {error}");
+                    ctx.run_later(ASK, Self::ask_for_lease);
+                }
+            })
+            .spawn(ctx);
+    }
+
+    fn become_active(&mut self, epoch: i64, asked_at: i64, ctx: &mut Context<Self>) {
+        self.parts.store.epoch().store(epoch, Ordering::SeqCst);
+        self.hold_lease(asked_at);
+        if !self.alone() {
+            ctx.run_later(Duration::from_millis(RENEW_MS), Self::renew_lease);
+        }
+        let (store, config, vault) = (self.parts.store.clone(), self.parts.config.clone(), self.parts.vault.clone());
+        let now_ms = self.parts.clock.now_ms();
+        async move {
+            let bootstrapped = bootstrap::run(&store, &config, &vault).await?;
+            let (gateways, callers) = store
+                .read(move |db| Ok::<_, crate::domain::error::Error>((gateways::list(db)?, users::callers(db, now_ms)?)))
+                .await?;
+            Ok::<_, crate::domain::error::Error>((bootstrapped, gateways, callers))
+        }
+        .into_actor(self)
+        .map(move |begun, this, ctx| match begun {
+            Ok((bootstrapped, gateways, callers)) => {
+                this.parts.directory.set_callers(callers);
+                this.parts.directory.set_trusted(bootstrapped.trusted.clone());
+                for gateway in gateways {
+                    this.start_link(gateway, ctx);
+                }
+                this.start_scheduler(ctx);
+                this.parts.directory.set_active(true);
+                log::info!(epoch; "this node is active");
+                if let Some(ready) = this.parts.ready.take() {
+                    // Whoever waited may have gone.
+                    let _ = ready.send(bootstrapped);
+                }
+            }
+            Err(error) => {
+                log::error!("the node could not begin its work: {error}");
+                ctx.run_later(ASK, Self::ask_for_lease);
+            }
+        })
+        .spawn(ctx);
+    }
+
+    /// Notes until when we may speak for the database: our own clock ends the lease a little early.
+    fn hold_lease(&self, asked_at: i64) {
+        let until = if self.alone() { i64::MAX } else { asked_at + LEASE_MS - LEASE_MARGIN_MS };
+        self.parts.directory.set_lease_until(until);
+    }
+
+    fn renew_lease(&mut self, ctx: &mut Context<Self>) {
+        if self.stopping {
+            return;
+        }
+        let (store, command) = (self.parts.store.clone(), self.take_lease());
+        let asked_at = self.parts.clock.now_ms();
+        let epoch = self.parts.store.epoch().load(Ordering::SeqCst);
+        async move { store.write(command).await }
+            .into_actor(self)
+            .map(move |result, this, ctx| match result {
+                Ok(Lease::Ours { epoch: held }) if held == epoch => {
+                    this.hold_lease(asked_at);
+                    ctx.run_later(Duration::from_millis(RENEW_MS), Self::renew_lease);
+                }
+                Ok(_) => this.step_down(ctx),
+                Err(error) if error.code() == crate::domain::error::ErrorCode::Standby => this.step_down(ctx),
+                Err(error) => {
+                    log::warn!("the node lease could not be renewed: {error}");
+                    if this.parts.directory.lease_holds(this.parts.clock.now_ms()) {
+                        ctx.run_later(Duration::from_millis(RENEW_MS / 4), Self::renew_lease);
+                    } else {
+                        this.step_down(ctx);
+                    }
+                }
+            })
+            .spawn(ctx);
+    }
+
+    /// Another node speaks for the database now: stop acting, and stand by.
+    fn step_down(&mut self, ctx: &mut Context<Self>) {
+        log::warn!("this node has lost its lease and stands by");
+        self.parts.directory.set_active(false);
+        self.parts.directory.set_lease_until(0);
+        // Zero would let the writer write the lease only; the old epoch keeps everything out until a new one is given.
+        self.stop_children();
+        self.parts.hubs.publish(vec![Event::SteppedDown]);
+        self.standby_said = false;
+        self.parts.store.epoch().store(0, Ordering::SeqCst);
+        ctx.run_later(ASK, Self::ask_for_lease);
+    }
+
+    fn stop_children(&mut self) {
+        for (_, link) in self.links.drain() {
+            link.do_send(Stop);
+        }
+        if let Some(scheduler) = self.scheduler.take() {
+            scheduler.do_send(Stop);
+        }
+    }
+
+    fn note_use(&self) {
+        let used = self.parts.directory.take_used();
+        if !used.is_empty() && self.parts.directory.is_active() {
+            // A lost note is a less exact "last used".
+            let _ = self.parts.store.write_later(crate::store::Lane::Bulk, NoteTokensUsed { used });
+        }
+    }
+
+    // ---- children ----------------------------------------------------------------------------------------------------
+
+    fn start_writer(&mut self, ctx: &mut Context<Self>) {
+        let parent = ctx.address().recipient();
+        match StoreWriter::new(self.parts.seed.clone(), self.parts.store.clone(), parent) {
+            Ok(writer) => self.writer = Some(writer.start()),
+            Err(error) => {
+                log::error!("the store's writer could not be started: {error}");
+                ctx.run_later(ASK, Self::start_writer);
+            }
+        }
+    }
+
+    fn start_scheduler(&mut self, ctx: &mut Context<Self>) {
+        let scheduler = Scheduler::new(
+            self.parts.store.clone(),
+            self.parts.clock.clone(),
+            ctx.address().recipient(),
+            ctx.address().recipient(),
+        );
+        self.scheduler = Some(scheduler.start());
+    }
+
+    fn start_link(&mut self, gateway: Gateway, ctx: &mut Context<Self>) {
+        let id = gateway.id.clone();
+        self.parts.directory.set_gateway(gateway.clone());
+        let parts = LinkParts {
+            gateway,
+            store: self.parts.store.clone(),
+            directory: self.parts.directory.clone(),
+            hubs: self.parts.hubs.clone(),
+            clock: self.parts.clock.clone(),
+            vault: self.parts.vault.clone(),
+            config: self.parts.config.gateway.clone(),
+            limits: self.parts.config.limits.clone(),
+            parent: ctx.address().recipient(),
+        };
+        self.links.insert(id, GatewayLink::new(parts).start());
+    }
+
+    /// Reads a gateway anew and starts its link; does nothing for one that is gone.
+    fn reload_link(&mut self, id: GatewayId, ctx: &mut Context<Self>) {
+        let (store, wanted) = (self.parts.store.clone(), id.clone());
+        async move { store.read(move |db| gateways::get(db, &wanted)).await }
+            .into_actor(self)
+            .map(move |found, this, ctx| match found {
+                Ok(Some(gateway)) if !this.stopping => this.start_link(gateway, ctx),
+                Ok(_) => this.parts.directory.remove_gateway(&id),
+                Err(error) => {
+                    log::warn!("a gateway could not be read: {error}");
+                    ctx.run_later(ASK, move |this, ctx| this.reload_link(id, ctx));
+                }
+            })
+            .spawn(ctx);
+    }
+
+    fn to_link<M>(&self, id: &GatewayId, message: M)
+    where
+        M: Message + Send + 'static,
+        M::Result: Send,
+        GatewayLink: Handler<M>,
+    {
+        if let Some(link) = self.links.get(id) {
+            // Bounded by the store, which the sender waits for.
+            link.do_send(message);
+        }
+    }
+}
+
+// ---- messages --------------------------------------------------------------------------------------------------------
+
+impl Handler<StoreEvents> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, msg: StoreEvents, ctx: &mut Self::Context) {
+        let due: Vec<_> = msg.0.iter().filter_map(|event| routing::due_change(event)).collect();
+        if let (Some(scheduler), false) = (&self.scheduler, due.is_empty()) {
+            scheduler.do_send(DueChanged(due));
+        }
+        for event in msg.0.iter() {
+            match (routing::route(event), event.as_ref()) {
+                (Route::Link(id), Event::Delivery { delivery, line, .. }) => {
+                    // What is to wait is told by the scheduler when its time has come.
+                    let later = delivery.state == crate::domain::delivery::DeliveryState::Pending
+                        && delivery.available_at > self.parts.clock.now_ms();
+                    if !later {
+                        self.to_link(&id, DeliveryMoved { delivery: delivery.clone(), line: line.clone() });
+                    }
+                }
+                (Route::Link(id), Event::ConversationDeleted { topic, .. }) => {
+                    self.to_link(&id, ConversationGone(topic.conversation_id));
+                }
+                (Route::RestartLink { gateway_id, removed }, _) => {
+                    if removed {
+                        self.parts.directory.remove_gateway(&gateway_id);
+                    }
+                    match self.links.remove(&gateway_id) {
+                        Some(link) => {
+                            self.restarting.insert(gateway_id, removed);
+                            link.do_send(Stop);
+                        }
+                        None if !removed => self.reload_link(gateway_id, ctx),
+                        None => {}
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Handler<DeliveriesReady> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, msg: DeliveriesReady, _ctx: &mut Self::Context) {
+        for delivery in msg.0 {
+            // The recipient's link is found by the delivery's conversation, which only links of its gateway know.
+            let delivery = Arc::new(delivery);
+            for link in self.links.values() {
+                link.do_send(DeliveryMoved { delivery: delivery.clone(), line: None });
+            }
+        }
+    }
+}
+
+impl Handler<ToLink> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, msg: ToLink, _ctx: &mut Self::Context) {
+        if let Some(link) = self.links.get(&msg.gateway_id) {
+            link.do_send(msg);
+        }
+        // Without a link the reply is dropped, which the asker takes for "not connected".
+    }
+}
+
+impl Handler<ChildStopped> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, msg: ChildStopped, ctx: &mut Self::Context) {
+        if let Child::Link(id) = &msg.child
+            && let Some(removed) = self.restarting.remove(id)
+        {
+            if !removed {
+                self.reload_link(id.clone(), ctx);
+            }
+            return;
+        }
+        if msg.clean || self.stopping {
+            return;
+        }
+        let verdict = self.restarts.entry(msg.child.clone()).or_default().on_end(self.parts.clock.now_ms());
+        match verdict {
+            Verdict::RestartIn { ms } => {
+                log::error!(delay_ms = ms; "{:?} ended unexpectedly and is started again", msg.child);
+                ctx.run_later(Duration::from_millis(ms), move |this, ctx| match msg.child {
+                    Child::Link(id) => this.reload_link(id, ctx),
+                    Child::Scheduler => this.start_scheduler(ctx),
+                    Child::StoreWriter => this.start_writer(ctx),
+                });
+            }
+            Verdict::Park => log::error!("{:?} ended too often and is not started again; restart clawbroker", msg.child),
+        }
+    }
+}
+
+impl Handler<ObserveAll> for Supervisor {
+    type Result = ResponseFuture<Vec<Report>>;
+
+    fn handle(&mut self, _: ObserveAll, _ctx: &mut Self::Context) -> Self::Result {
+        let restarts: serde_json::Map<String, serde_json::Value> = self
+            .restarts
+            .iter()
+            .map(|(child, r)| (format!("{child:?}"), serde_json::json!({ "total": r.total, "parked": r.parked })))
+            .collect();
+        let own = Report {
+            actor: "supervisor",
+            id: self.node_id.to_string(),
+            state: serde_json::json!({
+                "active": self.parts.directory.is_active(),
+                "epoch": self.parts.store.epoch().load(Ordering::SeqCst),
+                "links": self.links.len(),
+                "runs": self.parts.directory.runs(),
+                "sockets": self.parts.directory.sockets(),
+                "restarts": restarts,
+                "hub_lagged_total": self.parts.hubs.lagged_total(),
+                "events_published_total": self.parts.hubs.published_total(),
+            }),
+        };
+        let mut asked: Vec<Request<GatewayLink, Observe>> = self.links.values().map(|link| link.send(Observe)).collect();
+        let writer = self.writer.as_ref().map(|writer| writer.send(Observe));
+        let scheduler = self.scheduler.as_ref().map(|scheduler| scheduler.send(Observe));
+        Box::pin(async move {
+            let mut reports = vec![own];
+            // A child that ends meanwhile is left out; its restart shows in the counts.
+            if let Some(writer) = writer {
+                reports.extend(writer.await);
+            }
+            if let Some(scheduler) = scheduler {
+                reports.extend(scheduler.await);
+            }
+            for link in asked.drain(..) {
+                reports.extend(link.await);
+            }
+            reports
+        })
+    }
+}
+
+impl Handler<Shutdown> for Supervisor {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, _: Shutdown, _ctx: &mut Self::Context) -> Self::Result {
+        self.stopping = true;
+        self.note_use();
+        self.stop_children();
+        let (store, node_id) = (self.parts.store.clone(), self.node_id);
+        let done = async move {
+            // Behind everything that waits: when it is answered, everything before it is on disk.
+            if let Err(error) = store.write(DropLease { node_id }).await {
+                log::warn!("the lease could not be given up: {error}");
+            }
+        };
+        Box::pin(done.into_actor(self).map(|(), this, _| {
+            if let Some(writer) = this.writer.take() {
+                writer.do_send(Stop);
+            }
+        }))
+    }
+}

@@ -1,0 +1,31 @@
+//! Messages as clients see them.
+use serde_json::{Value, json};
+
+use super::message::Line;
+use super::time::iso;
+
+/// `{id, session_id?, seq, role, content, timestamp (ms), created_at (ISO), sender, late?, supersedes?, error?}`.
+pub fn message_json(line: &Line, session_id: Option<&str>) -> Value {
+    let mut message = json!({
+        "id": line.id,
+        "seq": line.seq,
+        "role": line.role,
+        "content": line.blocks,
+        "timestamp": line.said_at,
+        "created_at": iso(line.created_at),
+        "sender": line.sender,
+    });
+    if let Some(id) = session_id {
+        message["session_id"] = json!(id);
+    }
+    if line.late {
+        message["late"] = json!(true);
+    }
+    if let Some(id) = line.supersedes {
+        message["supersedes"] = json!(id);
+    }
+    if let Some(error) = &line.error {
+        message["error"] = json!(error);
+    }
+    message
+}

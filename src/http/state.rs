@@ -1,0 +1,54 @@
+//! What every handler may use; made once at start, shared by all workers.
+use std::sync::Arc;
+
+use actix::prelude::*;
+
+use crate::actors::directory::Directory;
+use crate::actors::hub::Hubs;
+use crate::actors::messages::ToLink;
+use crate::actors::supervisor::ObserveAll;
+use crate::config::Config;
+use crate::domain::clock::Clock;
+use crate::domain::error::{Error, ErrorCode};
+use crate::domain::ids::GatewayId;
+use crate::store::Store;
+use crate::store::vault::Vault;
+
+use super::auth::{Limiter, Tickets};
+
+/// The parts of the running broker that the edge works with.
+pub struct AppState {
+    pub config: Arc<Config>,
+    pub store: Store,
+    pub directory: Arc<Directory>,
+    pub hubs: Arc<Hubs>,
+    pub clock: Arc<dyn Clock>,
+    pub vault: Vault,
+    /// Finds the link of a gateway.
+    pub links: Recipient<ToLink>,
+    /// Asks every actor about itself.
+    pub observe: Recipient<ObserveAll>,
+    pub tickets: Tickets,
+    pub limiter: Limiter,
+    /// When the process started, epoch milliseconds.
+    pub started_at: i64,
+}
+
+impl AppState {
+    /// Asks the link of a gateway. `None` in time means that it is not there or does not answer.
+    pub async fn ask_link<T>(
+        &self,
+        gateway_id: &GatewayId,
+        request: impl FnOnce(crate::actors::messages::Reply<T>) -> crate::actors::messages::LinkRequest,
+        wait: std::time::Duration,
+    ) -> Result<T, Error> {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        let message = ToLink { gateway_id: gateway_id.clone(), request: request(reply) };
+        let unavailable = || Error::new(ErrorCode::GatewayUnavailable, format!("gateway `{gateway_id}` is not connected now"));
+        self.links.try_send(message).map_err(|_| unavailable())?;
+        match tokio::time::timeout(wait, answer).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) | Err(_) => Err(unavailable()),
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! What tests stand on: fresh databases, a store with a clock and an ear, and short ways to common things.
+pub(crate) mod database;
+pub(crate) mod recorder;
+pub(crate) mod sql;
+pub(crate) mod test_store;
+
+pub(crate) use database::{Database, Kind};
+pub(crate) use recorder::Recorder;
+pub(crate) use test_store::{TestStore, question, session_name};
+
+/// Runs a test on a fresh, migrated database inside an actix system.
+pub(crate) fn run_on<T: From<Database>, F: Future<Output = ()>>(kind: Kind, test: impl FnOnce(T) -> F) {
+    actix::System::new().block_on(async move { test(T::from(Database::migrated(kind))).await });
+}
+
+/// Makes two tests of each of the module's async functions: `sqlite::name` and `postgres::name`. A function takes a
+/// [`Database`] or anything that is made `From` one, for example a [`TestStore`].
+macro_rules! on_both_databases {
+    ($($test:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[test]
+            fn $test() {
+                crate::harness::run_on(crate::harness::Kind::Sqlite, super::$test);
+            })*
+        }
+        mod postgres {
+            $(#[test]
+            fn $test() {
+                crate::harness::run_on(crate::harness::Kind::Postgres, super::$test);
+            })*
+        }
+    };
+}

@@ -1,0 +1,147 @@
+use clawbroker::domain::delivery::{DeliveryState, backoff_ms, reason};
+use clawbroker::domain::error::ErrorCode;
+use clawbroker::domain::ids::DeliveryId;
+use clawbroker::store::deliveries::{self, Cancel, Filter, FireDue, Purge, Redrive};
+
+use crate::harness::test_store::START_MS;
+use crate::harness::{TestStore, sql};
+
+/// Sets columns of a delivery behind the store's back, for clocks that no command winds up yet.
+fn set(store: &TestStore, id: DeliveryId, columns: &str) {
+    let mut db = store.database.connect();
+    let id = sql::bytes(&db, id.as_bytes());
+    sql::run(&mut db, &format!("UPDATE deliveries SET {columns} WHERE id = {id}"));
+}
+
+fn whats(stored: &deliveries::Stored) -> Vec<&str> {
+    stored.events.iter().map(|entry| entry.what.as_str()).collect()
+}
+
+/// DLV-2: whatever waits for time is found when its time comes, soonest first.
+async fn time_moves_what_waits_for_it(store: TestStore) {
+    let (caller, conversation) = store.chat().await;
+    let mut ids = Vec::new();
+    for text in ["ready", "later", "expiring", "leased"] {
+        ids.push(store.ask(&caller, conversation.id, text).await.delivery.unwrap().id);
+    }
+    let at = |ms: i64| START_MS + ms;
+    set(&store, ids[1], &format!("available_at = {0}, due_at = {0}", at(5_000)));
+    set(&store, ids[2], &format!("expires_at = {0}, due_at = {0}", at(1_000)));
+    set(&store, ids[3], &format!("state = 1, attempt = 1, lease_until = {0}, due_at = {0}", at(2_000)));
+    let due = store.read(|db| deliveries::due(db, 10)).await.unwrap();
+    let expected = [(at(0), ids[0]), (at(1_000), ids[2]), (at(2_000), ids[3]), (at(5_000), ids[1])];
+    assert_eq!(due, expected);
+
+    store.told();
+    let fire = || FireDue { ids: ids.clone() };
+    let ready = store.write(fire()).await.unwrap();
+    assert_eq!(
+        ready.iter().map(|delivery| delivery.id).collect::<Vec<_>>(),
+        [ids[0], ids[2]],
+        "nothing else is due yet"
+    );
+    assert!(store.told().is_empty());
+
+    store.clock.advance_ms(2_000);
+    let ready = store.write(fire()).await.unwrap();
+    assert_eq!(ready.iter().map(|delivery| delivery.id).collect::<Vec<_>>(), [ids[0]]);
+    assert_eq!(store.told(), ["delivery pending -> expired", "delivery leased -> pending"]);
+    let given_back = store.delivery(ids[3]).await;
+    assert_eq!(given_back.delivery.available_at, at(2_000) + backoff_ms(1));
+    assert_eq!(whats(&given_back), ["accepted", "lease_over"]);
+
+    store.clock.advance_ms(60_000);
+    let ready = store.write(fire()).await.unwrap();
+    assert_eq!(ready.len(), 3, "all but the expired one");
+}
+
+async fn the_last_lease_that_runs_out_is_the_end(store: TestStore) {
+    let (caller, conversation) = store.chat().await;
+    let id = store.ask(&caller, conversation.id, "x").await.delivery.unwrap().id;
+    set(&store, id, &format!("state = 1, attempt = 5, lease_until = {START_MS}, due_at = {START_MS}"));
+    store.write(FireDue { ids: vec![id] }).await.unwrap();
+    let dead = store.delivery(id).await.delivery;
+    assert_eq!((dead.state, dead.reason.as_deref()), (DeliveryState::Dead, Some(reason::ATTEMPTS)));
+}
+
+/// D4: what may have started at the gateway is never sent again under the same key.
+async fn a_dead_delivery_is_redriven_unless_it_had_started(store: TestStore) {
+    let (caller, conversation) = store.chat().await;
+    let fresh = store.dead(&caller, conversation.id, false).await;
+    let started = store.dead(&caller, conversation.id, true).await;
+    let refused = store.write(Redrive { id: started.id }).await.unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::DeliveryEnded);
+    store.told();
+    let again = store.write(Redrive { id: fresh.id }).await.unwrap();
+    assert_eq!((again.state, again.attempt, again.ended_at), (DeliveryState::Pending, 0, None));
+    assert_eq!(store.told(), ["delivery dead -> pending"]);
+    assert_eq!(whats(&store.delivery(fresh.id).await), ["accepted", "leased", "dead", "redriven"]);
+    assert_eq!(store.write(Redrive { id: fresh.id }).await.unwrap_err().code(), ErrorCode::DeliveryEnded);
+    assert_eq!(store.write(Redrive { id: DeliveryId::new() }).await.unwrap_err().code(), ErrorCode::NotFound);
+}
+
+async fn a_cancelled_delivery_stays_cancelled(store: TestStore) {
+    let (caller, conversation) = store.chat().await;
+    let id = store.ask(&caller, conversation.id, "x").await.delivery.unwrap().id;
+    store.told();
+    for _ in 0..2 {
+        let cancelled = store.write(Cancel { id, reason: Some("changed my mind".into()) }).await.unwrap();
+        assert_eq!(cancelled.state, DeliveryState::Cancelled);
+    }
+    assert_eq!(store.told(), ["delivery pending -> cancelled"], "the second time is a repeat");
+    let dead = store.dead(&caller, conversation.id, false).await;
+    let refused = store.write(Cancel { id: dead.id, reason: None }).await.unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::DeliveryEnded);
+}
+
+/// D10: the end of a delivery stays on its message when the delivery is gone.
+async fn a_purge_removes_dead_ones_only(store: TestStore) {
+    let (caller, conversation) = store.chat().await;
+    let open = store.ask(&caller, conversation.id, "open").await.delivery.unwrap();
+    let dead = store.dead(&caller, conversation.id, false).await;
+    let removed = store.write(Purge { ids: vec![open.id, dead.id, DeliveryId::new()] }).await.unwrap();
+    assert_eq!(removed, 1);
+    assert!(store.read(move |db| deliveries::get(db, dead.id)).await.unwrap().is_none());
+    assert_eq!(store.delivery(open.id).await.delivery.state, DeliveryState::Pending);
+    let kept = "SELECT count(*) AS value FROM messages WHERE end_state = 3 AND end_reason = 'refused' AND ended_at > 0";
+    assert_eq!(store.number(kept).await, 1);
+}
+
+async fn lists_and_counts_find_what_they_are_asked_for(store: TestStore) {
+    let (caller, conversation) = store.chat().await;
+    let mut open = Vec::new();
+    for text in ["one", "two", "three"] {
+        open.push(store.ask(&caller, conversation.id, text).await.delivery.unwrap());
+    }
+    let dead = store.dead(&caller, conversation.id, false).await;
+    let list = async |filter: Filter, limit| store.read(move |db| deliveries::list(db, &filter, limit)).await.unwrap();
+    let all = list(Filter::default(), 10).await;
+    assert_eq!(all.len(), 4);
+    assert_eq!(all[0].0.delivery.id, dead.id, "newest first");
+    assert!(all.iter().all(|(_, party)| party.reference == "gw"));
+    let pending = list(Filter { state: Some(DeliveryState::Pending), ..Filter::default() }, 2).await;
+    assert_eq!(pending.iter().map(|(s, _)| s.delivery.id).collect::<Vec<_>>(), [open[2].id, open[1].id]);
+    let rest = Filter { state: Some(DeliveryState::Pending), after_n: Some(pending[1].0.n), ..Filter::default() };
+    assert_eq!(list(rest, 10).await[0].0.delivery.id, open[0].id);
+    assert!(list(Filter { created_before: Some(START_MS), ..Filter::default() }, 10).await.is_empty());
+    let counts = store.read(deliveries::counts).await.unwrap();
+    let expected = [(DeliveryState::Pending, 3), (DeliveryState::Leased, 0), (DeliveryState::Dead, 1)];
+    assert_eq!(counts, expected);
+    let recipient = open[0].recipient_id;
+    let first = store.read(move |db| deliveries::open_of_recipient(db, recipient, 0, 1)).await.unwrap();
+    assert_eq!(first[0].delivery.id, open[0].id);
+    let after = first[0].n;
+    let rest = store.read(move |db| deliveries::open_of_recipient(db, recipient, after, 10)).await.unwrap();
+    assert_eq!(rest.iter().map(|s| s.delivery.id).collect::<Vec<_>>(), [open[1].id, open[2].id]);
+    let message = open[0].message_id;
+    assert_eq!(store.read(move |db| deliveries::of_message(db, message)).await.unwrap().len(), 1);
+}
+
+on_both_databases!(
+    time_moves_what_waits_for_it,
+    the_last_lease_that_runs_out_is_the_end,
+    a_dead_delivery_is_redriven_unless_it_had_started,
+    a_cancelled_delivery_stays_cancelled,
+    a_purge_removes_dead_ones_only,
+    lists_and_counts_find_what_they_are_asked_for,
+);

@@ -1,0 +1,247 @@
+//! None of the queries that run often scans a table. The plans are those of the queries as diesel sends them: each is
+//! caught on its way, and explained with the values it was sent with.
+use std::sync::{Arc, Mutex};
+
+use clawbroker::domain::delivery::DeliveryState;
+use clawbroker::domain::error::Error;
+use clawbroker::domain::ids::{ConversationId, DeliveryId, GatewayId, MessageId, PartyId};
+use clawbroker::store::messages::Span;
+use clawbroker::store::upstream::{Source, known_rows};
+use clawbroker::store::{Db, conversations, deliveries, explain, messages, turns, users};
+use diesel::Connection;
+use diesel::connection::InstrumentationEvent;
+
+use crate::harness::{Database, Kind, TestStore, sql};
+
+/// Fills the tables with so many rows that a scan would be the dearer plan.
+fn fill(db: &mut Db) {
+    let sqlite = matches!(db, Db::Sqlite(_));
+    let numbers = |from: i64, to: i64| {
+        if sqlite {
+            format!(
+                "(WITH RECURSIVE s(n) AS (SELECT {from} UNION ALL SELECT n + 1 FROM s WHERE n < {to}) SELECT n FROM s) s"
+            )
+        } else {
+            format!("(SELECT n FROM generate_series({from}::bigint, {to}::bigint) n) s")
+        }
+    };
+    // An id of 16 bytes for each number of a kind.
+    let id = |kind: u8, number: &str| {
+        if sqlite {
+            format!("CAST(printf('{kind:02}%014d', {number}) AS BLOB)")
+        } else {
+            format!("convert_to('{kind:02}' || lpad(({number})::text, 14, '0'), 'UTF8')")
+        }
+    };
+    let (no, yes) = ("FALSE", "TRUE");
+    let statements = [
+        format!(
+            "INSERT INTO parties (id, kind, reference, display_name, created_at) \
+             SELECT {}, 1, 'p' || n, 'p', 0 FROM {}",
+            id(1, "n"),
+            numbers(1, 50_000),
+        ),
+        format!(
+            "INSERT INTO conversations (id, kind, gateway_id, key, canonical_key, archived, first_seq, last_seq, created_at, \
+             updated_at, contacted, mapped_seq, not_before_ms) \
+             SELECT {}, 1, 'gw' || (n % 50), 'k' || n, 'agent:main:k' || n, {no}, 1, 100, 0, n, {yes}, 0, 0 FROM {}",
+            id(2, "n"),
+            numbers(1, 2_000),
+        ),
+        format!(
+            "INSERT INTO messages (id, conversation_id, seq, role, text, sender_id, said_at, created_at, late, hops, idem_key) \
+             SELECT {}, {}, n, 1, 'text', {}, 0, 0, {no}, 0, 'key' || n FROM {}",
+            id(3, "n"),
+            id(2, "1 + n % 2000"),
+            id(1, "1 + n % 500"),
+            numbers(1, 20_000),
+        ),
+        // Nearly all deliveries have ended; the open ones are few, as in life.
+        format!(
+            "INSERT INTO deliveries (id, n, message_id, conversation_id, recipient_id, seq, state, attempt, attempts_max, \
+             priority, available_at, due_at, started, events, created_at) \
+             SELECT {}, n, {}, {}, {}, n, CASE WHEN n % 100 = 0 THEN 0 WHEN n % 100 = 1 THEN 3 ELSE 2 END, 0, 5, 0, n, \
+             CASE WHEN n % 100 = 0 THEN n END, {no}, '[]', 0 FROM {}",
+            id(4, "n"),
+            id(3, "n"),
+            id(2, "1 + n % 2000"),
+            id(1, "1 + n % 500"),
+            numbers(1, 20_000),
+        ),
+        format!(
+            "INSERT INTO turns (id, conversation_id, delivery_id, upstream_run_id, state, text, started_at) \
+             SELECT {}, {}, {}, 'run' || n, CASE WHEN n % 100 = 0 THEN 1 ELSE 5 END, '', n FROM {}",
+            id(5, "n"),
+            id(2, "1 + n % 2000"),
+            id(4, "n"),
+            numbers(1, 20_000),
+        ),
+        format!(
+            "INSERT INTO message_origins (gateway_id, upstream_session, row_id, message_id, created_at) \
+             SELECT 'gw' || (n % 50), 's' || (n % 2000), 'row' || n, {}, 0 FROM {}",
+            id(3, "n"),
+            numbers(1, 20_000),
+        ),
+        format!(
+            "INSERT INTO participants (conversation_id, party_id, read_seq, joined_at) SELECT {}, {}, 0, 0 FROM {}",
+            id(2, "1 + n % 2000"),
+            id(1, "n"),
+            numbers(1, 20_000),
+        ),
+        "ANALYZE".to_owned(),
+    ];
+    for statement in statements {
+        sql::run(db, &statement);
+    }
+}
+
+/// Runs a query and returns its statements with the values in their places.
+fn caught<T>(db: &mut Db, query: impl FnOnce(&mut Db) -> Result<T, Error>) -> Vec<String> {
+    let statements = Arc::new(Mutex::new(Vec::new()));
+    let into = statements.clone();
+    db.set_instrumentation(move |event: InstrumentationEvent<'_>| {
+        if let InstrumentationEvent::StartQuery { query, .. } = event {
+            into.lock().unwrap().push(query.to_string());
+        }
+    });
+    query(db).unwrap();
+    db.set_instrumentation(|_: InstrumentationEvent<'_>| {});
+    let sent = std::mem::take(&mut *statements.lock().unwrap());
+    sent.iter().map(|statement| with_values(db, statement)).collect()
+}
+
+/// Puts the values that diesel shows behind a statement into it.
+fn with_values(db: &Db, statement: &str) -> String {
+    let (text, binds) = statement.split_once(" -- binds: ").unwrap_or_else(|| panic!("{statement}"));
+    let binds: Vec<serde_json::Value> = serde_json::from_str(binds).unwrap_or_else(|_| panic!("{binds}"));
+    let mut text = text.to_owned();
+    for (index, value) in binds.iter().enumerate().rev() {
+        let literal = literal(db, value);
+        match db {
+            // The last mark first, so that those before it keep their places.
+            Db::Sqlite(_) => {
+                let at = text.rfind('?').unwrap();
+                text.replace_range(at..=at, &literal);
+            }
+            Db::Postgres(_) => text = text.replace(&format!("${}", index + 1), &literal),
+        }
+    }
+    text
+}
+
+fn literal(db: &Db, value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::String(text) => format!("'{}'", text.replace('\'', "''")),
+        serde_json::Value::Array(items) if items.iter().all(serde_json::Value::is_u64) && items.len() == 16 => {
+            let bytes: Vec<u8> = items.iter().map(|item| u8::try_from(item.as_u64().unwrap()).unwrap()).collect();
+            sql::bytes(db, &bytes)
+        }
+        serde_json::Value::Array(items) => {
+            format!("ARRAY[{}]", items.iter().map(|item| literal(db, item)).collect::<Vec<_>>().join(", "))
+        }
+        other => other.to_string(),
+    }
+}
+
+fn assert_no_scan(db: &mut Db, name: &str, statement: &str) {
+    let plan = explain(db, statement).unwrap_or_else(|error| panic!("{name}: {statement}: {error}"));
+    let scans = match db {
+        // `SCAN x USING INDEX` walks an index in its order, which is right only for what ends early.
+        Db::Sqlite(_) => plan.lines().any(|line| line.starts_with("SCAN") && !line.contains("USING")),
+        Db::Postgres(_) => plan.contains("Seq Scan"),
+    };
+    assert!(!scans, "{name} scans a table:\n{statement}\n{plan}");
+}
+
+async fn no_frequent_query_scans_a_table(database: Database) {
+    // The plans are a reader's: the writer's connection is told not to scan, which would hide a missing index.
+    fill(&mut database.connect());
+    let mut db = database.opener().read_only().unwrap();
+    let id = |kind: u8, n: u32| <[u8; 16]>::try_from(format!("{kind:02}{n:014}").as_bytes()).unwrap();
+    let (conversation, recipient) = (ConversationId::from_bytes(id(2, 7)), PartyId::from_bytes(id(1, 7)));
+    let message = MessageId::from_bytes(id(3, 7));
+    let delivery = DeliveryId::from_bytes(id(4, 7));
+    let gateway: GatewayId = "gw7".parse().unwrap();
+    let source = Source { conversation_id: conversation, gateway_id: gateway.clone(), upstream_session: "s7".into() };
+    let rows = ["row7".to_owned(), "row2007".to_owned()];
+    let runs = ["run6".to_owned(), delivery.to_string()];
+    let list = conversations::Filter { gateway_id: Some(gateway.clone()), ..Default::default() };
+    let everywhere = conversations::Filter::default();
+    let further = conversations::Filter { after: Some((1_000, conversation)), ..list.clone() };
+    let name = |canonical: Option<&str>| conversations::SessionName {
+        gateway_id: gateway.clone(),
+        key: "k99999".into(),
+        canonical: canonical.map(str::to_owned),
+    };
+    let dead = deliveries::Filter { state: Some(DeliveryState::Dead), ..Default::default() };
+
+    type Query<'a> = Box<dyn FnOnce(&mut Db) -> Result<(), Error> + 'a>;
+    let queries: Vec<(&str, Query<'_>)> = vec![
+        ("newest page", Box::new(|db| messages::page(db, conversation, Span::Newest, 50, 1).map(drop))),
+        ("page before", Box::new(|db| messages::page(db, conversation, Span::Before(50), 50, 1).map(drop))),
+        ("page after", Box::new(|db| messages::page(db, conversation, Span::After(5), 50, 1).map(drop))),
+        ("one message", Box::new(|db| messages::get(db, message).map(drop))),
+        ("reply", Box::new(|db| messages::reply_to(db, conversation, 5, message).map(drop))),
+        ("open of recipient", Box::new(|db| deliveries::open_of_recipient(db, recipient, 0, 50).map(drop))),
+        ("open of conversation", Box::new(|db| deliveries::open_of_conversation(db, conversation, 50).map(drop))),
+        ("due", Box::new(|db| deliveries::due(db, 50).map(drop))),
+        ("of message", Box::new(|db| deliveries::of_message(db, message).map(drop))),
+        ("one delivery", Box::new(|db| deliveries::get(db, delivery).map(drop))),
+        ("counts", Box::new(|db| deliveries::counts(db).map(drop))),
+        ("dead letters", Box::new(|db| deliveries::list(db, &dead, 50).map(drop))),
+        ("newest deliveries", Box::new(|db| deliveries::list(db, &deliveries::Filter::default(), 50).map(drop))),
+        ("session by name", Box::new(|db| conversations::find(db, &name(Some("agent:main:none"))).map(drop))),
+        ("sessions of a gateway", Box::new(|db| conversations::list(db, &list, recipient, 50).map(drop))),
+        ("next page of them", Box::new(|db| conversations::list(db, &further, recipient, 50).map(drop))),
+        ("sessions everywhere", Box::new(|db| conversations::list(db, &everywhere, recipient, 50).map(drop))),
+        ("sessions for the link", Box::new(|db| conversations::of_gateway(db, &gateway, None, 50).map(drop))),
+        ("turn by run", Box::new(|db| turns::by_run(db, conversation, &delivery.to_string()).map(drop))),
+        ("turns by runs", Box::new(|db| turns::by_runs(db, conversation, &runs).map(drop))),
+        ("unmapped turns", Box::new(|db| turns::asked_unmapped(db, conversation, 10).map(drop))),
+        ("open turns", Box::new(|db| turns::open_of_conversation(db, conversation).map(drop))),
+        ("open turns of a gateway", Box::new(|db| turns::open_of_gateway(db, &gateway).map(drop))),
+        ("origins", Box::new(|db| known_rows(db, &source, &rows).map(drop))),
+    ];
+    for (name, query) in queries {
+        let statements = caught(&mut db, query);
+        assert!(!statements.is_empty(), "{name}");
+        for statement in statements {
+            assert_no_scan(&mut db, name, &statement);
+        }
+    }
+}
+
+/// Queries that only the writer can ask, written out.
+async fn no_query_of_the_writer_scans_a_table(database: Database) {
+    fill(&mut database.connect());
+    let mut db = database.opener().read_only().unwrap();
+    let party = sql::bytes(&db, b"0100000000000007");
+    let queries = [
+        format!("SELECT id, idem_hash FROM messages WHERE sender_id = {party} AND idem_key = 'key7' LIMIT 1"),
+        "SELECT n FROM deliveries ORDER BY n DESC LIMIT 1".to_owned(),
+        "SELECT id FROM parties WHERE kind = 1 AND reference = 'p7' LIMIT 1".to_owned(),
+        "SELECT deleted_at FROM conversations WHERE gateway_id = 'gw7' AND deleted_at IS NOT NULL AND key = 'k7' \
+         ORDER BY deleted_at DESC LIMIT 1"
+            .to_owned(),
+    ];
+    for query in queries {
+        assert_no_scan(&mut db, "the writer", &query);
+    }
+}
+
+/// The test would see a scan if there were one.
+async fn a_scan_is_noticed(store: TestStore) {
+    fill(&mut store.database.connect());
+    let mut db = store.database.opener().read_only().unwrap();
+    let plan = explain(&mut db, "SELECT id FROM messages WHERE text = 'x'").unwrap();
+    let scan = match store.database.kind() {
+        Kind::Sqlite => "SCAN messages",
+        Kind::Postgres => "Seq Scan on messages",
+    };
+    assert!(plan.contains(scan), "{plan}");
+    // And it does see what diesel sends.
+    let statements = caught(&mut db, |db| users::by_name(db, "o'hara"));
+    assert!(statements[0].contains("'o''hara'"), "{statements:?}");
+}
+
+on_both_databases!(no_frequent_query_scans_a_table, no_query_of_the_writer_scans_a_table, a_scan_is_noticed);

@@ -1,0 +1,175 @@
+use clawbroker::domain::error::ErrorCode;
+use clawbroker::domain::gateway::Track;
+use clawbroker::domain::ids::GatewayId;
+use clawbroker::domain::secret::Secret;
+use clawbroker::store::audit::Actor;
+use clawbroker::store::conversations;
+use clawbroker::store::gateways::{self, AddGateway, ChangeGateway, Changes, Credentials, KeepDevice, RemoveGateway};
+use clawbroker::store::messages::Idem;
+
+use crate::harness::{Kind, TestStore, session_name, sql};
+
+const CANARIES: [&str; 4] = ["canary-token-4f1c", "canary-password-9b2e", "canary-seed-77aa", "canary-device-0d3b"];
+
+fn secret(text: &str) -> Option<Secret> {
+    Some(Secret::new(text))
+}
+
+async fn with_all_secrets(store: &TestStore) -> GatewayId {
+    let id = store
+        .write(AddGateway { token: secret(CANARIES[0]), password: secret(CANARIES[1]), ..store.new_gateway("gw") })
+        .await
+        .unwrap()
+        .id;
+    store
+        .write(KeepDevice {
+            id: id.clone(),
+            seed: secret(CANARIES[2]),
+            token: secret(CANARIES[3]),
+            scopes: vec!["operator.read".into(), "operator.write".into()],
+            vault: store.vault.clone(),
+        })
+        .await
+        .unwrap();
+    id
+}
+
+async fn credentials(store: &TestStore, id: &GatewayId) -> Credentials {
+    let (vault, id) = (store.vault.clone(), id.clone());
+    store.read(move |db| gateways::credentials(db, &vault, &id)).await.unwrap()
+}
+
+async fn change(store: &TestStore, id: &GatewayId, changes: Changes) -> clawbroker::domain::gateway::Gateway {
+    let vault = store.vault.clone();
+    store.write(ChangeGateway { id: id.clone(), changes, actor: Actor::system(), vault }).await.unwrap()
+}
+
+async fn credentials_come_back_as_they_were_given(store: TestStore) {
+    let id = with_all_secrets(&store).await;
+    let back = credentials(&store, &id).await;
+    let all = [back.token, back.password, back.device_seed, back.device_token].map(Option::unwrap);
+    assert_eq!(all.each_ref().map(Secret::reveal), CANARIES);
+    assert_eq!(back.device_scopes, ["operator.read", "operator.write"]);
+}
+
+/// SEC-1: neither the files nor the rows hold a secret in any of the forms a dump would show it in.
+async fn secrets_are_sealed_at_rest(store: TestStore) {
+    with_all_secrets(&store).await;
+    let mut at_rest = Vec::new();
+    match store.database.kind() {
+        Kind::Sqlite => {
+            for entry in std::fs::read_dir(store.database.data_dir()).unwrap() {
+                at_rest.extend(std::fs::read(entry.unwrap().path()).unwrap());
+            }
+        }
+        Kind::Postgres => {
+            let mut db = store.database.connect();
+            let tables = sql::texts(
+                &mut db,
+                "SELECT table_name::text AS value FROM information_schema.tables WHERE table_schema = 'clawbroker'",
+            );
+            for table in tables {
+                let rows = sql::texts(&mut db, &format!("SELECT t::text AS value FROM {table} t"));
+                at_rest.extend(rows.join("\n").into_bytes());
+            }
+        }
+    }
+    assert!(holds(&at_rest, b"Gateway gw") || holds(&at_rest, b"\"Gateway gw\""), "the rows are in what was read");
+    for canary in CANARIES {
+        let hex: String = canary.bytes().map(|byte| format!("{byte:02x}")).collect();
+        for form in [canary, hex.as_str()] {
+            assert!(!holds(&at_rest, form.as_bytes()), "{form}");
+        }
+    }
+}
+
+fn holds(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
+async fn an_id_is_taken_once_unless_the_key_repeats_it(store: TestStore) {
+    let idem = |hash| Some(Idem { key: "k".into(), hash: [hash; 32] });
+    let first = store.write(AddGateway { idem: idem(1), ..store.new_gateway("gw") }).await.unwrap();
+    let again = store.write(AddGateway { idem: idem(1), ..store.new_gateway("gw") }).await.unwrap();
+    assert_eq!(again, first);
+    let other = store.write(AddGateway { idem: idem(2), ..store.new_gateway("gw") }).await.unwrap_err();
+    assert_eq!(other.code(), ErrorCode::IdempotencyConflict);
+    let taken = store.write(store.new_gateway("gw")).await.unwrap_err();
+    assert_eq!(taken.code(), ErrorCode::AlreadyExists);
+}
+
+async fn changes_touch_only_what_they_name(store: TestStore) {
+    let id = with_all_secrets(&store).await;
+    store.told();
+    let changes = Changes { name: Some("New".into()), track: Some(Track::All), ..Changes::default() };
+    let changed = change(&store, &id, changes).await;
+    assert_eq!((changed.name.as_str(), changed.track, changed.url.as_str()), ("New", Track::All, "ws://127.0.0.1:1"));
+    assert!(changed.has_token && changed.has_password);
+    assert_eq!(store.told(), ["gateway gw false"]);
+    let changed =
+        change(&store, &id, Changes { token: Some(None), password: Some(secret("new")), ..Changes::default() }).await;
+    assert!(!changed.has_token && changed.has_password);
+    let back = credentials(&store, &id).await;
+    assert_eq!((back.token, back.password), (None, secret("new")));
+    assert!(back.device_token.is_some());
+}
+
+async fn a_removed_gateway_loses_its_secrets_and_keeps_its_conversations(store: TestStore) {
+    let (caller, conversation) = store.chat().await;
+    store.ask(&caller, conversation.id, "hello").await;
+    let id = conversation.gateway_id.clone().unwrap();
+    change(&store, &id, Changes { token: Some(secret("t")), ..Changes::default() }).await;
+    store.told();
+    store.write(RemoveGateway { id: id.clone(), purge: false, actor: Actor::system() }).await.unwrap();
+    assert_eq!(store.told(), ["gateway gw true"]);
+    let gone = id.clone();
+    assert_eq!(store.read(move |db| gateways::get(db, &gone)).await.unwrap(), None);
+    assert_eq!(store.number("SELECT count(*) AS value FROM gateways WHERE token IS NOT NULL").await, 0);
+    assert_eq!(store.log(conversation.id).await.len(), 1, "still readable");
+    // Added again it finds what it had said.
+    store.gateway("gw").await;
+    assert_eq!(credentials(&store, &id).await.token, None);
+    let name = session_name(&id, "webchat-1");
+    let found = store.read(move |db| conversations::find(db, &name)).await.unwrap().unwrap();
+    assert_eq!(found.id, conversation.id);
+}
+
+async fn a_purge_takes_everything_of_the_gateway_and_nothing_else(store: TestStore) {
+    let (caller, conversation) = store.chat().await;
+    store.begun(&caller, conversation.id, "hello").await;
+    let other = store.gateway("other").await;
+    let kept = store.session(&caller, &other, "webchat-1").await;
+    store.ask(&caller, kept.id, "stays").await;
+    store.told();
+    let id = conversation.gateway_id.clone().unwrap();
+    store.write(RemoveGateway { id, purge: true, actor: Actor::system() }).await.unwrap();
+    assert_eq!(store.told(), ["deleted 1..1", "gateway gw true"]);
+    for table in ["conversations", "messages", "deliveries", "participants"] {
+        assert_eq!(store.number(&format!("SELECT count(*) AS value FROM {table}")).await, 1, "{table}");
+    }
+    assert_eq!(store.number("SELECT count(*) AS value FROM turns").await, 0);
+    assert_eq!(store.log(kept.id).await.len(), 1);
+    // Its number of lines is not remembered by whoever comes next under the name.
+    let gateway = store.gateway("gw").await;
+    let fresh = store.session(&caller, &gateway, "webchat-1").await;
+    assert_eq!(store.ask(&caller, fresh.id, "first").await.line.seq, 1);
+}
+
+async fn what_does_not_exist_is_not_found(store: TestStore) {
+    let id: GatewayId = "nowhere".parse().unwrap();
+    let (vault, asked) = (store.vault.clone(), id.clone());
+    let error = store.read(move |db| gateways::credentials(db, &vault, &asked)).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::GatewayNotFound);
+    let error = store.write(RemoveGateway { id, purge: true, actor: Actor::system() }).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::GatewayNotFound);
+}
+
+on_both_databases!(
+    credentials_come_back_as_they_were_given,
+    secrets_are_sealed_at_rest,
+    an_id_is_taken_once_unless_the_key_repeats_it,
+    changes_touch_only_what_they_name,
+    a_removed_gateway_loses_its_secrets_and_keeps_its_conversations,
+    a_purge_takes_everything_of_the_gateway_and_nothing_else,
+    what_does_not_exist_is_not_found,
+);

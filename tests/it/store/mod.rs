@@ -1,0 +1,19 @@
+//! The store on both databases: one suite, run twice.
+mod audit;
+mod backup;
+mod chat;
+mod conversations;
+mod deliveries;
+mod explain;
+mod foreign_files;
+mod gateways;
+mod lease;
+mod messages;
+mod migrations;
+mod parties;
+mod schema;
+mod turns;
+mod upstream;
+mod users;
+mod writer;
+mod writer_faults;

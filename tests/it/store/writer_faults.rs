@@ -1,0 +1,140 @@
+//! The writer's promises when a command fails: it fails alone, and nobody is told what is not so.
+use std::sync::atomic::Ordering;
+
+use clawbroker::domain::error::{Error, ErrorCode};
+use clawbroker::domain::user::Role;
+use clawbroker::store::audit::Actor;
+use clawbroker::store::chat::To;
+use clawbroker::store::users::AddUser;
+use clawbroker::store::{Command, Lane, Tx};
+
+use crate::harness::{TestStore, question, session_name};
+
+/// How a command goes wrong after it has written.
+#[derive(Clone, Copy)]
+enum Fault {
+    Refuses,
+    Panics,
+    LosesTheDisk,
+}
+
+/// Does all that `command` does, and then fails.
+struct Failing<C> {
+    command: C,
+    fault: Fault,
+}
+
+impl<C: Command> Command for Failing<C> {
+    type Output = C::Output;
+
+    fn apply(&self, tx: &mut Tx<'_>) -> Result<C::Output, Error> {
+        self.command.apply(tx)?;
+        match self.fault {
+            Fault::Refuses => Err(Error::new(ErrorCode::InvalidRequest, "second thoughts")),
+            Fault::Panics => panic!("a planned panic"),
+            Fault::LosesTheDisk => Err(Error::new(ErrorCode::StoreBusy, "a planned I/O error")),
+        }
+    }
+}
+
+/// A batch in which the middle command fails after it has written: CNV-1 holds, and only that one knows of it.
+async fn fails_alone(store: &TestStore, fault: Fault, code: ErrorCode) {
+    let (caller, conversation) = store.chat().await;
+    let asked = |text: &str| question(&caller, To::Conversation(conversation.id), text);
+    let mut held = store.events.hold();
+    let running = store.writer().submit(Lane::Interactive, asked("running")).unwrap();
+    held.arrived().await;
+    let before = store.writer().submit(Lane::Interactive, asked("before")).unwrap();
+    let failing = store.writer().submit(Lane::Interactive, Failing { command: asked("failing"), fault }).unwrap();
+    let after = store.writer().submit(Lane::Interactive, asked("after")).unwrap();
+    drop(held);
+    running.await.unwrap().unwrap();
+    store.told();
+    assert_eq!(before.await.unwrap().unwrap().line.seq, 2);
+    assert_eq!(failing.await.unwrap().unwrap_err().code(), code);
+    assert_eq!(after.await.unwrap().unwrap().line.seq, 3);
+    let lines: Vec<String> = store.told().into_iter().filter(|event| event.starts_with("line ")).collect();
+    assert!(lines.iter().all(|line| line == "line 2" || line == "line 3"), "{lines:?}");
+    store.ask(&caller, conversation.id, "the writer lives").await;
+    let expected: Vec<(i64, String)> =
+        (1..).zip(["running", "before", "after", "the writer lives"].map(str::to_owned)).collect();
+    assert_eq!(store.log(conversation.id).await, expected);
+    assert_eq!(store.writer().stats().replays_total.load(Ordering::Relaxed), 1);
+    assert_eq!(store.number("SELECT count(*) AS value FROM deliveries").await, 4);
+}
+
+async fn a_refusal_after_a_write_fails_alone(store: TestStore) {
+    fails_alone(&store, Fault::Refuses, ErrorCode::InvalidRequest).await;
+}
+
+async fn a_panic_fails_alone_and_the_writer_lives_on(store: TestStore) {
+    fails_alone(&store, Fault::Panics, ErrorCode::Internal).await;
+}
+
+/// D12: after an I/O error the whole batch is refused, nothing is tried again, the connection is new.
+async fn a_lost_disk_refuses_the_batch_and_reopens(store: TestStore) {
+    let (caller, conversation) = store.chat().await;
+    let asked = |text: &str| question(&caller, To::Conversation(conversation.id), text);
+    let mut held = store.events.hold();
+    let running = store.writer().submit(Lane::Interactive, asked("running")).unwrap();
+    held.arrived().await;
+    let before = store.writer().submit(Lane::Interactive, asked("before")).unwrap();
+    let lost = Failing { command: asked("lost"), fault: Fault::LosesTheDisk };
+    let lost = store.writer().submit(Lane::Interactive, lost).unwrap();
+    drop(held);
+    running.await.unwrap().unwrap();
+    assert_eq!(before.await.unwrap().unwrap_err().code(), ErrorCode::StoreBusy);
+    assert_eq!(lost.await.unwrap().unwrap_err().code(), ErrorCode::StoreBusy);
+    let stats = store.writer().stats();
+    assert_eq!((stats.replays_total.load(Ordering::Relaxed), stats.broken.load(Ordering::Relaxed)), (0, 1));
+    assert_eq!(store.ask(&caller, conversation.id, "again").await.line.seq, 2);
+    assert_eq!((stats.opened_total.load(Ordering::Relaxed), stats.broken.load(Ordering::Relaxed)), (2, 0));
+}
+
+/// STO-1: a statement that fails spoils the whole transaction on PostgreSQL, whose commit is a silent rollback then. A
+/// zero byte, which its text cannot hold, is enough for it.
+async fn a_failed_read_does_not_take_its_neighbours_along(store: TestStore) {
+    let (caller, conversation) = store.chat().await;
+    let gateway = conversation.gateway_id.clone().unwrap();
+    let mut held = store.events.hold();
+    let running = question(&caller, To::Conversation(conversation.id), "running");
+    let running = store.writer().submit(Lane::Interactive, running).unwrap();
+    held.arrived().await;
+    let new_user = |name: &str| AddUser {
+        name: name.into(),
+        display_name: name.into(),
+        role: Role::Viewer,
+        password_hash: None,
+        actor: Actor::system(),
+        idem: None,
+        ensure: false,
+    };
+    let before = store.writer().submit(Lane::Interactive, new_user("before")).unwrap();
+    let bad = question(&caller, To::Name(session_name(&gateway, "zero\0byte")), "hello");
+    let bad = store.writer().submit(Lane::Interactive, bad).unwrap();
+    let after = store.writer().submit(Lane::Interactive, new_user("after")).unwrap();
+    drop(held);
+    running.await.unwrap().unwrap();
+    before.await.unwrap().unwrap();
+    // SQLite takes the byte; PostgreSQL cannot, and says so to this caller only.
+    let _ = bad.await.unwrap();
+    after.await.unwrap().unwrap();
+    let there = store.number("SELECT count(*) AS value FROM users WHERE name IN ('before', 'after')").await;
+    assert_eq!(there, 2, "who was told so is there");
+}
+
+async fn a_refusal_before_the_first_write_costs_no_replay(store: TestStore) {
+    let (caller, conversation) = store.chat().await;
+    let mut asked = question(&caller, To::Conversation(conversation.id), "too many");
+    asked.queued_max = 0;
+    store.write(asked).await.unwrap_err();
+    assert_eq!(store.writer().stats().replays_total.load(Ordering::Relaxed), 0);
+}
+
+on_both_databases!(
+    a_refusal_after_a_write_fails_alone,
+    a_panic_fails_alone_and_the_writer_lives_on,
+    a_lost_disk_refuses_the_batch_and_reopens,
+    a_failed_read_does_not_take_its_neighbours_along,
+    a_refusal_before_the_first_write_costs_no_replay,
+);
