@@ -8,6 +8,7 @@ pub mod actors;
 pub mod config;
 pub mod domain;
 pub mod gateway;
+pub mod http;
 pub mod sample_gateway;
 pub mod store;
 pub mod ws;

@@ -29,7 +29,7 @@ use crate::domain::delivery::Delivery;
 use crate::domain::event::{Event, Publish};
 use crate::domain::gateway::Gateway;
 use crate::domain::ids::{GatewayId, NodeId};
-use crate::store::lease::{DropLease, LEASE_MS, Lease, RENEW_MS, TakeLease};
+use crate::store::lease::{DropLease, LEASE_MS, Lease, RENEW_MS, STANDBY, TakeLease};
 use crate::store::users::NoteTokensUsed;
 use crate::store::vault::Vault;
 use crate::store::{Location, Store, WriterSeed, gateways, users};
@@ -245,11 +245,10 @@ impl Supervisor {
         log::warn!("this node has lost its lease and stands by");
         self.parts.directory.set_active(false);
         self.parts.directory.set_lease_until(0);
-        // Zero would let the writer write the lease only; the old epoch keeps everything out until a new one is given.
+        self.parts.store.epoch().store(STANDBY, Ordering::SeqCst);
         self.stop_children();
         self.parts.hubs.publish(vec![Event::SteppedDown]);
         self.standby_said = false;
-        self.parts.store.epoch().store(0, Ordering::SeqCst);
         ctx.run_later(ASK, Self::ask_for_lease);
     }
 

@@ -83,8 +83,12 @@ pub const TEXT_BYTES_MAX: usize = 4 << 20;
 /// Ends a text that was cut.
 pub const CUT_MARKER: &str = "\n[cut: the answer was longer than 4 MiB]";
 
-/// Cuts a text to [`TEXT_BYTES_MAX`], on a character's border, and says so in it.
+/// Cuts a text to [`TEXT_BYTES_MAX`], on a character's border, and says so in it. NUL characters, which PostgreSQL
+/// cannot store, go.
 pub fn bounded_text(mut text: String) -> String {
+    if text.contains('\0') {
+        text = text.replace('\0', "");
+    }
     if text.len() > TEXT_BYTES_MAX {
         let mut end = TEXT_BYTES_MAX - CUT_MARKER.len();
         while !text.is_char_boundary(end) {

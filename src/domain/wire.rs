@@ -16,16 +16,23 @@ pub fn message_json(line: &Line, session_id: Option<&str>) -> Value {
         "sender": line.sender,
     });
     if let Some(id) = session_id {
-        message["session_id"] = json!(id);
+        set(&mut message, "session_id", json!(id));
     }
     if line.late {
-        message["late"] = json!(true);
+        set(&mut message, "late", json!(true));
     }
     if let Some(id) = line.supersedes {
-        message["supersedes"] = json!(id);
+        set(&mut message, "supersedes", json!(id));
     }
     if let Some(error) = &line.error {
-        message["error"] = json!(error);
+        set(&mut message, "error", json!(error));
     }
     message
+}
+
+/// Sets a field of a JSON object; anything else is left as it is.
+pub fn set(object: &mut Value, field: &str, value: Value) {
+    if let Some(fields) = object.as_object_mut() {
+        fields.insert(field.to_owned(), value);
+    }
 }

@@ -20,7 +20,7 @@ pub enum Change {
 }
 
 /// The text of a run so far.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct RunText {
     /// As the gateway has it; its cumulative texts are compared with this.
     raw: String,
@@ -28,18 +28,6 @@ pub struct RunText {
     visible_utf16: usize,
     thinking: String,
     filter: ThinkingFilter,
-}
-
-impl Default for RunText {
-    fn default() -> Self {
-        Self {
-            raw: String::new(),
-            visible: String::new(),
-            visible_utf16: 0,
-            thinking: String::new(),
-            filter: ThinkingFilter::new(),
-        }
-    }
 }
 
 impl RunText {
@@ -56,7 +44,7 @@ impl RunText {
             (Some(whole), true, _) => self.replace(whole),
             (Some(part), false, whole) => self.append_checked(part, whole.as_deref()),
             (None, _, Some(whole)) => match whole.strip_prefix(self.raw.as_str()) {
-                Some(part) => self.append(&part.to_owned()),
+                Some(part) => self.append(part),
                 None => self.replace(whole),
             },
             (None, _, None) => Change::None,
@@ -70,7 +58,7 @@ impl RunText {
             // Of a very long text the gateway keeps the end only; then there is nothing to compare with.
             Some(whole) if expected < CUT_BYTES_MIN && (whole.len() != expected || !whole.starts_with(&self.raw)) => {
                 match whole.strip_prefix(self.raw.as_str()) {
-                    Some(missed) => self.append(&missed.to_owned()),
+                    Some(missed) => self.append(missed),
                     None => self.replace(whole),
                 }
             }

@@ -15,6 +15,7 @@ use crate::store::Store;
 use crate::store::vault::Vault;
 
 use super::auth::{Limiter, Tickets};
+use super::edge::Edge;
 
 /// The parts of the running broker that the edge works with.
 pub struct AppState {
@@ -30,6 +31,8 @@ pub struct AppState {
     pub observe: Recipient<ObserveAll>,
     pub tickets: Tickets,
     pub limiter: Limiter,
+    /// Counters and the like of the edge itself; `Edge::default()`.
+    pub edge: Edge,
     /// When the process started, epoch milliseconds.
     pub started_at: i64,
 }

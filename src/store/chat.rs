@@ -63,17 +63,16 @@ impl Command for AcceptChat {
                 conversations::get(tx.read(), *id)?.ok_or_else(|| Error::not_found("conversation", id))?,
             ),
         };
+        let mut waiting = 0;
         if let Some(conversation) = &found {
             // Before anything else: whoever may not write here learns nothing of what goes on in it (SEC-2).
             self.check_writer(conversation)?;
             if let Some(repeat) = self.repeated(tx, conversation)? {
                 return Ok(repeat);
             }
-            let waiting = deliveries::open_of_conversation(tx.read(), conversation.id, self.queued_max as i64 + 1)?.len();
-            self.check_queue(waiting)?;
-        } else {
-            self.check_queue(0)?;
+            waiting = deliveries::count_open_of_conversation(tx.read(), conversation.id)?;
         }
+        self.check_queue(waiting)?;
         let conversation = match (&self.to, found) {
             (_, Some(found)) => found,
             (To::Name(name), None) => {
@@ -85,7 +84,6 @@ impl Command for AcceptChat {
             Error::new(ErrorCode::InvalidRequest, "this conversation has no gateway that could answer")
         })?;
         conversations::join(tx, conversation.id, self.caller.party_id)?;
-        let before = deliveries::open_of_conversation(tx.read(), conversation.id, 1)?.len();
         let sender = parties::by_ids(tx.read(), &[self.caller.party_id])?
             .pop()
             .ok_or_else(|| Error::corrupt("a user without its party"))?;
@@ -96,7 +94,7 @@ impl Command for AcceptChat {
         };
         let line = Arc::new(messages::append(tx, conversation.id, Place::End, new)?);
         let topic = tx.topic(conversation.id)?;
-        let sent = self.gateway_up && before == 0;
+        let sent = self.gateway_up && waiting == 0;
         let ack_to = self.socket_id.map(|socket_id| AckTo { socket_id, client_key: self.client_key.clone(), sent });
         tx.emit(Event::Line { topic, line: line.clone(), ack_to, end: None });
         let delivery = if self.line_only.is_some() {

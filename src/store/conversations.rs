@@ -3,14 +3,13 @@ use diesel::prelude::*;
 
 use super::deliveries;
 use super::dialect::{Db, coalesce, like_escaped, lower};
-use super::schema::{conversations, participants, turns};
+use super::schema::{conversations, participants};
 use super::tx::{Command, Tx};
 use crate::domain::conversation::{Conversation, ConversationKind, Upstream};
 use crate::domain::delivery::{Move, reason};
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::{Event, Topic};
 use crate::domain::ids::{ConversationId, GatewayId, PartyId, UserId};
-use crate::domain::turn::TurnState;
 use crate::domain::user::Caller;
 
 #[derive(Queryable, Selectable)]
@@ -439,10 +438,9 @@ impl Command for DeleteConversation {
             let action = Move::Cancel { reason: Some(reason::CONVERSATION_DELETED.to_owned()) };
             deliveries::apply_to(tx, stored, &action, true)?;
         }
-        diesel::update(turns::table)
-            .filter(turns::conversation_id.eq(self.id.as_bytes().as_slice()).and(turns::state.lt(TurnState::Final as i32)))
-            .set((turns::state.eq(TurnState::Aborted as i32), turns::ended_at.eq(Some(now_ms))))
-            .execute(tx.write())?;
+        for turn in super::turns::open_of_conversation(tx.read(), self.id)? {
+            super::turns::abandon(tx, turn.id)?;
+        }
         diesel::update(conversations::table.find(self.id.as_bytes().as_slice()))
             .set(conversations::deleted_at.eq(Some(now_ms)))
             .execute(tx.write())?;

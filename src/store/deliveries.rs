@@ -271,6 +271,15 @@ pub fn open_of_conversation(db: &mut Db, id: ConversationId, limit: i64) -> Resu
     rows.into_iter().map(Stored::try_from).collect()
 }
 
+/// Counts open deliveries of a conversation.
+pub(super) fn count_open_of_conversation(db: &mut Db, id: ConversationId) -> Result<usize, Error> {
+    let open: i64 = deliveries::table
+        .filter(deliveries::conversation_id.eq(id.as_bytes().as_slice()).and(deliveries::state.lt(2)))
+        .count()
+        .get_result(db)?;
+    Ok(usize::try_from(open).unwrap_or(usize::MAX))
+}
+
 /// Reads open deliveries of a recipient after number `after_n`, in order of acceptance.
 pub fn open_of_recipient(db: &mut Db, id: PartyId, after_n: i64, limit: i64) -> Result<Vec<Stored>, Error> {
     let rows = deliveries::table

@@ -9,6 +9,7 @@ use super::parties;
 use super::schema::{conversations, deliveries, gateways, message_origins, messages, participants, steps, turns};
 use super::tx::{Command, Tx};
 use super::vault::Vault;
+use crate::domain::delivery::Move;
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::Event;
 use crate::domain::gateway::{Gateway, Track};
@@ -309,6 +310,14 @@ impl Command for RemoveGateway {
                 gateways::device_token.eq(None::<Vec<u8>>),
             ))
             .execute(tx.write())?;
+        // Nobody is left to answer: what waits for it ends, with a reason (DLV-2).
+        for stored in deliveries_of(tx, gateway.party_id)? {
+            let action = Move::Cancel { reason: Some("gateway_removed".to_owned()) };
+            super::deliveries::apply_to(tx, stored, &action, true)?;
+        }
+        for turn in super::turns::open_of_gateway(tx.read(), &self.id)? {
+            super::turns::abandon(tx, turn.id)?;
+        }
         if self.purge {
             purge(tx, &self.id)?;
         }
@@ -317,6 +326,11 @@ impl Command for RemoveGateway {
         tx.emit(Event::GatewayChanged { gateway_id: self.id.clone(), removed: true });
         Ok(gateway)
     }
+}
+
+/// Reads all open deliveries to a party.
+fn deliveries_of(tx: &mut Tx<'_>, party: PartyId) -> Result<Vec<super::deliveries::Stored>, Error> {
+    super::deliveries::open_of_recipient(tx.read(), party, 0, i64::MAX)
 }
 
 /// Removes all conversations of a gateway for good, each with what hangs on it.

@@ -12,6 +12,11 @@ pub const LEASE_MS: i64 = 6_000;
 /// How often the active node renews it.
 pub const RENEW_MS: u64 = 2_000;
 
+/// The epoch of a node that stands by: only what asks for the lease may write.
+pub const STANDBY: i64 = -1;
+/// The epoch of a tool that works alone on the database: nothing is checked.
+pub const UNCHECKED: i64 = 0;
+
 /// What came of asking for the lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lease {
@@ -32,6 +37,8 @@ pub struct TakeLease {
 
 impl Command for TakeLease {
     type Output = Lease;
+
+    const IN_STANDBY: bool = true;
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Lease, Error> {
         let now_ms = dialect::database_now_ms(tx.read())?;
@@ -72,6 +79,8 @@ pub struct DropLease {
 
 impl Command for DropLease {
     type Output = ();
+
+    const IN_STANDBY: bool = true;
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<(), Error> {
         diesel::update(node_lease::table.find(1))

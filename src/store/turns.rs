@@ -222,13 +222,33 @@ impl Command for Checkpoint {
             .filter(turns::state.lt(TurnState::Final as i32))
             .set((
                 turns::state.eq(TurnState::Streaming as i32),
-                turns::text.eq(&self.text),
+                turns::text.eq(bounded_text(self.text.clone())),
                 turns::upstream_run_id.eq(&self.run_id),
                 turns::checkpoint_at.eq(Some(now_ms)),
             ))
             .execute(tx.write())?;
         Ok(())
     }
+}
+
+/// Ends a turn that nobody will hear of any more, and tells whoever watches it.
+pub(super) fn abandon(tx: &mut Tx<'_>, id: TurnId) -> Result<(), Error> {
+    let Some(turn) = get(tx.read(), id)?.filter(|turn| turn.state.is_open()) else { return Ok(()) };
+    let ended_at = tx.now_ms();
+    diesel::update(turns::table.find(id.as_bytes().as_slice()))
+        .set((turns::state.eq(TurnState::Aborted as i32), turns::ended_at.eq(Some(ended_at))))
+        .execute(tx.write())?;
+    let topic = tx.topic(turn.conversation_id)?;
+    let end = TurnEnd {
+        turn_id: id,
+        state: TurnState::Aborted,
+        text: turn.text.as_str().into(),
+        error: None,
+        code: None,
+        usage: None,
+    };
+    tx.emit(Event::TurnEnded { topic, end: std::sync::Arc::new(end) });
+    Ok(())
 }
 
 /// How the delivery of an ended turn ends.
@@ -269,11 +289,12 @@ impl Command for EndTurn {
         let topic = tx.topic(turn.conversation_id)?;
         let gateway = topic.gateway_id.as_ref().map_or("", GatewayId::as_str).to_owned();
         let sender = parties::ensure_named(tx, PartyKind::Gateway, &gateway)?;
+        let error = self.error.clone().map(bounded_text);
         let mut blocks = Vec::new();
         if let Some(thinking) = self.thinking.as_ref().filter(|thinking| !thinking.is_empty()) {
             blocks.push(Block::Thinking { text: thinking.clone() });
         }
-        match (&self.error, self.text.is_empty()) {
+        match (&error, self.text.is_empty()) {
             // An error without an answer says so in its place, for clients that know only text.
             (Some(error), true) => blocks.push(Block::text(error.clone())),
             (_, true) => {}
@@ -287,7 +308,7 @@ impl Command for EndTurn {
                 said_at: self.said_at,
                 late: self.late,
                 in_reply_to: turn.message_id,
-                error: self.error.clone(),
+                error: error.clone(),
                 ..NewLine::text(MessageRole::Assistant, sender, "")
             };
             Some(std::sync::Arc::new(messages::append(tx, turn.conversation_id, Place::End, new)?))
@@ -300,7 +321,7 @@ impl Command for EndTurn {
                 // A line holds the answer; without one the turn keeps what had come.
                 turns::text.eq(if line.is_some() { String::new() } else { bounded_text(self.text.clone()) }),
                 turns::usage.eq(self.usage.as_ref().map(ToString::to_string)),
-                turns::error.eq(&self.error),
+                turns::error.eq(&error),
                 turns::ended_at.eq(Some(ended_at)),
             ))
             .execute(tx.write())?;
@@ -308,7 +329,7 @@ impl Command for EndTurn {
             turn_id: turn.id,
             state: self.state,
             text: self.text.as_str().into(),
-            error: self.error.clone(),
+            error: error.clone(),
             code: self.code,
             usage: self.usage.clone(),
         });

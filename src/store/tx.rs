@@ -19,6 +19,9 @@ use crate::domain::ids::ConversationId;
 pub trait Command: Send + 'static {
     type Output: Send + 'static;
 
+    /// May a node run it that is not the active one? Only what asks for the lease may (D5).
+    const IN_STANDBY: bool = false;
+
     /// Applies the change, or refuses it. A refusal before the first write costs its neighbours nothing.
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Self::Output, Error>;
 }

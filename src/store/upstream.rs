@@ -16,7 +16,7 @@ use super::parties;
 use crate::domain::error::Error;
 use crate::domain::event::Event;
 use crate::domain::ids::{ConversationId, DeliveryId, GatewayId, MessageId, StepId, TurnId};
-use crate::domain::message::{Block, MessageRole};
+use crate::domain::message::{Block, MessageRole, bounded_text};
 use crate::domain::party::PartyKind;
 
 /// A row of the gateway's log that becomes a line.
@@ -269,7 +269,7 @@ fn add_line(
         said_at: Some(row.said_at),
         late,
         in_reply_to,
-        error: row.error.clone(),
+        error: row.error.clone().map(bounded_text),
         ..NewLine::text(row.role, sender, "")
     };
     let line = Arc::new(messages::append(tx, source.conversation_id, place, new)?);

@@ -19,6 +19,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use tokio::sync::oneshot;
 
 use super::dialect::{self, Db};
+use super::lease::{STANDBY, UNCHECKED};
 use super::open::Opener;
 use super::tx::{Command, Memory, Tx};
 use crate::domain::clock::Clock;
@@ -99,6 +100,8 @@ impl WriterHandle {
 
 /// A command of any type, on its way through the writer.
 trait Job: Send {
+    /// Tells whether a node that stands by may run it.
+    fn in_standby(&self) -> bool;
     fn run(&mut self, tx: &mut Tx<'_>) -> Ran;
     fn refuse(&mut self, error: Error);
     fn settle(self: Box<Self>);
@@ -136,6 +139,10 @@ struct Pending<C: Command> {
 }
 
 impl<C: Command> Job for Pending<C> {
+    fn in_standby(&self) -> bool {
+        C::IN_STANDBY
+    }
+
     fn run(&mut self, tx: &mut Tx<'_>) -> Ran {
         // A panic must not take the thread with it; it is this command's failure alone.
         let outcome = catch_unwind(AssertUnwindSafe(|| self.command.apply(tx)))
@@ -164,7 +171,7 @@ pub struct WriterParts {
     pub options: WriterOptions,
     pub clock: Arc<dyn Clock>,
     pub publish: Arc<dyn Publish>,
-    /// The epoch under which this node may write; 0 while it is not active. Checked on PostgreSQL.
+    /// The epoch under which this node may write, or [`super::lease::STANDBY`]. Checked on PostgreSQL.
     pub epoch: Arc<AtomicI64>,
 }
 
@@ -234,7 +241,12 @@ impl Worker {
             let size = batch.len() as u64;
             self.seed.stats.commands_total.fetch_add(size, Ordering::Relaxed);
             self.seed.stats.batch_max_seen.fetch_max(size, Ordering::Relaxed);
-            self.write(&mut batch);
+            if self.seed.parts.epoch.load(Ordering::SeqCst) == STANDBY {
+                batch = refuse_in_standby(batch);
+            }
+            if !batch.is_empty() {
+                self.write(&mut batch);
+            }
             for job in batch {
                 job.settle();
             }
@@ -373,6 +385,16 @@ impl Worker {
     }
 }
 
+/// Refuses what only the active node may write, and leaves what asks for the lease (D5).
+fn refuse_in_standby(batch: Vec<Box<dyn Job>>) -> Vec<Box<dyn Job>> {
+    let (allowed, refused): (Vec<_>, Vec<_>) = batch.into_iter().partition(|job| job.in_standby());
+    for mut job in refused {
+        job.refuse(Error::new(ErrorCode::Standby, "this node stands by; another one is active on this database"));
+        job.settle();
+    }
+    allowed
+}
+
 /// Runs one command between savepoints; its failure leaves the others alone.
 fn run_alone(tx: &mut Tx<'_>, job: &mut Box<dyn Job>) -> Ran {
     let mark = tx.mark();
@@ -398,8 +420,7 @@ fn check_epoch(db: &mut Db, ours: i64) -> Result<(), Error> {
     if matches!(db, Db::Sqlite(_)) {
         return Ok(());
     }
-    // Before it is active a node writes nothing but the lease itself.
-    if ours == 0 {
+    if matches!(ours, STANDBY | UNCHECKED) {
         return Ok(());
     }
     match dialect::epoch_for_share(db)? {

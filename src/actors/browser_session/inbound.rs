@@ -6,7 +6,7 @@ use crate::domain::error::{Error, ErrorCode};
 /// A frame of a browser.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub enum Inbound {
+pub(super) enum Inbound {
     Chat(Chat),
     Abort(Abort),
     History(History),
@@ -21,71 +21,71 @@ pub enum Inbound {
 /// `sessionKey`, and on a federated socket `gatewayId`.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Named {
+pub(super) struct Named {
     #[serde(default)]
-    pub session_key: Option<String>,
+    pub(super) session_key: Option<String>,
     #[serde(default)]
-    pub gateway_id: Option<String>,
+    pub(super) gateway_id: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Chat {
+pub(super) struct Chat {
     #[serde(flatten)]
-    pub named: Named,
+    pub(super) named: Named,
     #[serde(default)]
-    pub message: Option<String>,
+    pub(super) message: Option<String>,
     #[serde(default)]
-    pub idempotency_key: Option<String>,
+    pub(super) idempotency_key: Option<String>,
     #[serde(default)]
-    pub queue: Option<bool>,
+    pub(super) queue: Option<bool>,
     #[serde(default)]
-    pub attachments: Option<Vec<serde::de::IgnoredAny>>,
+    pub(super) attachments: Option<Vec<serde::de::IgnoredAny>>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Abort {
+pub(super) struct Abort {
     #[serde(flatten)]
-    pub named: Named,
+    pub(super) named: Named,
     #[serde(default)]
-    pub queued: bool,
+    pub(super) queued: bool,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct History {
+pub(super) struct History {
     #[serde(flatten)]
-    pub named: Named,
+    pub(super) named: Named,
     #[serde(default)]
-    pub limit: Option<i64>,
+    pub(super) limit: Option<i64>,
     /// A message id, exclusive.
     #[serde(default)]
-    pub before: Option<String>,
+    pub(super) before: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Resume {
+pub(super) struct Resume {
     #[serde(flatten)]
-    pub named: Named,
+    pub(super) named: Named,
     /// The last `seq` the client has.
     #[serde(default)]
-    pub after: Option<i64>,
+    pub(super) after: Option<i64>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Read {
+pub(super) struct Read {
     #[serde(flatten)]
-    pub named: Named,
+    pub(super) named: Named,
     #[serde(default)]
-    pub seq: Option<i64>,
+    pub(super) seq: Option<i64>,
 }
 
 impl Inbound {
     /// Reads a frame, or says what is wrong with it.
-    pub fn parse(text: &str) -> Result<Self, Error> {
+    pub(super) fn parse(text: &str) -> Result<Self, Error> {
         let value: serde_json::Value = serde_json::from_str(text)
             .map_err(|error| bad(format!("the frame is not JSON (column {})", error.column())))?;
         let Some(kind) = value.get("type").and_then(serde_json::Value::as_str) else {

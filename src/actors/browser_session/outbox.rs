@@ -18,7 +18,7 @@ const BATCH_BYTES: usize = 256 * 1024;
 
 /// Something to be written.
 #[derive(Debug)]
-pub enum Out {
+pub(super) enum Out {
     /// A frame that is ready.
     Text(ByteString),
     /// The newest text of a run; made into a frame when its turn comes.
@@ -27,7 +27,7 @@ pub enum Out {
 
 /// The queue of one socket.
 #[derive(Debug)]
-pub struct Outbox {
+pub(super) struct Outbox {
     queue: VecDeque<Out>,
     bytes: usize,
     bytes_max: usize,
@@ -36,22 +36,22 @@ pub struct Outbox {
 
 /// The queue is over its bound.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Full;
+pub(super) struct Full;
 
 impl Outbox {
-    pub fn new(bytes_max: usize, frames_max: usize) -> Self {
+    pub(super) fn new(bytes_max: usize, frames_max: usize) -> Self {
         Self { queue: VecDeque::new(), bytes: 0, bytes_max, frames_max }
     }
 
     /// Queues a frame.
-    pub fn push(&mut self, frame: ByteString) -> Result<(), Full> {
+    pub(super) fn push(&mut self, frame: ByteString) -> Result<(), Full> {
         self.bytes += frame.len();
         self.queue.push_back(Out::Text(frame));
         self.check()
     }
 
     /// Queues the newest text of a run, in the place of one that still waits.
-    pub fn push_live(&mut self, topic: &Arc<Topic>, live: &Arc<Live>, whole: bool) -> Result<(), Full> {
+    pub(super) fn push_live(&mut self, topic: &Arc<Topic>, live: &Arc<Live>, whole: bool) -> Result<(), Full> {
         let waiting = self.queue.iter_mut().rev().find_map(|out| match out {
             Out::Live { live: waiting, whole, .. } if waiting.turn_id == live.turn_id => Some((waiting, whole)),
             _ => None,
@@ -67,17 +67,17 @@ impl Outbox {
     }
 
     /// Drops what waits of a run that is over: its end says it all.
-    pub fn drop_live(&mut self, turn: TurnId) {
+    pub(super) fn drop_live(&mut self, turn: TurnId) {
         self.queue.retain(|out| !matches!(out, Out::Live { live, .. } if live.turn_id == turn));
     }
 
     /// Drops what waits of a conversation's runs.
-    pub fn drop_live_of(&mut self, id: ConversationId) {
+    pub(super) fn drop_live_of(&mut self, id: ConversationId) {
         self.queue.retain(|out| !matches!(out, Out::Live { topic, .. } if topic.conversation_id == id));
     }
 
     /// Takes the next batch.
-    pub fn take(&mut self) -> Vec<Out> {
+    pub(super) fn take(&mut self) -> Vec<Out> {
         let mut batch = Vec::new();
         let mut bytes = 0;
         while batch.len() < BATCH_FRAMES
@@ -96,17 +96,17 @@ impl Outbox {
         batch
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
 
     /// Returns how much waits: frames and bytes.
-    pub fn waiting(&self) -> (usize, usize) {
+    pub(super) fn waiting(&self) -> (usize, usize) {
         (self.queue.len(), self.bytes)
     }
 
     /// Drops everything, when the socket is given up.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.queue = VecDeque::new();
         self.bytes = 0;
     }

@@ -16,6 +16,7 @@ use crate::domain::event::Event;
 use crate::domain::ids::ConversationId;
 use crate::domain::message::Line;
 use crate::domain::secret::Secret;
+use crate::domain::wire::set;
 use crate::gateway::device::DeviceIdentity;
 use crate::gateway::frames::SessionsList;
 use crate::store::conversations::{self, SessionName};
@@ -307,7 +308,7 @@ impl GatewayLink {
                 let Some(session) = self.sessions.get(&id) else { return };
                 let mut params = json!({ "sessionKey": session.upstream_key(), "limit": limit, "maxChars": CHARS_MAX });
                 if offset > 0 {
-                    params["offset"] = offset.into();
+                    set(&mut params, "offset", offset.into());
                 }
                 let why = For::History { conversation_id: id, purpose };
                 self.ask(Request { method: "chat.history", params, why });

@@ -244,11 +244,11 @@ impl Handler<super::messages::ToLink> for GatewayLink {
             }
             LinkRequest::Sessions { reply } => {
                 let params = json!({ "limit": 1_000 });
-                self.ask(Request { method: "sessions.list", params, why: For::ListFor(reply) });
+                self.ask(Request { method: "sessions.list", params, why: For::List(reply) });
             }
             LinkRequest::DeleteSession { key, reply } => {
                 let params = json!({ "key": key });
-                self.ask(Request { method: "sessions.delete", params, why: For::DeleteFor(reply) });
+                self.ask(Request { method: "sessions.delete", params, why: For::Delete(reply) });
             }
             LinkRequest::Reconnect => {
                 self.backoff.reset();
@@ -595,7 +595,7 @@ impl GatewayLink {
             device,
         });
         self.phase = Phase::AwaitingHello { since: tokio::time::Instant::now() };
-        self.requests = Requests { sent_total: self.requests.sent_total, timed_out_total: self.requests.timed_out_total, ..Requests::default() };
+        self.requests.reset();
         self.ask(Request { method: "connect", params, why: For::Connect });
         self.pump();
     }
@@ -714,8 +714,8 @@ impl GatewayLink {
     fn refuse(&self, why: For) {
         // Whoever asked may have gone; sessions hear of the end of the connection by itself.
         match why {
-            For::ListFor(reply) => drop(reply.send(Err(self.unavailable()))),
-            For::DeleteFor(reply) => drop(reply.send(Err(self.unavailable()))),
+            For::List(reply) => drop(reply.send(Err(self.unavailable()))),
+            For::Delete(reply) => drop(reply.send(Err(self.unavailable()))),
             For::Test(reply) => drop(reply.send(Err(self.unavailable()))),
             _ => {}
         }
@@ -776,11 +776,11 @@ impl GatewayLink {
                 self.with_session(conversation_id, ctx, |session, now_ms| session.on_history(purpose, page, now_ms));
                 self.contacted(conversation_id);
             }
-            For::ListFor(reply) => {
+            For::List(reply) => {
                 let list = decode::<SessionsList>(result).map(upstream_sessions).map_err(|e| self.upstream_error(&e));
                 let _ = reply.send(list);
             }
-            For::DeleteFor(reply) => {
+            For::Delete(reply) => {
                 let done = decode::<serde_json::Value>(result).map(drop).map_err(|e| self.upstream_error(&e));
                 let _ = reply.send(done);
             }

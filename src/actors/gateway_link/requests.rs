@@ -23,8 +23,8 @@ pub(super) enum For {
     /// The event tells what came of it.
     Abort,
     History { conversation_id: ConversationId, purpose: Purpose },
-    ListFor(oneshot::Sender<Result<Vec<UpstreamSession>, Error>>),
-    DeleteFor(oneshot::Sender<Result<(), Error>>),
+    List(oneshot::Sender<Result<Vec<UpstreamSession>, Error>>),
+    Delete(oneshot::Sender<Result<(), Error>>),
     /// Asked for its time only.
     Test(oneshot::Sender<Result<u32, Error>>),
 }
@@ -52,6 +52,13 @@ pub(super) struct Requests {
 }
 
 impl Requests {
+    /// Begins anew for another connection; the counters go on.
+    pub(super) fn reset(&mut self) {
+        self.next_id = 0;
+        self.in_flight.clear();
+        self.waiting.clear();
+    }
+
     /// Takes a request in; gives it back when too many wait.
     pub(super) fn push(&mut self, request: Request) -> Result<(), Request> {
         if self.waiting.len() >= WAITING_MAX {

@@ -21,7 +21,7 @@ use clawbroker::store::messages::{self, Span};
 use clawbroker::store::turns::{BeginTurn, DeliveryEnd, EndTurn};
 use clawbroker::store::users::{self, AddUser};
 use clawbroker::store::vault::Vault;
-use clawbroker::store::{Store, WriterOptions, WriterParts, spawn_writer};
+use clawbroker::store::{Opener, Store, WriterOptions, WriterParts, spawn_writer};
 
 use super::{Database, Recorder};
 
@@ -59,18 +59,24 @@ pub(crate) fn roomy() -> WriterOptions {
 impl TestStore {
     /// Opens a store on a database that others may use as well.
     pub(crate) fn with(database: Arc<Database>, options: WriterOptions) -> Self {
+        let opener = database.opener();
+        Self::by(opener, database, options)
+    }
+
+    /// Opens a store by connections of a special kind.
+    pub(crate) fn by(opener: Opener, database: Arc<Database>, options: WriterOptions) -> Self {
         let clock = Arc::new(ManualClock::at(START_MS));
         let events = Arc::new(Recorder::default());
         let epoch = Arc::new(AtomicI64::new(0));
         let parts = WriterParts {
-            opener: database.opener(),
+            opener: opener.clone(),
             options,
             clock: clock.clone(),
             publish: events.clone(),
             epoch: epoch.clone(),
         };
         let (writer, _thread) = spawn_writer(parts).expect("the writer starts");
-        let store = Store::new(writer, database.opener(), 4, epoch).expect("the readers start");
+        let store = Store::new(writer, opener, 4, epoch).expect("the readers start");
         let key = Secret::new("07".repeat(32));
         let vault = Vault::open(database.data_dir(), Some(&key)).expect("a key in hex");
         Self { store, clock, events, vault, database }
@@ -233,6 +239,8 @@ fn in_short(event: &Event) -> String {
         Event::GatewayChanged { gateway_id, removed } => format!("gateway {gateway_id} {removed}"),
         Event::TokenEnded { .. } => "token ended".into(),
         Event::UserChanged { .. } => "user changed".into(),
-        Event::Live { .. } | Event::Link { .. } | Event::SteppedDown => "not the store's".into(),
+        Event::TokenAdded { .. } => "token added".into(),
+        // The store tells of nothing else.
+        other => format!("{other:?}"),
     }
 }

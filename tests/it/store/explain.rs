@@ -216,9 +216,11 @@ async fn no_query_of_the_writer_scans_a_table(database: Database) {
     fill(&mut database.connect());
     let mut db = database.opener().read_only().unwrap();
     let party = sql::bytes(&db, b"0100000000000007");
+    let conversation = sql::bytes(&db, b"0200000000000007");
     let queries = [
         format!("SELECT id, idem_hash FROM messages WHERE sender_id = {party} AND idem_key = 'key7' LIMIT 1"),
         "SELECT n FROM deliveries ORDER BY n DESC LIMIT 1".to_owned(),
+        format!("SELECT count(*) FROM deliveries WHERE conversation_id = {conversation} AND state < 2"),
         "SELECT id FROM parties WHERE kind = 1 AND reference = 'p7' LIMIT 1".to_owned(),
         "SELECT deleted_at FROM conversations WHERE gateway_id = 'gw7' AND deleted_at IS NOT NULL AND key = 'k7' \
          ORDER BY deleted_at DESC LIMIT 1"

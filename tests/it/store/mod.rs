@@ -11,6 +11,7 @@ mod lease;
 mod messages;
 mod migrations;
 mod parties;
+mod pooling;
 mod schema;
 mod turns;
 mod upstream;

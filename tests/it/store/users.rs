@@ -88,8 +88,10 @@ async fn a_change_of_a_user_closes_its_sockets(store: TestStore) {
 
 async fn a_digest_is_one_token(store: TestStore) {
     let ann = store.write(new_user("ann")).await.unwrap();
+    store.told();
     let (first, repeated) = store.write(new_token(ann.id, 1)).await.unwrap();
     assert!(!repeated);
+    assert_eq!(store.told(), ["token added"], "the sockets of its user stay open");
     let (again, repeated) = store.write(new_token(ann.id, 1)).await.unwrap();
     assert!(repeated, "its secret was shown before");
     assert_eq!(again, first);

@@ -1,0 +1,14 @@
+//! The edge: everything that enters over HTTP or a WebSocket.
+//!
+//! A route is five lines: typed input, the permission as the type of an argument, one message or command, the answer.
+//! `server` puts the routes together and says what each request passes; `auth` says who may do what; one file for each
+//! family of the API. Nothing here knows diesel.
+pub mod auth;
+pub mod edge;
+pub mod error;
+mod middleware;
+mod passwords;
+pub mod request;
+pub mod server;
+pub mod state;
+pub mod ws;
