@@ -3,7 +3,7 @@ use diesel::prelude::*;
 
 use super::dialect::Db;
 use super::schema::audit;
-use super::tx::Tx;
+use super::tx::{Command, Tx};
 use crate::domain::error::Error;
 use crate::domain::ids::{AuditId, UserId};
 use crate::domain::user::Caller;
@@ -71,6 +71,28 @@ pub(super) fn record(
         ))
         .execute(tx.write())?;
     Ok(())
+}
+
+/// A change with its row in the log, for changes that do not write one themselves.
+pub struct Audited<C: Command> {
+    pub change: C,
+    pub actor: Actor,
+    pub action: &'static str,
+    /// Kind and id of what is changed.
+    pub target: (&'static str, String),
+    /// What the log shows of it, made of what the change gave.
+    pub shown: fn(&C::Output) -> serde_json::Value,
+}
+
+impl<C: Command> Command for Audited<C> {
+    type Output = C::Output;
+
+    fn apply(&self, tx: &mut Tx<'_>) -> Result<C::Output, Error> {
+        let done = self.change.apply(tx)?;
+        let (kind, id) = &self.target;
+        record(tx, &self.actor, self.action, (kind, id), None, Some(&(self.shown)(&done)))?;
+        Ok(done)
+    }
 }
 
 /// Which rows to list, newest first.

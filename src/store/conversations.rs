@@ -257,12 +257,35 @@ pub struct Filter {
 
 /// Lists conversations with what `reader` has not read of them.
 pub fn list(db: &mut Db, filter: &Filter, reader: PartyId, limit: i64) -> Result<Vec<Listed>, Error> {
-    let mut query = conversations::table
-        .filter(conversations::deleted_at.is_null())
+    let mut query = matching(filter);
+    if let Some((at, id)) = filter.after {
+        query = query.filter(
+            conversations::updated_at
+                .lt(at)
+                .or(conversations::updated_at.eq(at).and(conversations::id.lt(id.as_bytes().to_vec()))),
+        );
+    }
+    let found: Vec<Conversation> = query
         .order((conversations::updated_at.desc(), conversations::id.desc()))
         .limit(limit)
         .select(Row::as_select())
-        .into_boxed();
+        .load::<Row>(db)?
+        .into_iter()
+        .map(Conversation::try_from)
+        .collect::<Result<_, _>>()?;
+    with_unread(db, found, reader)
+}
+
+/// Counts the conversations that [`list`] would give on all its pages.
+pub fn count(db: &mut Db, filter: &Filter) -> Result<i64, Error> {
+    Ok(matching(filter).count().get_result(db)?)
+}
+
+type Matching = conversations::BoxedQuery<'static, <Db as diesel::Connection>::Backend>;
+
+/// What a filter lets through, wherever the list goes on.
+fn matching(filter: &Filter) -> Matching {
+    let mut query = conversations::table.filter(conversations::deleted_at.is_null()).into_boxed();
     if let Some(gateway_id) = &filter.gateway_id {
         query = query.filter(conversations::gateway_id.eq(gateway_id.as_str().to_owned()));
     }
@@ -282,16 +305,7 @@ pub fn list(db: &mut Db, filter: &Filter, reader: PartyId, limit: i64) -> Result
             lower(conversations::key).like(pattern.clone()).escape('\\').or(lower(title).like(pattern).escape('\\')),
         );
     }
-    if let Some((at, id)) = filter.after {
-        query = query.filter(
-            conversations::updated_at
-                .lt(at)
-                .or(conversations::updated_at.eq(at).and(conversations::id.lt(id.as_bytes().to_vec()))),
-        );
-    }
-    let found: Vec<Conversation> =
-        query.load::<Row>(db)?.into_iter().map(Conversation::try_from).collect::<Result<_, _>>()?;
-    with_unread(db, found, reader)
+    query
 }
 
 /// Adds to each conversation how many of its lines `reader` has not read, with one query for all.

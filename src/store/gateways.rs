@@ -113,9 +113,6 @@ pub fn credentials(db: &mut Db, vault: &Vault, id: &GatewayId) -> Result<Credent
     })
 }
 
-/// What stands under an id already: when it was removed, and the key and digest it was added with.
-type Known = (Option<i64>, Option<String>, Option<Vec<u8>>);
-
 /// Says that a gateway does not exist.
 pub fn not_found(id: &GatewayId) -> Error {
     Error::new(ErrorCode::GatewayNotFound, "Gateway not found").with_details(json!({ "gateway_id": id }))
@@ -143,21 +140,12 @@ impl Command for AddGateway {
     type Output = Gateway;
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Gateway, Error> {
-        let known: Option<Known> = gateways::table
-            .find(self.id.as_str())
-            .select((gateways::deleted_at, gateways::idem_key, gateways::idem_hash))
-            .first(tx.read())
-            .optional()?;
-        if let Some((None, key, hash)) = &known {
-            if let Some(idem) = self.idem.as_ref().filter(|idem| Some(&idem.key) == key.as_ref()) {
-                if Some(idem.hash.as_slice()) != hash.as_deref() {
-                    return Err(Error::new(
-                        ErrorCode::IdempotencyConflict,
-                        "this idempotency key was used for another gateway",
-                    ));
-                }
-                return get(tx.read(), &self.id)?.ok_or_else(|| not_found(&self.id));
-            }
+        if let Some(repeated) = self.repeated(tx)? {
+            return Ok(repeated);
+        }
+        let known: Option<Option<i64>> =
+            gateways::table.find(self.id.as_str()).select(gateways::deleted_at).first(tx.read()).optional()?;
+        if known == Some(None) {
             return Err(Error::new(ErrorCode::AlreadyExists, format!("gateway `{}` exists already", self.id)));
         }
         let party = parties::ensure(tx, PartyKind::Gateway, self.id.as_str(), &self.name)?;
@@ -191,6 +179,23 @@ impl Command for AddGateway {
         audit::record(tx, &self.actor, "gateway.add", ("gateway", self.id.as_str()), None, Some(&shown(&gateway)))?;
         tx.emit(Event::GatewayChanged { gateway_id: self.id.clone(), removed: false });
         Ok(gateway)
+    }
+}
+
+impl AddGateway {
+    /// Finds the gateway that this key made before, whatever id was asked for now.
+    fn repeated(&self, tx: &mut Tx<'_>) -> Result<Option<Gateway>, Error> {
+        let Some(idem) = &self.idem else { return Ok(None) };
+        let known: Option<(Row, Option<Vec<u8>>)> = gateways::table
+            .filter(gateways::idem_key.eq(&idem.key).and(gateways::deleted_at.is_null()))
+            .select((Row::as_select(), gateways::idem_hash))
+            .first(tx.read())
+            .optional()?;
+        let Some((row, hash)) = known else { return Ok(None) };
+        if hash.as_deref() != Some(idem.hash.as_slice()) {
+            return Err(Error::new(ErrorCode::IdempotencyConflict, "this idempotency key was used for another gateway"));
+        }
+        Gateway::try_from(row).map(Some)
     }
 }
 

@@ -14,6 +14,8 @@ pub mod open;
 pub mod parties;
 mod readers;
 mod schema;
+pub mod sessions;
+pub mod stats;
 pub mod turns;
 mod tx;
 pub mod upstream;

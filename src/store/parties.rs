@@ -5,7 +5,7 @@ use super::dialect::Db;
 use super::schema::parties;
 use super::tx::Tx;
 use crate::domain::error::Error;
-use crate::domain::ids::PartyId;
+use crate::domain::ids::{ConversationId, PartyId};
 use crate::domain::party::{Party, PartyKind};
 
 #[derive(Queryable)]
@@ -58,7 +58,7 @@ pub(super) fn ensure(tx: &mut Tx<'_>, kind: PartyKind, reference: &str, display_
 }
 
 /// Finds the party that stands for `reference`.
-pub(super) fn find(db: &mut Db, kind: PartyKind, reference: &str) -> Result<Option<Party>, Error> {
+pub fn find(db: &mut Db, kind: PartyKind, reference: &str) -> Result<Option<Party>, Error> {
     parties::table
         .filter(parties::kind.eq(kind as i32).and(parties::reference.eq(reference)))
         .first::<Row>(db)
@@ -71,6 +71,19 @@ pub(super) fn find(db: &mut Db, kind: PartyKind, reference: &str) -> Result<Opti
 pub(super) fn by_ids(db: &mut Db, ids: &[PartyId]) -> Result<Vec<Party>, Error> {
     let ids: Vec<&[u8]> = ids.iter().map(|id| id.as_bytes().as_slice()).collect();
     parties::table.filter(parties::id.eq_any(ids)).load::<Row>(db)?.into_iter().map(Party::try_from).collect()
+}
+
+/// Reads who takes part in a conversation, with how far each has read.
+pub fn of_conversation(db: &mut Db, id: ConversationId, limit: i64) -> Result<Vec<(Party, i64)>, Error> {
+    use super::schema::participants;
+    let rows: Vec<(Row, i64)> = participants::table
+        .inner_join(parties::table.on(parties::id.eq(participants::party_id)))
+        .filter(participants::conversation_id.eq(id.as_bytes().as_slice()))
+        .order((participants::joined_at.asc(), participants::party_id.asc()))
+        .limit(limit)
+        .select((parties::all_columns, participants::read_seq))
+        .load(db)?;
+    rows.into_iter().map(|(row, read_seq)| Ok((Party::try_from(row)?, read_seq))).collect()
 }
 
 /// Returns the party that stands for `reference`; a new one is named like it.

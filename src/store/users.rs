@@ -189,8 +189,11 @@ impl Command for AddUser {
     type Output = User;
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<User, Error> {
+        if let Some(repeated) = repeated(tx, self.idem.as_ref())? {
+            return Ok(repeated);
+        }
         if let Some(known) = by_name(tx.read(), &self.name)? {
-            if self.ensure || is_repeat(tx, known.id, self.idem.as_ref())? {
+            if self.ensure {
                 return Ok(known);
             }
             return Err(Error::new(ErrorCode::AlreadyExists, format!("user `{}` exists already", self.name)).with_status(409));
@@ -218,17 +221,19 @@ impl Command for AddUser {
     }
 }
 
-fn is_repeat(tx: &mut Tx<'_>, id: UserId, idem: Option<&Idem>) -> Result<bool, Error> {
-    let Some(idem) = idem else { return Ok(false) };
-    let (key, hash): (Option<String>, Option<Vec<u8>>) =
-        users::table.find(id.as_bytes().as_slice()).select((users::idem_key, users::idem_hash)).first(tx.read())?;
-    if key.as_ref() != Some(&idem.key) {
-        return Ok(false);
-    }
+/// Finds the user that this key made before, whatever name was asked for now.
+fn repeated(tx: &mut Tx<'_>, idem: Option<&Idem>) -> Result<Option<User>, Error> {
+    let Some(idem) = idem else { return Ok(None) };
+    let known: Option<(UserRow, Option<Vec<u8>>)> = users::table
+        .filter(users::idem_key.eq(&idem.key).and(users::deleted_at.is_null()))
+        .select((UserRow::as_select(), users::idem_hash))
+        .first(tx.read())
+        .optional()?;
+    let Some((row, hash)) = known else { return Ok(None) };
     if hash.as_deref() != Some(idem.hash.as_slice()) {
         return Err(Error::new(ErrorCode::IdempotencyConflict, "this idempotency key was used for another user"));
     }
-    Ok(true)
+    User::try_from(row).map(Some)
 }
 
 /// Changes a user; `None` leaves a field as it is. Its sockets are closed, so that a new role holds at once.

@@ -4,4 +4,7 @@
 #[macro_use]
 mod harness;
 
+mod gateway;
+mod real_gateway;
 mod store;
+mod ws;

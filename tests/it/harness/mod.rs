@@ -1,10 +1,17 @@
 //! What tests stand on: fresh databases, a store with a clock and an ear, and short ways to common things.
+pub(crate) mod broker;
+pub(crate) mod browser;
 pub(crate) mod database;
+pub(crate) mod peer;
+pub(crate) mod proxy;
 pub(crate) mod recorder;
 pub(crate) mod sql;
 pub(crate) mod test_store;
 
+pub(crate) use broker::Broker;
+pub(crate) use browser::{Browser, is_terminal};
 pub(crate) use database::{Database, Kind};
+pub(crate) use peer::Peer;
 pub(crate) use recorder::Recorder;
 pub(crate) use test_store::{TestStore, question, session_name};
 

@@ -1,0 +1,65 @@
+//! Sessions that a person makes by name: refused where the name is taken, and made once for each key.
+use diesel::prelude::*;
+
+use super::conversations::{self, NewSession, SessionName};
+use super::messages::Idem;
+use super::schema::conversations as table;
+use super::tx::{Command, Tx};
+use crate::domain::conversation::Conversation;
+use crate::domain::error::{Error, ErrorCode};
+use crate::domain::ids::ConversationId;
+use crate::domain::user::Caller;
+
+/// Makes a session; a name that is in use is refused.
+pub struct CreateSession {
+    pub name: SessionName,
+    pub caller: Caller,
+    pub new: NewSession,
+    pub idem: Option<Idem>,
+}
+
+impl Command for CreateSession {
+    type Output = Conversation;
+
+    fn apply(&self, tx: &mut Tx<'_>) -> Result<Conversation, Error> {
+        if let Some(repeated) = self.repeated(tx)? {
+            return Ok(repeated);
+        }
+        if let Some(found) = conversations::find(tx.read(), &self.name)? {
+            if !self.caller.may_write(found.owner_id) {
+                return Err(conversations::taken(&self.name));
+            }
+            return Err(Error::new(
+                ErrorCode::AlreadyExists,
+                format!("session `{}` exists on gateway `{}`", self.name.key, self.name.gateway_id),
+            ));
+        }
+        let made = conversations::insert(tx, &self.name, Some(self.caller.user_id), self.new.clone())?;
+        if let Some(idem) = &self.idem {
+            diesel::update(table::table.find(made.id.as_bytes().as_slice()))
+                .set((table::idem_key.eq(Some(&idem.key)), table::idem_hash.eq(Some(idem.hash.as_slice()))))
+                .execute(tx.write())?;
+        }
+        conversations::join(tx, made.id, self.caller.party_id)?;
+        Ok(made)
+    }
+}
+
+impl CreateSession {
+    /// Finds the session that this key made before, for as long as it lives.
+    fn repeated(&self, tx: &mut Tx<'_>) -> Result<Option<Conversation>, Error> {
+        let Some(idem) = &self.idem else { return Ok(None) };
+        // By owner, which has an index: the keys have none, since hardly anybody sends one.
+        let known: Option<(Vec<u8>, Option<Vec<u8>>)> = table::table
+            .filter(table::owner_id.eq(self.caller.user_id.as_bytes().as_slice()))
+            .filter(table::idem_key.eq(&idem.key).and(table::deleted_at.is_null()))
+            .select((table::id, table::idem_hash))
+            .first(tx.read())
+            .optional()?;
+        let Some((id, hash)) = known else { return Ok(None) };
+        if hash.as_deref() != Some(idem.hash.as_slice()) {
+            return Err(Error::new(ErrorCode::IdempotencyConflict, "this idempotency key was used for another session"));
+        }
+        conversations::get(tx.read(), ConversationId::try_from(id.as_slice())?)
+    }
+}

@@ -1,0 +1,3 @@
+//! Links to gateways: what an admin sees of them, and what they never tell.
+mod links;
+mod secrets;

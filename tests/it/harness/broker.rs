@@ -1,0 +1,182 @@
+//! The real binary, started as a user starts it, on a free port with a data directory of its own.
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use clawbroker::store::Location;
+use serde_json::Value;
+
+use super::{Browser, Database};
+
+/// How long a start may take before a test gives up.
+const READY: Duration = Duration::from_secs(30);
+
+/// A running broker; killed with this value.
+pub(crate) struct Broker {
+    child: Child,
+    data_dir: PathBuf,
+    pub(crate) address: String,
+    pub(crate) token: String,
+    start: Start,
+}
+
+/// How a broker is started, so that it can be started again.
+#[derive(Clone)]
+struct Start {
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+}
+
+impl Broker {
+    /// Starts a broker on a database.
+    pub(crate) async fn start(database: &Database, args: &[&str], env: &[(&str, &str)]) -> Self {
+        let url = match database.location() {
+            Location::Sqlite(path) => format!("sqlite:////{}", path.to_string_lossy().trim_start_matches('/')),
+            Location::Postgres(url) => url.reveal().to_owned(),
+        };
+        let mut settings: Vec<(String, String)> =
+            env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        settings.push(("DATABASE_URL".into(), url));
+        settings.push(("CLAWBROKER_DATA_DIR".into(), database.data_dir().to_string_lossy().into_owned()));
+        let start = Start { args: args.iter().map(|arg| (*arg).to_owned()).collect(), env: settings };
+        Self::launch(database.data_dir(), start).await
+    }
+
+    async fn launch(data_dir: &Path, start: Start) -> Self {
+        let server_file = data_dir.join("server.json");
+        // What an earlier, killed broker left there must not be taken for the new one's.
+        let _ = std::fs::remove_file(&server_file);
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(data_dir.join("broker.log"))
+            .expect("a log file beside the data");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_clawbroker"))
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(&start.args)
+            .current_dir(data_dir)
+            .env_clear()
+            .env("PATH", std::env::var("PATH").unwrap_or_default())
+            .envs(start.env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("one file, two handles"))
+            .stderr(log)
+            .spawn()
+            .expect("the binary starts");
+        let began = tokio::time::Instant::now();
+        let address = loop {
+            if let Some(status) = child.try_wait().expect("the child can be asked") {
+                panic!("the broker ended with {status}:\n{}", read_log(data_dir));
+            }
+            if let Ok(text) = std::fs::read_to_string(&server_file)
+                && let Ok(server) = serde_json::from_str::<Value>(&text)
+                && let Some(address) = server["address"].as_str()
+            {
+                break address.trim_start_matches("http://").trim_end_matches('/').to_owned();
+            }
+            assert!(began.elapsed() < READY, "the broker did not start:\n{}", read_log(data_dir));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        let token = std::fs::read_to_string(data_dir.join("admin.token")).unwrap_or_default().trim().to_owned();
+        let mut broker = Self { child, data_dir: data_dir.to_owned(), address, token, start };
+        while broker.get("/ready").await.0 != 200 {
+            assert!(began.elapsed() < READY, "the broker did not become ready:\n{}", broker.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        broker.token = std::fs::read_to_string(data_dir.join("admin.token")).expect("the first start wrote it").trim().to_owned();
+        broker
+    }
+
+    /// Kills it like a power cut would.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it is gone");
+    }
+
+    /// Starts it again on the same data.
+    pub(crate) async fn start_again(&mut self) {
+        let fresh = Self::launch(&self.data_dir.clone(), self.start.clone()).await;
+        *self = fresh;
+    }
+
+    /// Asks it to stop, and returns its exit code.
+    pub(crate) async fn stop(&mut self) -> Option<i32> {
+        rustix::process::kill_process(
+            rustix::process::Pid::from_child(&self.child),
+            rustix::process::Signal::TERM,
+        )
+        .expect("it runs");
+        let began = tokio::time::Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the child can be asked") {
+                return status.code();
+            }
+            assert!(began.elapsed() < READY, "the broker did not stop:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub(crate) fn log(&self) -> String {
+        read_log(&self.data_dir)
+    }
+
+    /// Calls the API as the admin; returns the status and the body, which is JSON or a text.
+    pub(crate) async fn call(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+        let method = method.parse().expect("a method");
+        let request = awc::Client::new()
+            .request(method, format!("http://{}{path}", self.address))
+            .timeout(Duration::from_secs(20))
+            .insert_header(("Authorization", format!("Bearer {}", self.token)));
+        let sent = match body {
+            Some(body) => request.send_json(&body).await,
+            None => request.send().await,
+        };
+        let Ok(mut response) = sent else { return (0, Value::Null) };
+        let bytes = response.body().limit(64 << 20).await.unwrap_or_default();
+        let value = serde_json::from_slice(&bytes).unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into_owned().into());
+        (response.status().as_u16(), value)
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
+        self.call("GET", path, None).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> (u16, Value) {
+        self.call("POST", path, Some(body)).await
+    }
+
+    /// Opens a browser's socket as the admin.
+    pub(crate) async fn browser(&self, path: &str) -> Browser {
+        Browser::open(&self.address, path, Some(&self.token)).await
+    }
+
+    /// Waits until a gateway's connection is in this state.
+    pub(crate) async fn gateway_is(&self, id: &str, state: &str) -> Value {
+        self.gateway_within(id, state, READY).await
+    }
+
+    /// The same with a time of the test's own.
+    pub(crate) async fn gateway_within(&self, id: &str, state: &str, time: Duration) -> Value {
+        let began = tokio::time::Instant::now();
+        loop {
+            let (_, gateway) = self.get(&format!("/api/admin/gateways/{id}")).await;
+            if gateway["state"] == state {
+                return gateway;
+            }
+            assert!(began.elapsed() < time, "gateway {id} is not {state}: {gateway}\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn read_log(data_dir: &Path) -> String {
+    std::fs::read_to_string(data_dir.join("broker.log")).unwrap_or_default()
+}

@@ -1,0 +1,115 @@
+//! A browser's socket: sends frames, keeps all that came.
+use std::time::Duration;
+
+use awc::ws::{Frame, Message};
+use futures_util::{SinkExt, StreamExt};
+use serde_json::Value;
+
+/// How long a test waits for a frame.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A socket of `/ws/chat/…`.
+pub(crate) struct Browser {
+    socket: actix_codec::Framed<awc::BoxedSocket, awc::ws::Codec>,
+    /// Every frame so far, oldest first.
+    pub(crate) seen: Vec<Value>,
+    /// Set when the server has closed: the code.
+    pub(crate) closed: Option<u16>,
+}
+
+impl Browser {
+    pub(crate) async fn open(address: &str, path: &str, token: Option<&str>) -> Self {
+        let mut request = awc::Client::new().ws(format!("ws://{address}{path}")).max_frame_size(32 << 20);
+        if let Some(token) = token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        let (_, socket) = request.connect().await.expect("the socket opens");
+        Self { socket, seen: Vec::new(), closed: None }
+    }
+
+    pub(crate) async fn send(&mut self, frame: Value) {
+        self.send_text(frame.to_string()).await;
+    }
+
+    pub(crate) async fn send_text(&mut self, text: String) {
+        self.socket.send(Message::Text(text.into())).await.expect("the socket is open");
+    }
+
+    /// Returns the next frame, or `None` when the socket was closed.
+    pub(crate) async fn next(&mut self) -> Option<Value> {
+        self.next_within(PATIENCE).await
+    }
+
+    pub(crate) async fn next_within(&mut self, patience: Duration) -> Option<Value> {
+        loop {
+            let item = tokio::time::timeout(patience, self.socket.next())
+                .await
+                .unwrap_or_else(|_| panic!("no frame came; so far: {}", self.transcript()));
+            match item {
+                Some(Ok(Frame::Text(bytes))) => {
+                    let frame: Value = serde_json::from_slice(&bytes).expect("frames are JSON");
+                    self.seen.push(frame.clone());
+                    return Some(frame);
+                }
+                Some(Ok(Frame::Ping(payload))) => {
+                    // A socket that closes meanwhile is noticed by the next read.
+                    let _ = self.socket.send(Message::Pong(payload)).await;
+                }
+                Some(Ok(Frame::Close(reason))) => {
+                    self.closed = Some(reason.map_or(1005, |reason| reason.code.into()));
+                    return None;
+                }
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => {
+                    self.closed = self.closed.or(Some(1006));
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Reads until a frame fits, and returns it.
+    pub(crate) async fn until(&mut self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        self.until_within(PATIENCE, what, fits).await
+    }
+
+    pub(crate) async fn until_within(&mut self, patience: Duration, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        loop {
+            match self.next_within(patience).await {
+                Some(frame) if fits(&frame) => return frame,
+                Some(_) => {}
+                None => panic!("closed with {:?} before {what}; so far: {}", self.closed, self.transcript()),
+            }
+        }
+    }
+
+    /// Reads until a frame of this type.
+    pub(crate) async fn until_type(&mut self, kind: &str) -> Value {
+        self.until(kind, |frame| frame["type"] == kind).await
+    }
+
+    /// Reads until a run has ended, and returns its terminal frame.
+    pub(crate) async fn until_terminal(&mut self) -> Value {
+        self.until("a terminal frame", is_terminal).await
+    }
+
+    /// Sends a question and waits for its acknowledgement.
+    pub(crate) async fn ask(&mut self, session: &str, message: &str) -> Value {
+        self.send(serde_json::json!({ "type": "chat", "sessionKey": session, "message": message })).await;
+        self.until_type("ack").await
+    }
+
+    /// Reads whatever comes within `quiet`.
+    pub(crate) async fn drain(&mut self, quiet: Duration) {
+        while let Ok(Some(_)) = tokio::time::timeout(quiet, self.next()).await {}
+    }
+
+    pub(crate) fn transcript(&self) -> String {
+        self.seen.iter().map(|frame| format!("\n  {}", frame.to_string().chars().take(300).collect::<String>())).collect()
+    }
+}
+
+/// Tells whether a frame ends a run.
+pub(crate) fn is_terminal(frame: &Value) -> bool {
+    frame["type"] == "stream" && ["final", "aborted", "error"].iter().any(|state| frame["state"] == *state)
+}

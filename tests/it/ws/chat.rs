@@ -1,0 +1,261 @@
+//! Chat through the broker: order, tabs, queues, idempotency, thinking, what a browser hears and what it does not.
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::connected;
+use crate::harness::{Database, is_terminal};
+
+on_both_databases!(
+    two_tabs_agree_and_a_neighbour_hears_nothing,
+    questions_are_answered_one_at_a_time_and_in_order,
+    a_repeated_key_gets_the_first_acknowledgement,
+    thinking_is_removed_from_deltas_and_from_the_answer,
+    increments_add_up_to_the_answer,
+    questions_wait_for_a_gateway_that_is_away,
+    a_question_that_must_not_wait_is_refused_and_not_stored,
+    foreign_runs_are_shown_and_kept,
+    what_was_said_before_us_is_imported_above,
+    wrong_frames_are_answered_and_the_socket_lives,
+    deleting_a_session_ends_everything_in_it,
+    a_lost_gateway_connection_is_told_and_loses_nothing,
+);
+
+async fn two_tabs_agree_and_a_neighbour_hears_nothing(database: Database) {
+    let (broker, _gateway) = connected(&database).await;
+    let mut tab = broker.browser("/ws/chat/gw").await;
+    let mut other_tab = broker.browser("/ws/chat/gw").await;
+    let mut neighbour = broker.browser("/ws/chat/gw").await;
+    other_tab.send(json!({ "type": "subscribe", "sessionKey": "a" })).await;
+    other_tab.until_type("subscribed").await;
+    neighbour.send(json!({ "type": "subscribe", "sessionKey": "b" })).await;
+    neighbour.until_type("subscribed").await;
+    let ack = tab.ask("a", "say[chunks=6,ms=5]: the same for both").await;
+    assert_eq!((&ack["state"], &ack["seq"]), (&json!("sent"), &json!(1)), "{ack}");
+    let end = tab.until_terminal().await;
+    let message = other_tab.until_type("message").await;
+    assert_eq!((&message["message"]["id"], &message["message"]["seq"]), (&ack["messageId"], &json!(1)));
+    let other_end = other_tab.until_terminal().await;
+    for field in ["text", "messageId", "seq", "runId"] {
+        assert_eq!(end[field], other_end[field], "{field}");
+    }
+    assert_eq!(end["seq"], 2);
+    neighbour.send(json!({ "type": "ping" })).await;
+    neighbour.until_type("pong").await;
+    let heard: Vec<&Value> = neighbour.seen.iter().filter(|frame| frame["sessionKey"] == "a").collect();
+    assert!(heard.is_empty(), "{heard:?}");
+}
+
+async fn questions_are_answered_one_at_a_time_and_in_order(database: Database) {
+    let (broker, gateway) = connected(&database).await;
+    let mut browser = broker.browser("/ws/chat/gw").await;
+    for index in 0..5 {
+        let message = format!("say[chunks=2,ms=5]: answer {index}");
+        browser.send(json!({ "type": "chat", "sessionKey": "a", "message": message })).await;
+    }
+    let mut ends = Vec::new();
+    while ends.len() < 5 {
+        ends.push(browser.until_terminal().await["text"].clone());
+    }
+    assert_eq!(ends, (0..5).map(|index| json!(format!("answer {index}"))).collect::<Vec<_>>());
+    let acks: Vec<&Value> = browser.seen.iter().filter(|frame| frame["type"] == "ack").collect();
+    assert_eq!(acks.len(), 5);
+    assert_eq!(acks[0]["state"], "sent");
+    assert!(acks[1..].iter().all(|ack| ack["state"] == "queued"), "{acks:?}");
+    // Each that waited is told when it went out.
+    let sent = browser.seen.iter().filter(|frame| frame["type"] == "delivery" && frame["state"] == "sent").count();
+    assert_eq!(sent, 4);
+    // The gateway never had two questions of one session at a time: its answers were not merged.
+    let answers: Vec<Value> =
+        gateway.rows("a").into_iter().filter(|row| row["role"] == "assistant").collect();
+    assert_eq!(answers.len(), 5, "{answers:?}");
+}
+
+async fn a_repeated_key_gets_the_first_acknowledgement(database: Database) {
+    let (broker, gateway) = connected(&database).await;
+    let mut browser = broker.browser("/ws/chat/gw").await;
+    let frame = json!({ "type": "chat", "sessionKey": "a", "message": "say: once", "idempotencyKey": "k1" });
+    browser.send(frame.clone()).await;
+    let first = browser.until_type("ack").await;
+    assert_eq!(first["idempotencyKey"], "k1");
+    browser.until_terminal().await;
+    browser.send(frame).await;
+    let second = browser.until_type("ack").await;
+    assert_eq!(first["messageId"], second["messageId"]);
+    browser.send(json!({ "type": "chat", "sessionKey": "a", "message": "say: other", "idempotencyKey": "k1" })).await;
+    let refused = browser.until_type("error").await;
+    assert_eq!((&refused["code"], &refused["idempotencyKey"]), (&json!("idempotency_conflict"), &json!("k1")));
+    assert_eq!(gateway.sends().len(), 1, "upstream it was asked once");
+}
+
+async fn thinking_is_removed_from_deltas_and_from_the_answer(database: Database) {
+    let (broker, _gateway) = connected(&database).await;
+    let mut browser = broker.browser("/ws/chat/gw").await;
+    browser.ask("a", "think: the visible answer").await;
+    let end = browser.until_terminal().await;
+    assert_eq!(end["text"], "the visible answer");
+    let leaked = browser.seen.iter().filter(|frame| frame["type"] == "stream").any(|frame| {
+        frame["text"].as_str().is_some_and(|text| text.contains("think") || text.contains("about:"))
+    });
+    assert!(!leaked, "{}", browser.transcript());
+    browser.send(json!({ "type": "history", "sessionKey": "a" })).await;
+    let history = browser.until_type("history").await;
+    assert_eq!(history["messages"][1]["content"], json!([{ "type": "text", "text": "the visible answer" }]));
+}
+
+async fn increments_add_up_to_the_answer(database: Database) {
+    let (broker, _gateway) = connected(&database).await;
+    let mut browser = broker.browser("/ws/chat/gw?deltas=increment").await;
+    browser.ask("a", "say[chunks=12,ms=5]: grüße 👨‍👩‍👧 und mehr, in vielen kleinen Stücken").await;
+    let end = browser.until_terminal().await;
+    let mut text = String::new();
+    for frame in browser.seen.iter().filter(|frame| frame["type"] == "stream") {
+        match frame["state"].as_str() {
+            Some("delta") => {
+                let at = text.encode_utf16().count();
+                assert_eq!(frame["at"], json!(at), "{frame}");
+                text.push_str(frame["text"].as_str().expect("a text"));
+            }
+            Some("snapshot") => text = frame["text"].as_str().expect("a text").to_owned(),
+            _ => {}
+        }
+    }
+    assert_eq!(json!(text), end["text"]);
+    let numbers: Vec<i64> =
+        browser.seen.iter().filter(|frame| frame["type"] == "stream").filter_map(|frame| frame["n"].as_i64()).collect();
+    assert_eq!(numbers, (1..=numbers.len() as i64).collect::<Vec<_>>(), "n counts the run's frames on this socket");
+}
+
+async fn questions_wait_for_a_gateway_that_is_away(database: Database) {
+    let (broker, gateway) = connected(&database).await;
+    let mut browser = broker.browser("/ws/chat/gw").await;
+    gateway.stop_listening().await;
+    gateway.kill();
+    browser.until_type("disconnected").await;
+    let ack = browser.ask("a", "say: later").await;
+    assert_eq!(ack["state"], "queued");
+    gateway.listen_again().await.expect("the port is free again");
+    browser.until_type("reconnected").await;
+    let end = browser.until_terminal().await;
+    assert_eq!(end["text"], "later");
+    assert!(browser.seen.iter().any(|f| f["type"] == "delivery" && f["state"] == "sent" && f["messageId"] == ack["messageId"]));
+}
+
+async fn a_question_that_must_not_wait_is_refused_and_not_stored(database: Database) {
+    let (broker, gateway) = connected(&database).await;
+    let mut browser = broker.browser("/ws/chat/gw").await;
+    browser.ask("a", "gate g: first").await;
+    browser.send(json!({ "type": "chat", "sessionKey": "a", "message": "second", "queue": false })).await;
+    assert_eq!(browser.until_type("error").await["code"], "session_busy");
+    gateway.release("g");
+    browser.until_terminal().await;
+    gateway.stop_listening().await;
+    gateway.kill();
+    browser.until_type("disconnected").await;
+    browser.send(json!({ "type": "chat", "sessionKey": "a", "message": "third", "queue": false })).await;
+    assert_eq!(browser.until_type("error").await["code"], "gateway_unavailable");
+    let (_, messages) = broker.get("/api/gateways/gw/sessions/a/messages").await;
+    assert_eq!(messages.as_array().map(Vec::len), Some(2), "{messages}");
+}
+
+async fn foreign_runs_are_shown_and_kept(database: Database) {
+    let (broker, gateway) = connected(&database).await;
+    let mut browser = broker.browser("/ws/chat/gw").await;
+    browser.ask("a", "say: ours").await;
+    browser.until_terminal().await;
+    gateway.foreign_send("a", "say[chunks=3,ms=20]: theirs").expect("the session exists");
+    let end = browser.until("the foreign answer", |frame| is_terminal(frame) && frame["text"] == "theirs").await;
+    // The question of the other one is found in the gateway's log and kept as well.
+    let question = browser.seen.iter().find(|f| f["type"] == "message" && f["message"]["role"] == "user");
+    let question = match question {
+        Some(found) => found.clone(),
+        None => browser.until("their question", |f| f["type"] == "message" && f["message"]["role"] == "user").await,
+    };
+    assert_eq!(question["message"]["content"][0]["text"], "say[chunks=3,ms=20]: theirs");
+    assert!(end["messageId"].is_string());
+    let (_, messages) = broker.get("/api/gateways/gw/sessions/a/messages").await;
+    assert_eq!(messages.as_array().map(Vec::len), Some(4), "{messages}");
+}
+
+async fn what_was_said_before_us_is_imported_above(database: Database) {
+    let (broker, gateway) = connected(&database).await;
+    gateway.foreign_send("old", "say: before us").expect("a new session");
+    gateway.idle().await;
+    let mut browser = broker.browser("/ws/chat/gw").await;
+    browser.send(json!({ "type": "history", "sessionKey": "old" })).await;
+    let history = browser.until_type("history").await;
+    let texts: Vec<&Value> =
+        history["messages"].as_array().expect("a list").iter().map(|m| &m["content"][0]["text"]).collect();
+    assert_eq!(texts, [&json!("say: before us"), &json!("before us")]);
+    assert_eq!((&history["firstSeq"], &history["lastSeq"]), (&json!(-1), &json!(0)), "{history}");
+    let ack = browser.ask("old", "say: now us").await;
+    assert_eq!(ack["seq"], 1);
+}
+
+async fn wrong_frames_are_answered_and_the_socket_lives(database: Database) {
+    let (broker, _gateway) = connected(&database).await;
+    let mut browser = broker.browser("/ws/chat/gw").await;
+    browser.until_type("connected").await;
+    let wrong = [
+        ("nonsense".to_owned(), "bad_frame"),
+        (json!({ "type": "dance" }).to_string(), "bad_frame"),
+        (json!({ "type": "chat", "message": "no session" }).to_string(), "bad_frame"),
+        (json!({ "type": "chat", "sessionKey": "a" }).to_string(), "bad_frame"),
+        (json!({ "type": "chat", "sessionKey": "a", "message": "x".repeat(300_000) }).to_string(), "message_too_large"),
+        (json!({ "type": "history", "sessionKey": "a", "limit": 0 }).to_string(), "validation_error"),
+        (json!({ "type": "history", "sessionKey": "a", "before": "zzz" }).to_string(), "not_found"),
+        (json!({ "type": "resume", "sessionKey": "a" }).to_string(), "bad_frame"),
+        (json!({ "type": "approval", "id": "x", "decision": "allow" }).to_string(), "upstream_refused"),
+    ];
+    for (frame, code) in wrong {
+        browser.send_text(frame.clone()).await;
+        let error = browser.until_type("error").await;
+        assert_eq!(error["code"], code, "{} -> {error}", frame.chars().take(80).collect::<String>());
+        assert!(error["error"].as_str().is_some_and(|sentence| !sentence.is_empty()));
+    }
+    browser.send(json!({ "type": "ping" })).await;
+    browser.until_type("pong").await;
+    let mut lost = broker.browser("/ws/chat/nowhere").await;
+    let error = lost.next().await.expect("an error first");
+    assert_eq!((&error["type"], &error["code"]), (&json!("error"), &json!("gateway_not_found")));
+    assert!(lost.next().await.is_none());
+    assert_eq!(lost.closed, Some(4404));
+}
+
+async fn deleting_a_session_ends_everything_in_it(database: Database) {
+    let (broker, gateway) = connected(&database).await;
+    let mut browser = broker.browser("/ws/chat/gw").await;
+    browser.ask("a", "gate g: running").await;
+    browser.until("a delta", |frame| frame["state"] == "delta").await;
+    browser.ask("a", "say: waiting").await;
+    let (status, _) = broker.call("DELETE", "/api/gateways/gw/sessions/a", None).await;
+    assert_eq!(status, 200);
+    let reset = browser.until_type("reset").await;
+    assert_eq!(reset["reason"], "deleted");
+    // The run upstream was told to stop.
+    gateway.idle().await;
+    let (_, messages) = broker.get("/api/gateways/gw/sessions/a/messages").await;
+    assert_eq!(messages, json!([]));
+    // The name is free again, and what was said before the deletion does not come back.
+    let ack = browser.ask("a", "say: afresh").await;
+    assert_eq!(ack["seq"], 1);
+    assert_eq!(browser.until_terminal().await["text"], "afresh");
+    let (_, messages) = broker.get("/api/gateways/gw/sessions/a/messages").await;
+    assert_eq!(messages.as_array().map(Vec::len), Some(2), "{messages}");
+}
+
+async fn a_lost_gateway_connection_is_told_and_loses_nothing(database: Database) {
+    let (broker, gateway) = connected(&database).await;
+    let mut browser = broker.browser("/ws/chat/gw").await;
+    browser.ask("a", "gate g: first part and second part").await;
+    browser.until("a delta", |frame| frame["state"] == "delta").await;
+    gateway.kill();
+    browser.until_type("disconnected").await;
+    browser.until_type("reconnected").await;
+    gateway.release("g");
+    let end = browser.until_terminal().await;
+    assert_eq!(end["text"], "first part and second part");
+    browser.drain(Duration::from_millis(300)).await;
+    assert_eq!(browser.seen.iter().filter(|frame| is_terminal(frame)).count(), 1, "{}", browser.transcript());
+    assert_eq!(gateway.sends().len(), 1);
+}

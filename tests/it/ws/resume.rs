@@ -1,0 +1,128 @@
+//! Coming back: after a lost socket, a restarted broker, a kill in mid-stream.
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::connected;
+use crate::harness::{Database, is_terminal};
+
+on_both_databases!(
+    resume_brings_every_missed_line_in_order,
+    a_position_we_never_had_is_reset,
+    joining_a_running_answer_shows_it_so_far,
+    a_killed_broker_comes_back_and_finishes_the_answer,
+    a_graceful_stop_sends_browsers_away_to_come_back,
+    a_gateway_crash_in_mid_stream_is_recovered,
+);
+
+async fn resume_brings_every_missed_line_in_order(database: Database) {
+    let (broker, _gateway) = connected(&database).await;
+    let mut first = broker.browser("/ws/chat/gw").await;
+    first.ask("a", "say: one").await;
+    let seen = first.until_terminal().await["seq"].as_i64().expect("a number");
+    drop(first);
+    let mut other = broker.browser("/ws/chat/gw").await;
+    for text in ["two", "three"] {
+        other.ask("a", &format!("say: {text}")).await;
+        other.until_terminal().await;
+    }
+    let mut back = broker.browser("/ws/chat/gw").await;
+    back.send(json!({ "type": "resume", "sessionKey": "a", "after": seen })).await;
+    let resumed = back.until_type("resumed").await;
+    assert_eq!(resumed["lastSeq"], 6);
+    let mut seqs = Vec::new();
+    while seqs.len() < 4 {
+        let message = back.until_type("message").await;
+        seqs.push(message["message"]["seq"].as_i64().expect("a number"));
+    }
+    assert_eq!(seqs, [3, 4, 5, 6]);
+    // And then live.
+    other.ask("a", "say: four").await;
+    assert_eq!(back.until_type("message").await["message"]["seq"], 7);
+    assert_eq!(back.until_terminal().await["seq"], 8);
+}
+
+async fn a_position_we_never_had_is_reset(database: Database) {
+    let (broker, _gateway) = connected(&database).await;
+    let mut browser = broker.browser("/ws/chat/gw").await;
+    browser.ask("a", "say: one").await;
+    browser.until_terminal().await;
+    for after in [99, -50] {
+        browser.send(json!({ "type": "resume", "sessionKey": "a", "after": after })).await;
+        let reset = browser.until_type("reset").await;
+        assert_eq!((&reset["firstSeq"], &reset["lastSeq"]), (&json!(1), &json!(2)), "{reset}");
+    }
+    browser.send(json!({ "type": "resume", "sessionKey": "never", "after": 0 })).await;
+    assert_eq!(browser.until_type("error").await["code"], "not_found");
+}
+
+async fn joining_a_running_answer_shows_it_so_far(database: Database) {
+    let (broker, gateway) = connected(&database).await;
+    let mut first = broker.browser("/ws/chat/gw").await;
+    let ack = first.ask("a", "gate g: first half, second half").await;
+    let delta = first.until("a delta", |frame| frame["state"] == "delta" && frame["text"] != "").await;
+    first.drain(Duration::from_millis(200)).await;
+    let so_far = first.seen.iter().rev().find(|f| f["state"] == "delta").expect("a delta")["text"].clone();
+    let mut late = broker.browser("/ws/chat/gw").await;
+    late.send(json!({ "type": "subscribe", "sessionKey": "a" })).await;
+    let subscribed = late.until_type("subscribed").await;
+    assert_eq!(subscribed["activeRun"]["runId"], delta["runId"]);
+    assert_eq!(subscribed["activeRun"]["messageId"], ack["messageId"]);
+    let snapshot = late.until("a snapshot", |frame| frame["state"] == "snapshot").await;
+    assert_eq!(snapshot["text"], so_far);
+    gateway.release("g");
+    let (end, late_end) = (first.until_terminal().await, late.until_terminal().await);
+    assert_eq!(end["text"], late_end["text"]);
+}
+
+async fn a_killed_broker_comes_back_and_finishes_the_answer(database: Database) {
+    let (mut broker, gateway) = connected(&database).await;
+    let mut browser = broker.browser("/ws/chat/gw").await;
+    browser.ask("a", "gate g: before the kill, after the kill").await;
+    browser.until("a delta", |frame| frame["state"] == "delta").await;
+    browser.ask("a", "say: the waiting one").await;
+    broker.kill();
+    assert!(browser.next().await.is_none() || browser.next().await.is_none());
+    broker.start_again().await;
+    let mut back = broker.browser("/ws/chat/gw").await;
+    back.send(json!({ "type": "resume", "sessionKey": "a", "after": 2 })).await;
+    back.until_type("resumed").await;
+    gateway.release("g");
+    let first = back.until("the first answer", |f| is_terminal(f) || f["type"] == "message").await;
+    assert!(first.to_string().contains("before the kill, after the kill"), "{first}");
+    let second = back.until_terminal().await;
+    assert_eq!(second["text"], "the waiting one");
+    let (_, messages) = broker.get("/api/gateways/gw/sessions/a/messages").await;
+    let seqs: Vec<i64> = messages.as_array().expect("a list").iter().filter_map(|m| m["seq"].as_i64()).collect();
+    assert_eq!(seqs, [1, 2, 3, 4], "{messages}");
+    assert_eq!(gateway.rows("a").iter().filter(|row| row["role"] == "user").count(), 2, "nothing was asked twice");
+}
+
+async fn a_graceful_stop_sends_browsers_away_to_come_back(database: Database) {
+    let (mut broker, _gateway) = connected(&database).await;
+    let mut browser = broker.browser("/ws/chat/gw").await;
+    browser.until_type("connected").await;
+    let (code, ()) = tokio::join!(broker.stop(), async { while browser.next().await.is_some() {} });
+    assert_eq!(browser.closed, Some(1012));
+    assert_eq!(code, Some(0), "{}", broker.log());
+}
+
+async fn a_gateway_crash_in_mid_stream_is_recovered(database: Database) {
+    let (broker, gateway) = connected(&database).await;
+    let mut browser = broker.browser("/ws/chat/gw").await;
+    browser.ask("a", "say[chunks=20,ms=40]: one two three four five six seven eight nine ten").await;
+    let run = browser.until("a delta", |frame| frame["state"] == "delta").await["runId"].clone();
+    gateway.crash().await;
+    browser.until_type("disconnected").await;
+    gateway.recover("boot-2").await.expect("the port is free again");
+    browser.until_type("reconnected").await;
+    let end = browser.until_terminal().await;
+    assert_eq!((&end["state"], &end["runId"]), (&json!("final"), &run), "the run keeps our id");
+    assert_eq!(end["text"], "one two three four five six seven eight nine ten");
+    assert_eq!(gateway.sends().len(), 1, "a key seen in history is never sent again");
+    let system = browser.until("the gateway's own note", |f| f["type"] == "message" && f["message"]["role"] == "system").await;
+    let text = system["message"]["content"][0]["text"].as_str().unwrap_or_default();
+    assert!(text.starts_with("[System]"), "{system}");
+    let ends: Vec<&Value> = browser.seen.iter().filter(|frame| is_terminal(frame)).collect();
+    assert_eq!(ends.len(), 1, "{ends:?}");
+}
