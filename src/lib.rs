@@ -5,10 +5,12 @@
 #![recursion_limit = "256"]
 
 pub mod actors;
+pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod gateway;
 pub mod http;
+pub mod node;
 pub mod sample_gateway;
 pub mod store;
 pub mod ws;

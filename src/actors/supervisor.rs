@@ -306,7 +306,9 @@ impl Supervisor {
             limits: self.parts.config.limits.clone(),
             parent: ctx.address().recipient(),
         };
-        self.links.insert(id, GatewayLink::new(parts).start());
+        if let Some(before) = self.links.insert(id, GatewayLink::new(parts).start()) {
+            before.do_send(Stop);
+        }
     }
 
     /// Reads a gateway anew and starts its link; does nothing for one that is gone.
@@ -361,6 +363,8 @@ impl Handler<StoreEvents> for Supervisor {
                 (Route::Link(id), Event::ConversationDeleted { topic, .. }) => {
                     self.to_link(&id, ConversationGone(topic.conversation_id));
                 }
+                // Before this node is active its links are not started; then they all are.
+                (Route::RestartLink { .. }, _) if !self.parts.directory.is_active() => {}
                 (Route::RestartLink { gateway_id, removed }, _) => {
                     if removed {
                         self.parts.directory.remove_gateway(&gateway_id);

@@ -4,9 +4,15 @@
 //! `server` puts the routes together and says what each request passes; `auth` says who may do what; one file for each
 //! family of the API. Nothing here knows diesel.
 pub mod auth;
+mod body;
+mod chat;
 pub mod edge;
 pub mod error;
+mod fields;
+mod gateway_input;
+mod idempotency;
 mod middleware;
+mod page;
 mod passwords;
 pub mod request;
 pub mod server;

@@ -16,12 +16,12 @@ use utoipa_actix_web::AppExt;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::state::AppState;
-use super::{middleware, request, ws};
+use super::{chat, middleware, request, ws};
 use crate::config::Server;
 
 /// Adds every route. Each is described where it is written, so the description of the API is complete by construction.
 pub fn routes(cfg: &mut ServiceConfig) {
-    cfg.configure(ws::routes);
+    cfg.configure(chat::routes).configure(ws::routes);
 }
 
 /// Builds the application: the same for the server and for tests.

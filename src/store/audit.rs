@@ -95,6 +95,23 @@ impl<C: Command> Command for Audited<C> {
     }
 }
 
+/// Something that an operator did which changes no row of ours.
+pub struct Note {
+    pub actor: Actor,
+    pub action: &'static str,
+    pub target: (&'static str, String),
+    pub shown: serde_json::Value,
+}
+
+impl Command for Note {
+    type Output = ();
+
+    fn apply(&self, tx: &mut Tx<'_>) -> Result<(), Error> {
+        let (kind, id) = &self.target;
+        record(tx, &self.actor, self.action, (kind, id), None, Some(&self.shown))
+    }
+}
+
 /// Which rows to list, newest first.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {

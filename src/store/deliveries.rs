@@ -338,7 +338,22 @@ pub struct Filter {
 
 /// Lists deliveries, newest first.
 pub fn list(db: &mut Db, filter: &Filter, limit: i64) -> Result<Vec<(Stored, Party)>, Error> {
-    let mut query = deliveries::table.select(Row::as_select()).order(deliveries::n.desc()).limit(limit).into_boxed();
+    let mut query = matching(filter);
+    if let Some(n) = filter.after_n {
+        query = query.filter(deliveries::n.lt(n));
+    }
+    let rows = query.order(deliveries::n.desc()).limit(limit).select(Row::as_select()).load::<Row>(db)?;
+    with_recipients(db, rows.into_iter().map(Stored::try_from).collect::<Result<_, _>>()?)
+}
+
+/// Counts the deliveries that [`list`] would give on all its pages.
+pub fn count(db: &mut Db, filter: &Filter) -> Result<i64, Error> {
+    Ok(matching(filter).count().get_result(db)?)
+}
+
+/// What a filter lets through, wherever the list goes on.
+fn matching(filter: &Filter) -> deliveries::BoxedQuery<'static, <Db as diesel::Connection>::Backend> {
+    let mut query = deliveries::table.into_boxed();
     if let Some(state) = filter.state {
         query = query.filter(deliveries::state.eq(state as i32));
     }
@@ -348,11 +363,7 @@ pub fn list(db: &mut Db, filter: &Filter, limit: i64) -> Result<Vec<(Stored, Par
     if let Some(before) = filter.created_before {
         query = query.filter(deliveries::created_at.lt(before));
     }
-    if let Some(n) = filter.after_n {
-        query = query.filter(deliveries::n.lt(n));
-    }
-    let stored: Vec<Stored> = query.load::<Row>(db)?.into_iter().map(Stored::try_from).collect::<Result<_, _>>()?;
-    with_recipients(db, stored)
+    query
 }
 
 /// Adds the recipient's party to each delivery, with one query for all.

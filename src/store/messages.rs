@@ -8,6 +8,7 @@ use super::dialect::Db;
 use super::parties;
 use super::schema::messages;
 use super::tx::Tx;
+use crate::domain::delivery::DeliveryState;
 use crate::domain::error::Error;
 use crate::domain::ids::{ConversationId, MessageId, PartyId};
 use crate::domain::message::{Block, Line, MessageKind, MessageRole, Sender, bounded_text, plain_text};
@@ -216,6 +217,26 @@ pub fn place_of(db: &mut Db, id: MessageId) -> Result<Option<(ConversationId, i6
         .first(db)
         .optional()?;
     found.map(|(id, seq)| Ok((ConversationId::try_from(id.as_slice())?, seq))).transpose()
+}
+
+/// How the delivery of a message ended, where the delivery itself has been removed since.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    pub state: DeliveryState,
+    pub reason: Option<String>,
+    pub at: Option<i64>,
+}
+
+/// Reads how the removed delivery of a message ended.
+pub fn ended(db: &mut Db, id: MessageId) -> Result<Option<Ended>, Error> {
+    let row: Option<(Option<i32>, Option<String>, Option<i64>)> = messages::table
+        .find(id.as_bytes().as_slice())
+        .select((messages::end_state, messages::end_reason, messages::ended_at))
+        .first(db)
+        .optional()?;
+    let Some((Some(code), reason, at)) = row else { return Ok(None) };
+    let state = DeliveryState::from_code(code).ok_or_else(|| Error::corrupt("a message with an unknown end state"))?;
+    Ok(Some(Ended { state, reason, at }))
 }
 
 /// Turns rows into lines, with one query for all their senders.

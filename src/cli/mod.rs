@@ -1,0 +1,136 @@
+//! The commands. One file each; what they share stands in the files without a command's name.
+//!
+//! A command that changes something while a server runs asks that server (`client`); only when none runs it opens the
+//! database itself, under the same lock (`offline`). What people read goes to standard output, the log to standard
+//! error. A failure is one sentence that says what to do, and exit status 1; a wrong command line is exit status 2.
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::config::{Config, Loaded, Overrides, Sources};
+use crate::domain::secret::Secret;
+
+mod demo;
+mod failure;
+mod logging;
+mod output;
+mod running;
+mod serve;
+mod server_file;
+
+use failure::Failure;
+
+/// Message broker between people, AI agents and OpenClaw gateways.
+#[derive(Debug, Parser)]
+#[command(name = "clawbroker", version, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    serve: Listening,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// What every command takes.
+#[derive(Debug, Default, Args)]
+struct Common {
+    /// Config file [default: config/clawbroker.toml, if it is there]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Directory of database, key and admin token [default: data]
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Database; better set DATABASE_URL, which nobody else can read [default: SQLite in the data directory]
+    #[arg(long, global = true, value_name = "URL")]
+    database_url: Option<String>,
+    /// `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,clawbroker::actors=debug`
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log_level: Option<String>,
+}
+
+/// What a server takes besides.
+#[derive(Debug, Default, Args)]
+struct Listening {
+    /// Address to listen on; may be given several times [default: 127.0.0.1:8000]
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Vec<String>,
+    /// Take clients on this machine for the user `admin`, without a token
+    #[arg(long)]
+    trust_local: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the broker (what happens without a command, too)
+    Serve(Listening),
+    /// Run a broker with a built-in sample gateway, to see a chat within a minute
+    Demo(demo::Demo),
+}
+
+impl Common {
+    fn overrides(&self) -> Overrides {
+        Overrides {
+            config: self.config.clone(),
+            data_dir: self.data_dir.clone(),
+            database_url: self.database_url.as_ref().map(Secret::new),
+            log_level: self.log_level.clone(),
+            ..Overrides::default()
+        }
+    }
+
+    /// Loads the configuration for a command that does not listen.
+    fn load(&self) -> Result<Loaded, Failure> {
+        Ok(Config::load(&self.overrides(), &Sources::from_process()?)?)
+    }
+
+    /// Loads the configuration for a command that listens.
+    fn load_for(&self, listening: &Listening) -> Result<Loaded, Failure> {
+        let overrides =
+            Overrides { listen: listening.listen.clone(), trust_local: listening.trust_local, ..self.overrides() };
+        Ok(Config::load(&overrides, &Sources::from_process()?)?)
+    }
+}
+
+/// Reads the command line, does what it says, and returns the exit status.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.execute() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+impl Cli {
+    fn execute(self) -> Result<(), Failure> {
+        let Self { common, serve, command } = self;
+        let before_command = !serve.listen.is_empty() || serve.trust_local;
+        match command {
+            Some(_) if before_command => {
+                let text = "--listen and --trust-local go behind the command, and only `serve` and `demo` take them";
+                Cli::command().error(clap::error::ErrorKind::ArgumentConflict, text).exit()
+            }
+            None => serve::run(&common, &serve),
+            Some(Command::Serve(listening)) => serve::run(&common, &listening),
+            Some(Command::Demo(demo)) => demo::run(&common, &demo),
+        }
+    }
+}
+
+/// Runs a command's asynchronous part.
+fn block_on<F: Future>(work: F) -> F::Output {
+    // Never torn down: that would wait for blocking work, however long it takes, and the process ends anyway.
+    let system = std::mem::ManuallyDrop::new(actix_rt::System::new());
+    system.block_on(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

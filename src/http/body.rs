@@ -1,0 +1,280 @@
+//! What comes in: bodies, queries, and ids in paths.
+//!
+//! A body is read when its handler asks for it, not before: the credential and what the path names are checked first,
+//! as the contract says, and nobody sends us a megabyte for nothing.
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::marker::PhantomData;
+use std::str::FromStr;
+use std::time::Duration;
+
+use actix_web::dev::Payload;
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use actix_web::{FromRequest, HttpRequest, web};
+use bytes::BytesMut;
+use futures_util::StreamExt;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::fields::{self, Unknown};
+use super::request::state_of;
+use crate::domain::error::{Error, ErrorCode};
+
+/// How long a body may take to arrive: a megabyte over a slow line.
+const ARRIVAL: Duration = Duration::from_secs(30);
+
+/// A body that was not read yet.
+pub(super) struct Body {
+    request: HttpRequest,
+    payload: Payload,
+}
+
+impl FromRequest for Body {
+    type Error = Infallible;
+    type Future = Ready<Result<Self, Infallible>>;
+
+    fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        ready(Ok(Self { request: req.clone(), payload: payload.take() }))
+    }
+}
+
+impl Body {
+    /// Reads the body as a JSON value within the limits.
+    async fn json(self) -> Result<Value, Error> {
+        let limits = &state_of(&self.request)?.config.limits;
+        let (bytes_max, depth_max) = (limits.body_bytes_max, limits.json_depth_max);
+        self.check_type()?;
+        let too_large = || Error::new(ErrorCode::PayloadTooLarge, format!("the body must not be larger than {bytes_max} bytes"));
+        let declared = self.request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        if declared.is_some_and(|length: usize| length > bytes_max) {
+            return Err(too_large());
+        }
+        let mut payload = self.payload;
+        let gather = async {
+            let mut bytes = BytesMut::with_capacity(declared.unwrap_or(0).min(bytes_max));
+            while let Some(chunk) = payload.next().await {
+                let chunk = chunk.map_err(|_| Error::new(ErrorCode::InvalidRequest, "the body ended too early or was garbled"))?;
+                if bytes.len() + chunk.len() > bytes_max {
+                    return Err(too_large());
+                }
+                bytes.extend_from_slice(&chunk);
+            }
+            Ok(bytes)
+        };
+        let bytes = tokio::time::timeout(ARRIVAL, gather).await.map_err(|_| {
+            Error::new(ErrorCode::InvalidRequest, "the body did not arrive in time").with_status(408)
+        })??;
+        if depth(&bytes) > depth_max {
+            return Err(Error::invalid_at("body", "", format!("the body is nested deeper than {depth_max} levels"), "json_invalid"));
+        }
+        serde_json::from_slice(&bytes).map_err(|error| {
+            // Its text tells what was expected and where, never what stood there.
+            Error::invalid_at("body", "", format!("the body is not valid JSON: {error}"), "json_invalid")
+        })
+    }
+
+    /// Refuses what is not plain JSON. Nothing said counts as JSON, as the ancestors had it.
+    fn check_type(&self) -> Result<(), Error> {
+        let headers = self.request.headers();
+        let kind = headers.get(CONTENT_TYPE).map_or(Ok("application/json"), |value| value.to_str()).unwrap_or_default();
+        let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        let json = kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"));
+        if !json {
+            return Err(Error::new(ErrorCode::UnsupportedMediaType, "the body must be JSON: send `Content-Type: application/json`"));
+        }
+        if headers.get(CONTENT_ENCODING).is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+            return Err(Error::new(ErrorCode::UnsupportedMediaType, "the body must not be compressed"));
+        }
+        Ok(())
+    }
+}
+
+/// What a body held, with the digest that tells a repeat from another request.
+pub(super) struct Received<T> {
+    pub(super) value: T,
+    pub(super) digest: [u8; 32],
+}
+
+macro_rules! json_body {
+    ($(#[$doc:meta])* $name:ident, $unknown:expr) => {
+        $(#[$doc])*
+        pub(super) struct $name<T> {
+            body: Body,
+            of: PhantomData<fn() -> T>,
+        }
+
+        impl<T: DeserializeOwned> $name<T> {
+            /// Reads the body.
+            pub(super) async fn read(self) -> Result<T, Error> {
+                self.receive().await.map(|received| received.value)
+            }
+
+            /// Reads the body and digests it.
+            pub(super) async fn receive(self) -> Result<Received<T>, Error> {
+                let json = self.body.json().await?;
+                let digest = digest_of(&json);
+                let Value::Object(object) = json else {
+                    return Err(Error::invalid_at("body", "", "the body must be a JSON object", "type_error"));
+                };
+                fields::of_object(object, $unknown).map(|value| Received { value, digest })
+            }
+        }
+
+        impl<T> FromRequest for $name<T> {
+            type Error = Infallible;
+            type Future = Ready<Result<Self, Infallible>>;
+
+            fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
+                let body = Body { request: req.clone(), payload: payload.take() };
+                ready(Ok(Self { body, of: PhantomData }))
+            }
+        }
+    };
+}
+
+json_body!(
+    /// A body of the families' routes: fields that we do not know are ignored, since their clients send extras.
+    ApiJson, Unknown::Ignored
+);
+json_body!(
+    /// A body of the admin API: a field that we do not know is refused by name.
+    StrictJson, Unknown::Refused
+);
+
+/// Counts how deep the brackets of a JSON text go, without building anything.
+fn depth(bytes: &[u8]) -> usize {
+    let (mut now, mut deepest, mut in_text, mut escaped) = (0_usize, 0, false, false);
+    for byte in bytes {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b'{' | b'[' if !in_text => {
+                now += 1;
+                deepest = deepest.max(now);
+            }
+            b'}' | b']' if !in_text => now = now.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// Digests a body whatever the order of its fields and the spaces between them. Of secrets only their presence counts:
+/// the digest is stored, and a short password could be guessed from it.
+fn digest_of(json: &Value) -> [u8; 32] {
+    fn feed(json: &Value, hash: &mut Sha256) {
+        match json {
+            Value::Object(object) => {
+                let mut names: Vec<&String> = object.keys().collect();
+                names.sort_unstable();
+                hash.update(b"{");
+                for name in names {
+                    feed(&Value::from(name.as_str()), hash);
+                    match object.get(name) {
+                        Some(value) if !fields::SECRETS.contains(&name.as_str()) || value.is_null() => feed(value, hash),
+                        _ => hash.update(b"?"),
+                    }
+                }
+                hash.update(b"}");
+            }
+            Value::Array(items) => {
+                hash.update(b"[");
+                for item in items {
+                    feed(item, hash);
+                }
+                hash.update(b"]");
+            }
+            // Its own text is canonical, and a closing sign keeps neighbours apart.
+            leaf => {
+                hash.update(leaf.to_string().as_bytes());
+                hash.update(b",");
+            }
+        }
+    }
+    let mut hash = Sha256::new();
+    feed(json, &mut hash);
+    hash.finalize().into()
+}
+
+macro_rules! query {
+    ($(#[$doc:meta])* $name:ident, $unknown:expr) => {
+        $(#[$doc])*
+        pub(super) struct $name<T>(pub(super) T);
+
+        impl<T: DeserializeOwned> FromRequest for $name<T> {
+            type Error = Error;
+            type Future = Ready<Result<Self, Error>>;
+
+            fn from_request(req: &HttpRequest, _: &mut Payload) -> Self::Future {
+                ready(fields::of_query(req.query_string(), $unknown).map(Self))
+            }
+        }
+    };
+}
+
+query!(
+    /// The query of a family's route.
+    ApiQuery, Unknown::Ignored
+);
+query!(
+    /// The query of an admin route: a field that we do not know is refused by name.
+    StrictQuery, Unknown::Refused
+);
+
+/// The parts of a path as text, percent-decoded.
+pub(super) struct ApiPath<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequest for ApiPath<T> {
+    type Error = Error;
+    type Future = Ready<Result<Self, Error>>;
+
+    fn from_request(req: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let decoded = web::Path::<T>::extract(req).into_inner();
+        ready(
+            decoded
+                .map(|path| Self(path.into_inner()))
+                .map_err(|_| Error::invalid_at("path", "", "the path is not valid text", "value_error")),
+        )
+    }
+}
+
+/// The id in a path, in its own type.
+pub(super) struct PathId<T>(pub(super) T);
+
+impl<T: FromStr<Err = Error>> FromRequest for PathId<T> {
+    type Error = Error;
+    type Future = Ready<Result<Self, Error>>;
+
+    fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let text = ApiPath::<String>::from_request(req, payload).into_inner();
+        ready(text.and_then(|ApiPath(text)| text.parse().map(Self).map_err(|error: Error| error.at("path"))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn depth_is_counted_outside_of_texts() {
+        for (text, expected) in [("1", 0), ("{}", 1), ("[[],{\"a\":[1]}]", 3), (r#"{"a":"[[[\"[["}"#, 1), ("]]]][", 1)] {
+            assert_eq!(depth(text.as_bytes()), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_digest_does_not_depend_on_the_order_of_fields_nor_on_secrets() {
+        let same = digest_of(&json!({ "a": 1, "b": [true, null] }));
+        assert_eq!(same, digest_of(&serde_json::from_str(r#"{ "b": [true, null], "a": 1 }"#).expect("JSON")));
+        for other in [json!({ "a": 1 }), json!({ "a": 1, "b": [true] }), json!({ "a": "1", "b": [true, null] })] {
+            assert_ne!(same, digest_of(&other), "{other}");
+        }
+        assert_eq!(digest_of(&json!({ "password": "a" })), digest_of(&json!({ "password": "b" })));
+        assert_ne!(digest_of(&json!({ "password": "a" })), digest_of(&json!({ "password": null })));
+        assert_ne!(digest_of(&json!([1, 2])), digest_of(&json!([12])));
+    }
+}

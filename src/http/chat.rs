@@ -1,0 +1,87 @@
+//! The chat family: gateways, their sessions, and the sessions' messages.
+//!
+//! Shapes and paths are an ancestor's (`design/api-chat.md`). A caller sees its own sessions, an operator and a viewer
+//! all; what is not the caller's does not exist (SEC-2).
+mod gateways;
+mod messages;
+mod sessions;
+
+use utoipa_actix_web::service_config::ServiceConfig;
+
+use super::state::AppState;
+use crate::actors::messages::{LinkRequest, ToLink};
+use crate::domain::conversation::Conversation;
+use crate::domain::error::{Error, ErrorCode};
+use crate::domain::ids::{ConversationId, GatewayId};
+use crate::domain::session_key::SessionKey;
+use crate::domain::user::Caller;
+use crate::store::conversations::{self, SessionName};
+
+/// Adds the family's routes.
+pub(super) fn routes(cfg: &mut ServiceConfig) {
+    cfg.service(gateways::list)
+        .service(gateways::create)
+        .service(gateways::remove)
+        .service(gateways::status)
+        .service(sessions::list)
+        .service(sessions::create)
+        .service(sessions::get)
+        .service(sessions::patch)
+        .service(sessions::remove)
+        .service(messages::list);
+}
+
+/// Reads a gateway's id out of a path. What cannot be an id cannot exist.
+fn gateway_id(text: &str) -> Result<GatewayId, Error> {
+    text.parse().map_err(|_| unknown_gateway())
+}
+
+/// Reads the id of a gateway that is registered now.
+fn registered(state: &AppState, text: &str) -> Result<GatewayId, Error> {
+    let id = gateway_id(text)?;
+    if state.directory.gateway(&id).is_none() {
+        return Err(unknown_gateway());
+    }
+    Ok(id)
+}
+
+/// The ancestor's words.
+fn unknown_gateway() -> Error {
+    Error::new(ErrorCode::GatewayNotFound, "Gateway not found")
+}
+
+fn unknown_session(key: &str) -> Error {
+    Error::not_found("session", key)
+}
+
+/// Returns the names that a session may go by here.
+fn name_of(state: &AppState, gateway_id: GatewayId, key: &SessionKey) -> SessionName {
+    let default_agent = state.directory.gateway(&gateway_id).and_then(|card| card.status.default_agent.clone());
+    let canonical = default_agent.map(|agent| key.canonical(&agent).as_str().to_owned());
+    SessionName { gateway_id, key: key.as_str().to_owned(), canonical }
+}
+
+/// Finds the session that a path names, if the caller may see it.
+async fn find(state: &AppState, caller: &Caller, gateway_id: GatewayId, key: &str) -> Result<Option<Conversation>, Error> {
+    // What cannot be a key names no session.
+    let Ok(key) = key.parse::<SessionKey>() else { return Ok(None) };
+    let name = name_of(state, gateway_id, &key);
+    let found = state.store.read(move |db| conversations::find(db, &name)).await?;
+    Ok(found.filter(|found| caller.may_read(found.owner_id)))
+}
+
+/// The same for a change: a session that the caller may see but not change says so.
+async fn find_to_change(state: &AppState, caller: &Caller, gateway_id: GatewayId, key: &str) -> Result<Conversation, Error> {
+    find(state, caller, gateway_id, key)
+        .await?
+        .filter(|found| caller.may_write(found.owner_id))
+        .ok_or_else(|| unknown_session(key))
+}
+
+/// Tells the link that someone opened the session; nobody waits for it.
+fn touch(state: &AppState, gateway_id: &GatewayId, conversation_id: ConversationId) {
+    let (reply, _) = tokio::sync::oneshot::channel();
+    let request = LinkRequest::Touch { conversation_id, reply };
+    // A supervisor that is overrun does not hear it; the next look or question contacts the session all the same.
+    let _ = state.links.try_send(ToLink { gateway_id: gateway_id.clone(), request });
+}

@@ -1,0 +1,138 @@
+//! Gateways, as people who chat see them.
+use actix_web::{HttpResponse, delete, get, post, web};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::actors::directory::GatewayCard;
+use crate::domain::error::Error;
+use crate::http::auth::{Operator, Viewer};
+use crate::http::body::{ApiJson, ApiPath, ApiQuery};
+use crate::http::error::ErrorBody;
+use crate::http::gateway_input::{self, NewGateway};
+use crate::http::idempotency::IdempotencyKey;
+use crate::http::request::RequestInfo;
+use crate::http::state::AppState;
+use crate::store::gateways::RemoveGateway;
+
+/// A gateway: these four and nothing else.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ChatGateway)]
+pub(super) struct View {
+    id: String,
+    name: String,
+    url: String,
+    connected: bool,
+}
+
+impl From<&GatewayCard> for View {
+    fn from(card: &GatewayCard) -> Self {
+        let gateway = &card.gateway;
+        Self {
+            id: gateway.id.to_string(),
+            name: gateway.name.clone(),
+            url: gateway.url.clone(),
+            connected: card.status.is_connected(),
+        }
+    }
+}
+
+/// List the gateways.
+#[utoipa::path(tag = "chat", operation_id = "listGateways", responses((status = 200, body = [View]), (status = "default", body = ErrorBody)))]
+#[get("/api/gateways")]
+pub(super) async fn list(_caller: Viewer, state: web::Data<AppState>) -> HttpResponse {
+    let cards: Vec<View> = state.directory.gateways().iter().map(View::from).collect();
+    HttpResponse::Ok().insert_header(("x-total-count", cards.len())).json(cards)
+}
+
+/// Register a gateway.
+///
+/// The broker connects to it at once and keeps the connection. Token and password are kept encrypted and never told.
+#[utoipa::path(
+    tag = "chat",
+    operation_id = "createGateway",
+    params(("Idempotency-Key" = Option<String>, Header)),
+    request_body = NewGateway,
+    responses((status = 200, body = View), (status = 400, description = "The id is taken", body = ErrorBody), (status = "default", body = ErrorBody))
+)]
+#[post("/api/gateways")]
+pub(super) async fn create(
+    Operator(caller): Operator,
+    state: web::Data<AppState>,
+    info: RequestInfo,
+    key: IdempotencyKey,
+    body: ApiJson<NewGateway>,
+) -> Result<HttpResponse, Error> {
+    let new = body.receive().await?;
+    let idem = key.of("gateways", &caller, new.digest);
+    let gateway = gateway_input::register(&state, new.value, false, info.actor(&caller), idem).await?;
+    let card = state.directory.gateway(&gateway.id);
+    Ok(HttpResponse::Ok().json(card.as_ref().map(View::from)))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Removal {
+    /// Removes its sessions and messages with it; else they stay readable.
+    #[serde(default)]
+    purge: bool,
+}
+
+/// Remove a gateway.
+#[utoipa::path(
+    tag = "chat",
+    operation_id = "removeGateway",
+    params(("id" = String, Path), Removal),
+    responses((status = 200, body = super::sessions::Done), (status = 404, body = ErrorBody), (status = "default", body = ErrorBody))
+)]
+#[delete("/api/gateways/{id}")]
+pub(super) async fn remove(
+    Operator(caller): Operator,
+    state: web::Data<AppState>,
+    info: RequestInfo,
+    path: ApiPath<String>,
+    ApiQuery(query): ApiQuery<Removal>,
+) -> Result<HttpResponse, Error> {
+    let id = super::gateway_id(&path.0)?;
+    let command = RemoveGateway { id: id.clone(), purge: query.purge, actor: info.actor(&caller) };
+    state.store.write(command).await?;
+    // The supervisor does the same when it hears of it; the caller may ask before.
+    state.directory.remove_gateway(&id);
+    Ok(HttpResponse::Ok().json(super::sessions::Done::OK))
+}
+
+/// How a gateway is, with its own lists of agents and models; while it is down, as they were last.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ChatGatewayStatus)]
+pub(super) struct Status {
+    id: String,
+    connected: bool,
+    #[schema(value_type = Vec<Object>)]
+    agents: Vec<serde_json::Value>,
+    #[schema(value_type = Vec<Object>)]
+    models: Vec<serde_json::Value>,
+    default_model: Option<String>,
+    /// `connecting`, `connected`, `not_authorised`, `pairing_required`, `refused`, `waiting` or `disabled`.
+    state: &'static str,
+}
+
+/// Connection status, agents and models of a gateway.
+#[utoipa::path(
+    tag = "chat",
+    operation_id = "getGatewayStatus",
+    params(("id" = String, Path)),
+    responses((status = 200, body = Status), (status = 404, body = ErrorBody), (status = "default", body = ErrorBody))
+)]
+#[get("/api/gateways/{id}/status")]
+pub(super) async fn status(_caller: Viewer, state: web::Data<AppState>, path: ApiPath<String>) -> Result<HttpResponse, Error> {
+    let id = super::gateway_id(&path.0)?;
+    let card = state.directory.gateway(&id).ok_or_else(super::unknown_gateway)?;
+    let status = &card.status;
+    Ok(HttpResponse::Ok().json(Status {
+        id: id.to_string(),
+        connected: status.is_connected(),
+        agents: status.agents.clone(),
+        models: status.models.clone(),
+        default_model: status.default_model.clone(),
+        state: status.state.as_str(),
+    }))
+}

@@ -1,0 +1,139 @@
+//! The messages of a session.
+use std::time::Duration;
+
+use actix_web::{HttpRequest, HttpResponse, get, web};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+
+use crate::actors::messages::LinkRequest;
+use crate::domain::conversation::Conversation;
+use crate::domain::error::Error;
+use crate::domain::ids::MessageId;
+use crate::domain::wire::message_json;
+use crate::http::auth::Viewer;
+use crate::http::body::{ApiPath, ApiQuery};
+use crate::http::error::ErrorBody;
+use crate::http::page::{self, Listing};
+use crate::http::state::AppState;
+use crate::store::conversations;
+use crate::store::messages::{self, Span};
+
+/// Lines of a page when the client does not say how many.
+const ROWS_DEFAULT: usize = 50;
+/// How long the first look at a session waits for the gateway's own log, so that a client that asks once gets it.
+const CONTACT_WAIT: Duration = Duration::from_secs(3);
+
+/// A line of a session, as `domain::wire` builds it.
+#[derive(Serialize, ToSchema)]
+#[expect(dead_code, reason = "describes what `message_json` builds")]
+pub(in crate::http) struct Message {
+    id: String,
+    session_id: String,
+    /// Place in the log; dense. Lines imported from the gateway stand at 0 and below.
+    seq: i64,
+    /// `user`, `assistant`, `system`, `tool` or `marker`.
+    role: String,
+    /// Blocks such as `{"type": "text", "text": "…"}`.
+    #[schema(value_type = Vec<Object>)]
+    content: Vec<Value>,
+    /// When it was said, in epoch milliseconds.
+    timestamp: i64,
+    created_at: String,
+    sender: Sender,
+    /// Found after lines that were said later.
+    late: Option<bool>,
+    /// The line that this one takes the place of.
+    supersedes: Option<String>,
+    /// The gateway's sentence when the answer ended in an error.
+    error: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[expect(dead_code, reason = "describes what `message_json` builds")]
+pub(in crate::http) struct Sender {
+    /// `user`, `gateway`, `agent`, `member`, `channel` or `system`.
+    kind: String,
+    id: String,
+    name: String,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Asked {
+    /// 1 to 500, by default 50.
+    limit: Option<u32>,
+    /// The id of a message: only older ones.
+    #[param(value_type = Option<String>)]
+    before: Option<String>,
+}
+
+/// Read messages of a session, oldest first: the newest ones, or the newest ones before another.
+///
+/// A session that does not exist, or is not the caller's, has none.
+#[utoipa::path(
+    tag = "chat",
+    operation_id = "listMessages",
+    params(("gw_id" = String, Path), ("key" = String, Path), Asked),
+    responses((status = 200, body = [Message]), (status = 404, description = "`before` is not of this session", body = ErrorBody), (status = "default", body = ErrorBody))
+)]
+#[get("/api/gateways/{gw_id}/sessions/{key}/messages")]
+pub(super) async fn list(
+    Viewer(caller): Viewer,
+    state: web::Data<AppState>,
+    req: HttpRequest,
+    path: ApiPath<(String, String)>,
+    ApiQuery(asked): ApiQuery<Asked>,
+) -> Result<HttpResponse, Error> {
+    let limits = &state.config.limits;
+    let rows = page::rows(asked.limit, ROWS_DEFAULT, limits.page_rows_max)?;
+    let before = asked.before.as_deref().map(|id| before_id(id)).transpose()?;
+    let ApiPath((gateway, key)) = path;
+    let Ok(gateway_id) = gateway.parse() else { return Ok(nothing(&req)) };
+    let Some(found) = super::find(&state, &caller, gateway_id, &key).await? else { return Ok(nothing(&req)) };
+    contact(&state, &found).await;
+    let (id, bytes_max) = (found.id, limits.page_bytes_max);
+    let (conversation, lines) = state
+        .store
+        .read(move |db| {
+            let span = match before {
+                None => Span::Newest,
+                Some(before) => match messages::place_of(db, before)? {
+                    Some((conversation, seq)) if conversation == id => Span::Before(seq),
+                    _ => return Err(Error::not_found("message", before)),
+                },
+            };
+            let conversation = conversations::get(db, id)?.ok_or_else(|| Error::not_found("session", id))?;
+            Ok((conversation, messages::page(db, id, span, rows as i64, bytes_max)?))
+        })
+        .await?;
+    let session_id = id.to_string();
+    let shown: Vec<Value> = lines.iter().map(|line| message_json(line, Some(&session_id))).collect();
+    let older = lines.first().filter(|line| line.seq > conversation.first_seq).map(|line| line.id.to_string());
+    let total = conversation.last_seq - conversation.first_seq + 1;
+    Ok(Listing::of(&req).total(total).next("before", older.as_deref()).json(&shown))
+}
+
+fn before_id(text: &str) -> Result<MessageId, Error> {
+    text.parse().map_err(|_| {
+        Error::invalid_at("query", "before", "`before` must be the id of a message of this session", "value_error")
+    })
+}
+
+fn nothing(req: &HttpRequest) -> HttpResponse {
+    Listing::of(req).total(0_u64).json(&Vec::<Value>::new())
+}
+
+/// Has a session that was never looked at contacted first, if its gateway is there.
+async fn contact(state: &AppState, conversation: &Conversation) {
+    let Some(gateway_id) = &conversation.gateway_id else { return };
+    if conversation.upstream.contacted || !state.directory.is_connected(gateway_id) {
+        return;
+    }
+    let conversation_id = conversation.id;
+    let touched = state.ask_link(gateway_id, |reply| LinkRequest::Touch { conversation_id, reply }, CONTACT_WAIT).await;
+    if let Err(error) = touched {
+        let gateway = gateway_id.as_str();
+        log::debug!(gateway_id = gateway; "a session of gateway `{gateway}` was not contacted in time: {error}");
+    }
+}

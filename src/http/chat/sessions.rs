@@ -1,0 +1,429 @@
+//! Sessions of a gateway.
+use std::time::Duration;
+
+use actix_web::{HttpRequest, HttpResponse, delete, get, patch, post, web};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::actors::messages::{LinkRequest, UpstreamSession};
+use crate::domain::conversation::{Conversation, ConversationKind};
+use crate::domain::error::Error;
+use crate::domain::ids::{ConversationId, GatewayId};
+use crate::domain::session_key::SessionKey;
+use crate::domain::time::iso;
+use crate::domain::user::{Caller, Role};
+use crate::http::auth::{Member, Viewer};
+use crate::http::body::{ApiJson, ApiPath, ApiQuery};
+use crate::http::error::ErrorBody;
+use crate::http::gateway_input::sent;
+use crate::http::idempotency::IdempotencyKey;
+use crate::http::page::{self, Listing};
+use crate::http::request::RequestInfo;
+use crate::http::state::AppState;
+use crate::store::audit::Audited;
+use crate::store::conversations::{self, DeleteConversation, Filter, Listed, NewSession, PatchSession, SessionName};
+use crate::store::sessions::CreateSession;
+
+/// How long a list waits for what the gateway itself has.
+const UPSTREAM_WAIT: Duration = Duration::from_secs(3);
+/// How long a deletion upstream may take.
+const DELETE_WAIT: Duration = Duration::from_secs(15);
+/// Longest title in bytes.
+const TITLE_BYTES_MAX: usize = 512;
+/// Longest name of an agent or a model in bytes.
+const NAME_BYTES_MAX: usize = 256;
+
+/// A session. `id` and `created_at` are `null` for one that only the gateway has.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Session)]
+pub(super) struct View {
+    id: Option<String>,
+    gateway_id: String,
+    session_key: String,
+    title: Option<String>,
+    agent_id: Option<String>,
+    model: Option<String>,
+    created_at: Option<String>,
+    last_activity: Option<String>,
+    /// The gateway's own name of it, once it was contacted.
+    canonical_key: Option<String>,
+    /// `false`: it is on the gateway only, nothing of it is kept here.
+    tracked: bool,
+    /// Lines after the last one that the caller has read.
+    unread: i64,
+    /// The ends of its log; `last_seq` is less than `first_seq` while it is empty.
+    first_seq: i64,
+    last_seq: i64,
+    archived: bool,
+}
+
+impl From<Listed> for View {
+    fn from(Listed { conversation, unread }: Listed) -> Self {
+        Self {
+            id: Some(conversation.id.to_string()),
+            gateway_id: conversation.gateway_id.map(|id| id.to_string()).unwrap_or_default(),
+            session_key: conversation.key,
+            title: conversation.title,
+            agent_id: conversation.agent_id,
+            model: conversation.model,
+            created_at: Some(iso(conversation.created_at)),
+            last_activity: Some(iso(conversation.updated_at)),
+            canonical_key: conversation.canonical_key,
+            tracked: true,
+            unread,
+            first_seq: conversation.first_seq,
+            last_seq: conversation.last_seq,
+            archived: conversation.archived,
+        }
+    }
+}
+
+fn untracked(gateway_id: &GatewayId, session: UpstreamSession) -> View {
+    View {
+        id: None,
+        gateway_id: gateway_id.to_string(),
+        session_key: session.key.clone(),
+        title: session.title,
+        agent_id: session.agent_id,
+        model: session.model,
+        created_at: None,
+        last_activity: session.updated_at.map(iso),
+        canonical_key: Some(session.key),
+        tracked: false,
+        unread: 0,
+        first_seq: 1,
+        last_seq: 0,
+        archived: session.archived,
+    }
+}
+
+/// `{"ok": true}`.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Done {
+    ok: bool,
+}
+
+impl Done {
+    pub(super) const OK: Self = Self { ok: true };
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Asked {
+    /// Only archived ones, or only those that are not.
+    archived: Option<bool>,
+    /// Part of the key or the title.
+    q: Option<String>,
+    limit: Option<u32>,
+    /// From the header `Link` of the page before.
+    cursor: Option<String>,
+}
+
+/// Where a list goes on: first what is kept here, by activity; then what only the gateway has, by place.
+enum Position {
+    Tracked(Option<(i64, ConversationId)>),
+    Untracked(usize),
+}
+
+impl Position {
+    fn of(cursor: Option<&str>) -> Result<Self, Error> {
+        match page::after_number(cursor) {
+            Ok(Some(place)) => Ok(Self::Untracked(usize::try_from(place).unwrap_or(usize::MAX))),
+            _ => page::after_time(cursor).map(Self::Tracked),
+        }
+    }
+}
+
+/// List the sessions of a gateway, newest activity first.
+///
+/// An operator also sees those that only the gateway has (`tracked: false`), after the others.
+#[utoipa::path(
+    tag = "chat",
+    operation_id = "listSessions",
+    params(("gw_id" = String, Path), Asked),
+    responses((status = 200, body = [View]), (status = 404, body = ErrorBody), (status = "default", body = ErrorBody))
+)]
+#[get("/api/gateways/{gw_id}/sessions")]
+pub(super) async fn list(
+    Viewer(caller): Viewer,
+    state: web::Data<AppState>,
+    req: HttpRequest,
+    path: ApiPath<String>,
+    ApiQuery(asked): ApiQuery<Asked>,
+) -> Result<HttpResponse, Error> {
+    let gateway_id = super::gateway_id(&path.0)?;
+    let rows_max = state.config.limits.page_rows_max;
+    let rows = page::rows(asked.limit, rows_max, rows_max)?;
+    let position = Position::of(asked.cursor.as_deref())?;
+    let filter = Filter {
+        gateway_id: Some(gateway_id.clone()),
+        kind: Some(ConversationKind::Session),
+        owner_id: (caller.role == Role::Member).then_some(caller.user_id),
+        archived: asked.archived,
+        query: asked.q.clone().filter(|text| !text.is_empty()),
+        after: None,
+    };
+    let (mut views, mut next, mut total) = (Vec::new(), None, 0);
+    let mut upstream_from = match position {
+        Position::Untracked(place) => Some(place),
+        Position::Tracked(after) => {
+            let (reader, filter) = (caller.party_id, filter.clone());
+            let (mut found, count) = state
+                .store
+                .read(move |db| {
+                    let count = conversations::count(db, &filter)?;
+                    let filter = Filter { after, ..filter };
+                    Ok::<_, Error>((conversations::list(db, &filter, reader, rows as i64 + 1)?, count))
+                })
+                .await?;
+            let more = page::cut(&mut found, rows);
+            total = count;
+            next = found.last().filter(|_| more).map(|last| {
+                page::time_cursor(last.conversation.updated_at, last.conversation.id)
+            });
+            views.extend(found.into_iter().map(View::from));
+            (!more).then_some(0)
+        }
+    };
+    let known = state.directory.gateway(&gateway_id).is_some();
+    if !known && views.is_empty() && asked.cursor.is_none() && !was_known(&state, &caller, &gateway_id).await? {
+        return Err(super::unknown_gateway());
+    }
+    if let Some(place) = upstream_from.take().filter(|_| caller.role >= Role::Operator) {
+        let rest = only_upstream(&state, &gateway_id, &filter).await?;
+        total += rest.len() as i64;
+        let room = rows - views.len();
+        if rest.len() > place.saturating_add(room) {
+            next = Some(page::number_cursor((place + room) as i64));
+        }
+        views.extend(rest.into_iter().skip(place).take(room).map(|session| untracked(&gateway_id, session)));
+    }
+    let mut listing = Listing::of(&req).next("cursor", next.as_deref());
+    if asked.cursor.is_none() {
+        listing = listing.total(total);
+    }
+    Ok(listing.json(&views))
+}
+
+/// Tells whether a gateway that is not registered now has left sessions behind that the caller may see.
+async fn was_known(state: &AppState, caller: &Caller, gateway_id: &GatewayId) -> Result<bool, Error> {
+    let filter = Filter {
+        gateway_id: Some(gateway_id.clone()),
+        owner_id: (caller.role == Role::Member).then_some(caller.user_id),
+        ..Filter::default()
+    };
+    let reader = caller.party_id;
+    let some = state.store.read(move |db| conversations::list(db, &filter, reader, 1)).await?;
+    Ok(!some.is_empty())
+}
+
+/// Asks the gateway for its sessions and leaves out those that are kept here. A gateway that does not answer in time has
+/// none to show.
+async fn only_upstream(state: &AppState, gateway_id: &GatewayId, filter: &Filter) -> Result<Vec<UpstreamSession>, Error> {
+    if !state.directory.is_connected(gateway_id) {
+        return Ok(Vec::new());
+    }
+    let sessions = state.ask_link(gateway_id, |reply| LinkRequest::Sessions { reply }, UPSTREAM_WAIT).await;
+    let mut sessions = match sessions {
+        Ok(sessions) => sessions,
+        Err(error) => {
+            let gateway = gateway_id.as_str();
+            log::debug!(gateway_id = gateway; "gateway `{gateway}` did not list its sessions: {error}");
+            return Ok(Vec::new());
+        }
+    };
+    let part = filter.query.as_ref().map(|text| text.to_lowercase());
+    sessions.retain(|session| {
+        let title = session.title.as_deref().unwrap_or_default();
+        filter.archived.is_none_or(|wanted| wanted == session.archived)
+            && part.as_ref().is_none_or(|part| {
+                session.key.to_lowercase().contains(part) || title.to_lowercase().contains(part)
+            })
+    });
+    let gateway_id = gateway_id.clone();
+    state
+        .store
+        .read(move |db| {
+            let mut rest = Vec::new();
+            for session in sessions {
+                let name = SessionName {
+                    gateway_id: gateway_id.clone(),
+                    key: session.key.clone(),
+                    canonical: Some(session.key.clone()),
+                };
+                if conversations::find(db, &name)?.is_none() {
+                    rest.push(session);
+                }
+            }
+            Ok::<_, Error>(rest)
+        })
+        .await
+}
+
+/// A session that is to be made.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = NewSession)]
+pub(super) struct New {
+    /// Any name up to 512 characters; the gateway makes its own form of it.
+    #[schema(value_type = String)]
+    session_key: SessionKey,
+    title: Option<String>,
+    agent_id: Option<String>,
+    model: Option<String>,
+}
+
+/// Make a session; it is the caller's.
+#[utoipa::path(
+    tag = "chat",
+    operation_id = "createSession",
+    params(("gw_id" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
+    request_body = New,
+    responses(
+        (status = 200, body = View),
+        (status = 400, description = "The session exists", body = ErrorBody),
+        (status = 409, description = "The key is somebody else's", body = ErrorBody),
+        (status = "default", body = ErrorBody)
+    )
+)]
+#[post("/api/gateways/{gw_id}/sessions")]
+pub(super) async fn create(
+    Member(caller): Member,
+    state: web::Data<AppState>,
+    path: ApiPath<String>,
+    key: IdempotencyKey,
+    body: ApiJson<New>,
+) -> Result<HttpResponse, Error> {
+    let gateway_id = super::registered(&state, &path.0)?;
+    let new = body.receive().await?;
+    let idem = key.of(&format!("sessions/{gateway_id}"), &caller, new.digest);
+    let new = new.value;
+    let name = super::name_of(&state, gateway_id.clone(), &new.session_key);
+    let command = CreateSession {
+        name,
+        caller: (*caller).clone(),
+        new: NewSession {
+            title: bounded("title", new.title, TITLE_BYTES_MAX)?,
+            agent_id: bounded("agent_id", new.agent_id, NAME_BYTES_MAX)?,
+            model: bounded("model", new.model, NAME_BYTES_MAX)?,
+        },
+        idem,
+    };
+    let conversation = state.store.write(command).await?;
+    super::touch(&state, &gateway_id, conversation.id);
+    Ok(HttpResponse::Ok().json(seen(&state, &caller, conversation).await?))
+}
+
+fn bounded(field: &str, text: Option<String>, bytes_max: usize) -> Result<Option<String>, Error> {
+    match text {
+        Some(text) if text.len() > bytes_max || text.chars().any(char::is_control) => Err(Error::invalid(
+            field,
+            format!("must be at most {bytes_max} bytes of text without control characters"),
+        )),
+        text => Ok(text),
+    }
+}
+
+/// Adds what the caller has not read.
+async fn seen(state: &AppState, caller: &Caller, conversation: Conversation) -> Result<View, Error> {
+    let (id, reader) = (conversation.id, caller.party_id);
+    let mut listed = state.store.read(move |db| conversations::with_unread(db, vec![conversation], reader)).await?;
+    listed.pop().map(View::from).ok_or_else(|| Error::not_found("session", id))
+}
+
+/// Read a session. The key may be the one it was made with or the gateway's own.
+#[utoipa::path(
+    tag = "chat",
+    operation_id = "getSession",
+    params(("gw_id" = String, Path), ("key" = String, Path)),
+    responses((status = 200, body = View), (status = 404, body = ErrorBody), (status = "default", body = ErrorBody))
+)]
+#[get("/api/gateways/{gw_id}/sessions/{key}")]
+pub(super) async fn get(
+    Viewer(caller): Viewer,
+    state: web::Data<AppState>,
+    path: ApiPath<(String, String)>,
+) -> Result<HttpResponse, Error> {
+    let ApiPath((gateway, key)) = path;
+    let found = super::find(&state, &caller, super::gateway_id(&gateway)?, &key).await?;
+    let found = found.ok_or_else(|| super::unknown_session(&key))?;
+    Ok(HttpResponse::Ok().json(seen(&state, &caller, found).await?))
+}
+
+/// What may be changed of a session; a field that is not sent stays as it is.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = SessionChange)]
+pub(super) struct Change {
+    /// `null` removes it.
+    #[serde(default, deserialize_with = "sent")]
+    #[schema(value_type = Option<String>)]
+    title: Option<Option<String>>,
+    archived: Option<bool>,
+}
+
+/// Change the title of a session, or archive it.
+#[utoipa::path(
+    tag = "chat",
+    operation_id = "changeSession",
+    params(("gw_id" = String, Path), ("key" = String, Path)),
+    request_body = Change,
+    responses((status = 200, body = View), (status = 404, body = ErrorBody), (status = "default", body = ErrorBody))
+)]
+#[patch("/api/gateways/{gw_id}/sessions/{key}")]
+pub(super) async fn patch(
+    Member(caller): Member,
+    state: web::Data<AppState>,
+    path: ApiPath<(String, String)>,
+    body: ApiJson<Change>,
+) -> Result<HttpResponse, Error> {
+    let ApiPath((gateway, key)) = path;
+    let found = super::find_to_change(&state, &caller, super::gateway_id(&gateway)?, &key).await?;
+    let change = body.read().await?;
+    let title = change.title.map(|title| bounded("title", title, TITLE_BYTES_MAX)).transpose()?;
+    let command = PatchSession { id: found.id, title, archived: change.archived };
+    let changed = state.store.write(command).await?;
+    Ok(HttpResponse::Ok().json(seen(&state, &caller, changed).await?))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Removal {
+    /// Deletes it on the gateway, too; else only here.
+    #[serde(default)]
+    upstream: bool,
+}
+
+/// Delete a session: what waits in it is cancelled, a running answer is aborted, its messages are gone from here.
+#[utoipa::path(
+    tag = "chat",
+    operation_id = "removeSession",
+    params(("gw_id" = String, Path), ("key" = String, Path), Removal),
+    responses((status = 200, body = Done), (status = 404, body = ErrorBody), (status = "default", body = ErrorBody))
+)]
+#[delete("/api/gateways/{gw_id}/sessions/{key}")]
+pub(super) async fn remove(
+    Member(caller): Member,
+    state: web::Data<AppState>,
+    info: RequestInfo,
+    path: ApiPath<(String, String)>,
+    ApiQuery(removal): ApiQuery<Removal>,
+) -> Result<HttpResponse, Error> {
+    let ApiPath((gateway, key)) = path;
+    let gateway_id = super::gateway_id(&gateway)?;
+    let found = super::find_to_change(&state, &caller, gateway_id.clone(), &key).await?;
+    if removal.upstream {
+        // First: if the gateway refuses or is down, nothing is deleted, and the call can be repeated.
+        let key: SessionKey = found.canonical_key.as_ref().unwrap_or(&found.key).parse()?;
+        let name = super::name_of(&state, gateway_id.clone(), &key);
+        let key = name.canonical.unwrap_or(name.key);
+        state.ask_link(&gateway_id, |reply| LinkRequest::DeleteSession { key, reply }, DELETE_WAIT).await?;
+    }
+    let command = Audited {
+        change: DeleteConversation { id: found.id },
+        actor: info.actor(&caller),
+        action: "conversation.delete",
+        target: ("conversation", found.id.to_string()),
+        shown: |deleted| serde_json::json!({ "gateway_id": deleted.gateway_id, "key": deleted.key }),
+    };
+    state.store.write(command).await?;
+    Ok(HttpResponse::Ok().json(Done::OK))
+}

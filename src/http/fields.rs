@@ -1,0 +1,322 @@
+//! Reads a body or a query field by field, so that a refusal names the field.
+//!
+//! Serde alone tells where in the text a value was wrong, which nobody can point at in a form. This deserializer knows
+//! the field it is at when an error comes, and asks values to be read from JSON or from a query's text.
+use std::fmt;
+
+use serde::de::value::StringDeserializer;
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, Unexpected, Visitor};
+use serde_json::{Map, Value};
+
+use crate::domain::error::Error;
+
+/// What happens to fields that the type does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unknown {
+    /// The families' clients send extras.
+    Ignored,
+    Refused,
+}
+
+/// Pairs of a query; no route knows a third of it (LIM-1).
+const PAIRS_MAX: usize = 64;
+
+/// Fields whose values are never repeated in an error (SEC-1), nor digested.
+pub(super) const SECRETS: [&str; 3] = ["token", "password", "api_key"];
+
+/// Reads `T` from the fields of a JSON object.
+pub(super) fn of_object<T: DeserializeOwned>(object: Map<String, Value>, unknown: Unknown) -> Result<T, Error> {
+    read("body", object.into_iter().collect(), unknown)
+}
+
+/// Reads `T` from the pairs of a query. A pair that comes twice counts once, the last time.
+pub(super) fn of_query<T: DeserializeOwned>(query: &str, unknown: Unknown) -> Result<T, Error> {
+    let mut pairs: Vec<(String, Text)> = Vec::new();
+    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        pairs.retain(|(known, _)| *known != name);
+        if pairs.len() == PAIRS_MAX {
+            return Err(Error::invalid_at("query", "", format!("a query has at most {PAIRS_MAX} fields"), "too_long"));
+        }
+        pairs.push((name.into_owned(), Text(value.into_owned())));
+    }
+    read("query", pairs, unknown)
+}
+
+fn read<T: DeserializeOwned, V: Readable>(
+    place: &'static str,
+    fields: Vec<(String, V)>,
+    unknown: Unknown,
+) -> Result<T, Error> {
+    let mut at = None;
+    T::deserialize(Fields { rest: fields.into_iter(), value: None, at: &mut at, unknown }).map_err(|fault| {
+        let field = fault.field.or(at).unwrap_or_default();
+        let secret = SECRETS.contains(&field.as_str()) && fault.code == "type_error";
+        let message = if secret { "must be a text".to_owned() } else { fault.message };
+        Error::invalid_at(place, &field, message, fault.code)
+    })
+}
+
+/// What was wrong.
+#[derive(Debug)]
+struct Fault {
+    /// The field, where it is another one than the reader is at.
+    field: Option<String>,
+    message: String,
+    code: &'static str,
+}
+
+impl Fault {
+    fn new(code: &'static str, message: String) -> Self {
+        Self { field: None, message, code }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Fault {}
+
+impl serde::de::Error for Fault {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Self::new("value_error", message.to_string())
+    }
+
+    fn missing_field(field: &'static str) -> Self {
+        Self { field: Some(field.to_owned()), message: format!("`{field}` is missing"), code: "missing" }
+    }
+
+    fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
+        let shown: String = field.chars().take(64).collect();
+        let close = expected
+            .iter()
+            .map(|known| (strsim::damerau_levenshtein(known, &shown), known))
+            .min()
+            .filter(|(distance, _)| *distance <= 2)
+            .map_or_else(|| format!("known are: {}", expected.join(", ")), |(_, known)| format!("did you mean `{known}`?"));
+        Self { field: Some(shown.clone()), message: format!("`{shown}` is not known here; {close}"), code: "unknown_field" }
+    }
+
+    fn invalid_type(unexpected: Unexpected<'_>, expected: &dyn serde::de::Expected) -> Self {
+        Self::new("type_error", format!("must be {expected}, not {unexpected}"))
+    }
+
+    fn invalid_value(unexpected: Unexpected<'_>, expected: &dyn serde::de::Expected) -> Self {
+        Self::new("value_error", format!("must be {expected}, not {unexpected}"))
+    }
+}
+
+impl From<serde_json::Error> for Fault {
+    /// Keeps serde_json's words; it has no other way to tell a wrong type from a wrong value.
+    fn from(error: serde_json::Error) -> Self {
+        let message = error.to_string();
+        match message.strip_prefix("invalid type: ").and_then(|rest| rest.split_once(", expected ")) {
+            Some((unexpected, expected)) => Self::new("type_error", format!("must be {expected}, not {unexpected}")),
+            None => Self::new("value_error", message),
+        }
+    }
+}
+
+/// A value that a field can be read from.
+trait Readable {
+    fn read<'de, S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Fault>;
+}
+
+impl Readable for Value {
+    fn read<'de, S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Fault> {
+        seed.deserialize(self).map_err(Fault::from)
+    }
+}
+
+impl Readable for Text {
+    fn read<'de, S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Fault> {
+        seed.deserialize(self)
+    }
+}
+
+/// The fields that are still to be read.
+struct Fields<'a, V> {
+    rest: std::vec::IntoIter<(String, V)>,
+    value: Option<V>,
+    /// The field that is being read.
+    at: &'a mut Option<String>,
+    unknown: Unknown,
+}
+
+impl<'de, R: Readable> Deserializer<'de> for Fields<'_, R> {
+    type Error = Fault;
+
+    fn deserialize_struct<T: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        known: &'static [&'static str],
+        visitor: T,
+    ) -> Result<T::Value, Fault> {
+        if self.unknown == Unknown::Refused
+            && let Some((name, _)) = self.rest.as_slice().iter().find(|(name, _)| !known.contains(&name.as_str()))
+        {
+            return Err(serde::de::Error::unknown_field(name, known));
+        }
+        visitor.visit_map(self)
+    }
+
+    fn deserialize_any<T: Visitor<'de>>(self, visitor: T) -> Result<T::Value, Fault> {
+        visitor.visit_map(self)
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}
+
+impl<'de, V: Readable> MapAccess<'de> for Fields<'_, V> {
+    type Error = Fault;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Fault> {
+        let Some((name, value)) = self.rest.next() else {
+            *self.at = None;
+            return Ok(None);
+        };
+        self.value = Some(value);
+        *self.at = Some(name.clone());
+        let name: StringDeserializer<Fault> = name.into_deserializer();
+        seed.deserialize(name).map(Some)
+    }
+
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Fault> {
+        match self.value.take() {
+            Some(value) => value.read(seed),
+            None => Err(serde::de::Error::custom("a field without a value")),
+        }
+    }
+}
+
+/// A value of a query: text that may stand for a number or for yes and no.
+struct Text(String);
+
+macro_rules! from_text {
+    ($($method:ident $visit:ident $type:ty, $expected:literal;)+) => {$(
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+            let value: $type = self.0.parse().map_err(|_| Fault::new("type_error", concat!("must be ", $expected).to_owned()))?;
+            visitor.$visit(value)
+        }
+    )+};
+}
+
+impl<'de> Deserializer<'de> for Text {
+    type Error = Fault;
+
+    from_text! {
+        deserialize_i64 visit_i64 i64, "a whole number";
+        deserialize_u64 visit_u64 u64, "a whole number, zero or greater";
+        deserialize_i32 visit_i32 i32, "a whole number";
+        deserialize_u32 visit_u32 u32, "a whole number, zero or greater";
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        match self.0.to_ascii_lowercase().as_str() {
+            "true" | "1" | "yes" | "on" => visitor.visit_bool(true),
+            "false" | "0" | "no" | "off" => visitor.visit_bool(false),
+            _ => Err(Fault::new("type_error", "must be `true` or `false`".to_owned())),
+        }
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        visitor.visit_enum(IntoDeserializer::<Fault>::into_deserializer(self.0))
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_string(self.0)
+    }
+
+    serde::forward_to_deserialize_any! {
+        i8 i16 i128 u8 u16 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple tuple_struct map struct
+        identifier ignored_any
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+    use serde_json::json;
+
+    use super::*;
+    use crate::domain::ids::GatewayId;
+    use crate::domain::secret::Secret;
+
+    #[derive(Debug, Deserialize)]
+    struct New {
+        id: Option<GatewayId>,
+        name: String,
+        #[serde(default)]
+        count: u32,
+        token: Option<Secret>,
+    }
+
+    fn refusal(value: Value, unknown: Unknown) -> (String, &'static str, String) {
+        let Value::Object(object) = value else { panic!("an object") };
+        let error = of_object::<New>(object, unknown).expect_err("refused");
+        let field = &error.fields()[0];
+        (field.field.clone(), field.code, field.message.clone())
+    }
+
+    #[test]
+    fn the_refused_field_is_named() {
+        for (value, field, code) in [
+            (json!({}), "name", "missing"),
+            (json!({ "name": 1 }), "name", "type_error"),
+            (json!({ "name": "x", "count": -1 }), "count", "value_error"),
+            (json!({ "name": "x", "id": "a/b" }), "id", "value_error"),
+            (json!({ "name": "x", "token": 12345 }), "token", "type_error"),
+            (json!({ "name": "x", "nmae": "y" }), "nmae", "unknown_field"),
+        ] {
+            let (found, kind, message) = refusal(value.clone(), Unknown::Refused);
+            assert_eq!((found.as_str(), kind), (field, code), "{value}: {message}");
+            assert!(!message.contains("12345"), "{message}");
+        }
+        let (_, _, message) = refusal(json!({ "name": "x", "nmae": "y" }), Unknown::Refused);
+        assert_eq!(message, "`nmae` is not known here; did you mean `name`?");
+    }
+
+    #[test]
+    fn extras_are_ignored_where_clients_send_them() {
+        let Value::Object(object) = json!({ "name": "x", "extra": [1] }) else { panic!("an object") };
+        let new: New = of_object(object, Unknown::Ignored).expect("fine");
+        assert_eq!((new.name.as_str(), new.count, new.id, new.token.is_none()), ("x", 0, None, true));
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Asked {
+        limit: Option<u32>,
+        archived: Option<bool>,
+        q: Option<String>,
+        state: Option<crate::domain::message::MessageRole>,
+    }
+
+    #[test]
+    fn a_query_is_read_like_a_body() {
+        let asked: Asked = of_query("limit=5&archived=true&q=a%20b&state=user&limit=7", Unknown::Ignored).expect("fine");
+        assert_eq!((asked.limit, asked.archived, asked.q.as_deref()), (Some(7), Some(true), Some("a b")));
+        assert!(asked.state.is_some());
+        for (query, field) in [("limit=x", "limit"), ("archived=maybe", "archived"), ("limit=-1", "limit"), ("state=x", "state")] {
+            let error = of_query::<Asked>(query, Unknown::Ignored).expect_err(query);
+            assert_eq!((error.fields()[0].field.as_str(), error.fields()[0].place), (field, "query"), "{query}");
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Gateways as callers describe them: the same checks for the chat family and for the admin API.
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer};
+use url::Url;
+use utoipa::ToSchema;
+
+use super::state::AppState;
+use crate::domain::error::{Error, ErrorCode};
+use crate::domain::gateway::{Gateway, Track};
+use crate::domain::ids::GatewayId;
+use crate::domain::secret::Secret;
+use crate::store::audit::Actor;
+use crate::store::gateways::AddGateway;
+use crate::store::messages::Idem;
+
+/// Longest name in bytes: it stands in lists.
+const NAME_BYTES_MAX: usize = 128;
+/// Longest token or password in bytes; they go into one frame of the handshake.
+const SECRET_BYTES_MAX: usize = 4_096;
+/// Ids that are tried for a gateway that was given none.
+const CANDIDATES: usize = 100;
+
+/// A gateway that is to be registered.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct NewGateway {
+    /// 1 to 64 of letters, digits, dot, underscore and hyphen. Made from the name if there is none.
+    #[schema(value_type = Option<String>)]
+    pub(super) id: Option<GatewayId>,
+    #[schema(value_type = String)]
+    pub(super) name: Name,
+    /// `ws://` or `wss://`, without credentials.
+    #[schema(value_type = String)]
+    pub(super) url: GatewayUrl,
+    #[schema(value_type = Option<String>, write_only)]
+    pub(super) token: Option<GatewaySecret>,
+    #[schema(value_type = Option<String>, write_only)]
+    pub(super) password: Option<GatewaySecret>,
+    /// `used` (the default): sessions that are opened or written to through us. `all`: every session.
+    #[schema(value_type = Option<String>)]
+    pub(super) track: Option<Track>,
+}
+
+/// Registers a gateway, under the id it was given or the next free one that its name suggests.
+pub(super) async fn register(
+    state: &AppState,
+    new: NewGateway,
+    admin: bool,
+    actor: Actor,
+    idem: Option<Idem>,
+) -> Result<Gateway, Error> {
+    let gateways_max = state.config.limits.gateways_max;
+    if state.directory.gateways().len() >= gateways_max {
+        return Err(Error::new(
+            ErrorCode::InvalidRequest,
+            format!("{gateways_max} gateways are registered, which is all that `limits.gateways_max` allows"),
+        )
+        .with_status(409));
+    }
+    let candidates = match &new.id {
+        Some(id) => vec![id.clone()],
+        None => candidates(&new.name.0),
+    };
+    let mut outcome = Err(Error::invalid("id", "no id can be made from this name; give one"));
+    for id in candidates {
+        outcome = state
+            .store
+            .write(AddGateway {
+                id,
+                name: new.name.0.clone(),
+                url: new.url.0.clone(),
+                token: new.token.as_ref().and_then(GatewaySecret::given),
+                password: new.password.as_ref().and_then(GatewaySecret::given),
+                track: new.track.unwrap_or_default(),
+                admin,
+                actor: actor.clone(),
+                vault: state.vault.clone(),
+                idem: idem.clone(),
+            })
+            .await;
+        let taken = outcome.as_ref().is_err_and(|error| error.code() == ErrorCode::AlreadyExists);
+        if new.id.is_some() || !taken {
+            break;
+        }
+    }
+    // The supervisor does the same when it hears of it; the caller may ask before.
+    outcome.inspect(|gateway| state.directory.set_gateway(gateway.clone()))
+}
+
+/// Ids that a name suggests: itself in lower case with hyphens, then numbered.
+fn candidates(name: &str) -> Vec<GatewayId> {
+    let mut plain = String::new();
+    for character in name.to_lowercase().chars() {
+        match character {
+            'a'..='z' | '0'..='9' => plain.push(character),
+            _ if plain.ends_with('-') || plain.is_empty() => {}
+            _ => plain.push('-'),
+        }
+        if plain.len() == 48 {
+            break;
+        }
+    }
+    let plain = plain.trim_end_matches('-');
+    let base = if plain.is_empty() { "gateway" } else { plain };
+    let numbered = (2..=CANDIDATES).map(|n| format!("{base}-{n}"));
+    std::iter::once(base.to_owned()).chain(numbered).filter_map(|id| id.parse().ok()).collect()
+}
+
+/// A name that people read.
+#[derive(Clone)]
+pub(super) struct Name(pub(super) String);
+
+impl FromStr for Name {
+    type Err = Error;
+
+    fn from_str(value: &str) -> Result<Self, Error> {
+        let name = value.trim();
+        if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
+            return Err(Error::invalid(
+                "name",
+                format!("must be 1 to {NAME_BYTES_MAX} bytes of text without control characters"),
+            ));
+        }
+        Ok(Self(name.to_owned()))
+    }
+}
+
+/// The address of a gateway. A refusal never repeats it: it may hold a password.
+#[derive(Clone)]
+pub(super) struct GatewayUrl(pub(super) String);
+
+impl FromStr for GatewayUrl {
+    type Err = Error;
+
+    fn from_str(value: &str) -> Result<Self, Error> {
+        let value = value.trim();
+        let url = Url::parse(value).ok().filter(|_| value.len() <= 2_048);
+        let plain = url.is_some_and(|url| {
+            matches!(url.scheme(), "ws" | "wss")
+                && url.has_host()
+                && url.username().is_empty()
+                && url.password().is_none()
+                && url.fragment().is_none()
+                && !url.query_pairs().any(|(name, _)| {
+                    let name = name.to_ascii_lowercase();
+                    ["token", "password", "secret", "auth", "key"].iter().any(|secret| name.contains(secret))
+                })
+        });
+        if !plain {
+            return Err(Error::invalid(
+                "url",
+                "must be a `ws://` or `wss://` address without credentials; send them as `token` or `password`",
+            ));
+        }
+        Ok(Self(value.to_owned()))
+    }
+}
+
+/// A token or password of a gateway. An empty one counts as none: the ancestors' forms send it so.
+#[derive(Clone)]
+pub(super) struct GatewaySecret(Secret);
+
+impl GatewaySecret {
+    pub(super) fn given(&self) -> Option<Secret> {
+        (!self.0.is_empty()).then(|| self.0.clone())
+    }
+}
+
+impl FromStr for GatewaySecret {
+    type Err = Error;
+
+    fn from_str(value: &str) -> Result<Self, Error> {
+        if value.len() > SECRET_BYTES_MAX || value.chars().any(char::is_control) {
+            return Err(Error::invalid(
+                "token",
+                format!("must be at most {SECRET_BYTES_MAX} bytes of text without control characters"),
+            ));
+        }
+        Ok(Self(Secret::new(value)))
+    }
+}
+
+macro_rules! read_as_text {
+    ($($name:ident),+) => {$(
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let value = zeroize::Zeroizing::new(String::deserialize(deserializer)?);
+                value.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    )+};
+}
+
+read_as_text!(Name, GatewayUrl, GatewaySecret);
+
+/// Tells a field that was sent as `null` from one that was not sent: `null` clears, nothing leaves it as it is.
+pub(super) fn sent<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::<T>::deserialize(deserializer).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateways_address_holds_no_credentials() {
+        for good in ["ws://127.0.0.1:18789", "wss://gw.example.com/path?region=eu", " ws://[::1]:1 "] {
+            assert!(good.parse::<GatewayUrl>().is_ok(), "{good}");
+        }
+        for wrong in ["", "127.0.0.1:1", "http://x", "ws://u:c4n4ry@x", "ws://x#c4n4ry", "ws://x?token=c4n4ry", "ws://x?authToken=c4n4ry"] {
+            let error = wrong.parse::<GatewayUrl>().err().unwrap_or_else(|| panic!("{wrong}"));
+            assert!(!error.message().contains("c4n4ry"));
+        }
+    }
+
+    #[test]
+    fn an_id_is_made_from_the_name() {
+        let first = |name: &str| candidates(name).into_iter().take(2).map(|id| id.to_string()).collect::<Vec<_>>();
+        assert_eq!(first("Ann's Lab (2)"), ["ann-s-lab-2", "ann-s-lab-2-2"]);
+        assert_eq!(first("Büro"), ["b-ro", "b-ro-2"]);
+        assert_eq!(first("федерация"), ["gateway", "gateway-2"]);
+        // Reserved, so the next one is taken.
+        assert_eq!(first("Federated"), ["federated-2", "federated-3"]);
+        assert_eq!(candidates(&"x".repeat(200)).len(), CANDIDATES);
+    }
+
+    #[test]
+    fn an_empty_secret_is_none() {
+        assert!("".parse::<GatewaySecret>().expect("fine").given().is_none());
+        assert!("x".parse::<GatewaySecret>().expect("fine").given().is_some());
+        assert!("x\ny".parse::<GatewaySecret>().is_err());
+    }
+}

@@ -1,0 +1,63 @@
+//! `Idempotency-Key`: the same key with the same body is answered as the first time (D10).
+use std::future::{Ready, ready};
+
+use actix_web::dev::Payload;
+use actix_web::{FromRequest, HttpRequest};
+
+use crate::domain::error::Error;
+use crate::domain::user::Caller;
+use crate::store::messages::Idem;
+
+const HEADER: &str = "idempotency-key";
+/// Longest key in bytes; a UUID has 36.
+const BYTES_MAX: usize = 255;
+
+/// The caller's key for this call, if it sent one.
+pub(super) struct IdempotencyKey(Option<String>);
+
+impl FromRequest for IdempotencyKey {
+    type Error = Error;
+    type Future = Ready<Result<Self, Error>>;
+
+    fn from_request(req: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(req.headers().get(HEADER).map(|value| read(value.as_bytes())).transpose().map(Self))
+    }
+}
+
+fn read(value: &[u8]) -> Result<String, Error> {
+    let plain = (1..=BYTES_MAX).contains(&value.len()) && value.iter().all(u8::is_ascii_graphic);
+    match std::str::from_utf8(value) {
+        Ok(key) if plain => Ok(key.to_owned()),
+        _ => Err(Error::invalid_at(
+            "header",
+            "Idempotency-Key",
+            format!("the idempotency key must be 1 to {BYTES_MAX} visible ASCII characters"),
+            "value_error",
+        )),
+    }
+}
+
+impl IdempotencyKey {
+    /// Returns what is stored with the row that the call makes: the key counts for this user and this route alone.
+    pub(super) fn of(&self, route: &str, caller: &Caller, digest: [u8; 32]) -> Option<Idem> {
+        self.0.as_ref().map(|key| Idem { key: format!("{route}/{}/{key}", caller.user_id), hash: digest })
+    }
+
+    /// Returns the key itself, where the store scopes it.
+    pub(super) fn into_inner(self) -> Option<String> {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_short_visible_text() {
+        assert_eq!(read(b"9b2e-x_1!").expect("plain"), "9b2e-x_1!");
+        for wrong in [&b""[..], b"a b", b"a\tb", "ä".as_bytes(), &[b'x'; 256]] {
+            assert!(read(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}
