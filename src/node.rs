@@ -39,8 +39,8 @@ use crate::store::{
 
 mod listeners;
 
-pub use listeners::is_taken;
 use listeners::Listeners;
+pub use listeners::check_port;
 
 /// How long browsers have to take their close frames before the server goes on stopping.
 const GOODBYE: Duration = Duration::from_secs(3);
@@ -173,6 +173,8 @@ struct Barrier;
 impl Command for Barrier {
     type Output = ();
 
+    const IN_STANDBY: bool = true;
+
     fn apply(&self, _: &mut Tx<'_>) -> Result<(), Error> {
         Ok(())
     }
@@ -221,7 +223,10 @@ pub fn make_private_dir(path: &Path) -> Result<(), Error> {
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     builder.create(path).map_err(|error| {
-        Error::new(ErrorCode::InvalidRequest, format!("the data directory `{}` cannot be made: {error}", path.display()))
+        Error::new(
+            ErrorCode::InvalidRequest,
+            format!("the data directory `{}` cannot be made: {error}", path.display()),
+        )
     })
 }
 

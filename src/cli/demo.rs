@@ -44,13 +44,14 @@ pub(super) fn run(common: &Common, demo: &Demo) -> Result<(), Failure> {
     logging::start(&loaded.config.log.level);
     serve::raise_file_limit();
     let mut config = loaded.config;
-    if demo.listen.is_empty() && config.server.listen.iter().any(node::is_taken) {
+    if demo.listen.is_empty() && config.server.listen.iter().any(|address| node::check_port(address).is_err()) {
         config.server.listen = vec![any_port()?];
     }
     block_on(async move {
         let options = sample_gateway::Options::new(Arc::new(SystemClock));
-        let gateway = sample_gateway::start(sample_gateway::Options { token: Some(SAMPLE_TOKEN.to_owned()), ..options })
-            .map_err(|error| Failure::new(format!("the sample gateway could not be started: {error}")))?;
+        let gateway =
+            sample_gateway::start(sample_gateway::Options { token: Some(SAMPLE_TOKEN.to_owned()), ..options })
+                .map_err(|error| Failure::new(format!("the sample gateway could not be started: {error}")))?;
         let url = gateway.url.clone();
         running::run(config, async |node: &Node, address: &str, _| introduce(node, address, &url).await).await
     })

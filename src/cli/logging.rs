@@ -25,7 +25,8 @@ pub(super) fn start(filter: &LogFilter) {
     }
     std::panic::set_hook(Box::new(|panic| {
         let payload = panic.payload();
-        let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        let text =
+            payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let thread = std::thread::current().name().unwrap_or("unnamed").to_owned();
         log::error!(place = place.as_str(), thread = thread.as_str(); "panic: {}", text.unwrap_or("no text"));

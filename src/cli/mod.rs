@@ -11,13 +11,22 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use crate::config::{Config, Loaded, Overrides, Sources};
 use crate::domain::secret::Secret;
 
+mod backup;
+mod client;
 mod demo;
+mod doctor;
 mod failure;
+mod gateway;
 mod logging;
+mod migrate;
+mod offline;
 mod output;
+mod restore;
 mod running;
+mod secrets;
 mod serve;
 mod server_file;
+mod token;
 
 use failure::Failure;
 
@@ -61,12 +70,34 @@ struct Listening {
     trust_local: bool,
 }
 
+/// How a command answers.
+#[derive(Debug, Default, Args)]
+struct Format {
+    /// Answer in JSON, for scripts
+    #[arg(long)]
+    json: bool,
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the broker (what happens without a command, too)
     Serve(Listening),
     /// Run a broker with a built-in sample gateway, to see a chat within a minute
     Demo(demo::Demo),
+    /// Bring the database to the newest schema, while no server runs
+    Migrate,
+    /// Explain the settings and look for what is wrong; exit status 1 if something is
+    Doctor(doctor::Doctor),
+    /// Copy the database to a file, also while a server runs
+    Backup(backup::Backup),
+    /// Put a backup in the place of the database, while no server runs
+    Restore(restore::Restore),
+    /// Register upstream gateways, and see how they are
+    #[command(subcommand)]
+    Gateway(gateway::Action),
+    /// Make, list and revoke tokens
+    #[command(subcommand)]
+    Token(token::Action),
 }
 
 impl Common {
@@ -80,9 +111,17 @@ impl Common {
         }
     }
 
-    /// Loads the configuration for a command that does not listen.
-    fn load(&self) -> Result<Loaded, Failure> {
-        Ok(Config::load(&self.overrides(), &Sources::from_process()?)?)
+    /// Loads the configuration for a short command, and starts a log that speaks up only when something fails.
+    fn load_quietly(&self) -> Result<Config, Failure> {
+        Ok(self.load_quietly_for(&Listening::default())?.config)
+    }
+
+    /// The same for a short command that takes what a server takes.
+    fn load_quietly_for(&self, listening: &Listening) -> Result<Loaded, Failure> {
+        let loaded = self.load_for(listening)?;
+        let quiet = "error".parse().map_err(Failure::new)?;
+        logging::start(if self.log_level.is_some() { &loaded.config.log.level } else { &quiet });
+        Ok(loaded)
     }
 
     /// Loads the configuration for a command that listens.
@@ -96,6 +135,7 @@ impl Common {
 /// Reads the command line, does what it says, and returns the exit status.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
+    keep_files_private();
     match cli.execute() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
@@ -108,14 +148,26 @@ impl Cli {
         let before_command = !serve.listen.is_empty() || serve.trust_local;
         match command {
             Some(_) if before_command => {
-                let text = "--listen and --trust-local go behind the command, and only `serve` and `demo` take them";
+                let text = "--listen and --trust-local go behind the command; `serve`, `demo` and `doctor` take them";
                 Cli::command().error(clap::error::ErrorKind::ArgumentConflict, text).exit()
             }
             None => serve::run(&common, &serve),
             Some(Command::Serve(listening)) => serve::run(&common, &listening),
             Some(Command::Demo(demo)) => demo::run(&common, &demo),
+            Some(Command::Migrate) => block_on(migrate::run(&common)),
+            Some(Command::Doctor(doctor)) => block_on(doctor::run(&common, &doctor)),
+            Some(Command::Backup(backup)) => block_on(backup::run(&common, &backup)),
+            Some(Command::Restore(restore)) => block_on(restore::run(&common, &restore)),
+            Some(Command::Gateway(action)) => block_on(gateway::run(&common, action)),
+            Some(Command::Token(action)) => block_on(token::run(&common, action)),
         }
     }
+}
+
+/// Has every file that this process makes readable for its own user only: database, logs, copies.
+fn keep_files_private() {
+    #[cfg(unix)]
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
 }
 
 /// Runs a command's asynchronous part.

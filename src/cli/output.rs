@@ -30,3 +30,23 @@ pub(super) fn columns(indent: &str, rows: &[Vec<String>]) {
         say(line.trim_end());
     }
 }
+
+/// Prints a value for scripts.
+pub(super) fn json(value: &impl serde::Serialize) -> Result<(), super::failure::Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| super::failure::Failure::new(error.to_string()))?;
+    say(text);
+    Ok(())
+}
+
+/// Shortens a time of the wire for people, for example `2026-11-20 17:31:05`; all times are UTC.
+pub(super) fn date(iso: &str) -> String {
+    match iso.split_once('T') {
+        Some((day, time)) => format!("{day} {}", time.split(['.', 'Z']).next().unwrap_or_default()),
+        None => "-".to_owned(),
+    }
+}
+
+/// Reads a text of an answer; empty where there is none.
+pub(super) fn text<'a>(value: &'a serde_json::Value, field: &str) -> &'a str {
+    value.get(field).and_then(serde_json::Value::as_str).unwrap_or_default()
+}

@@ -40,6 +40,18 @@ impl ServerFile {
         serde_json::from_str(&text).ok()
     }
 
+    /// Tells whether the process that wrote the file lives and is this user's.
+    pub(super) fn is_alive(&self) -> bool {
+        #[cfg(unix)]
+        let alive = i32::try_from(self.pid)
+            .ok()
+            .and_then(rustix::process::Pid::from_raw)
+            .is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok());
+        #[cfg(not(unix))]
+        let alive = true;
+        alive
+    }
+
     /// Removes the file at the end of this process, unless another server has written it since.
     pub(super) fn remove(data_dir: &Path) {
         if Self::read(data_dir).is_some_and(|file| file.pid == std::process::id())
@@ -55,7 +67,11 @@ pub(super) fn local_url(addresses: &[SocketAddr]) -> String {
     let reached = |address: &SocketAddr| {
         let mut address = *address;
         if address.ip().is_unspecified() {
-            address.set_ip(if address.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() });
+            address.set_ip(if address.is_ipv4() {
+                [127, 0, 0, 1].into()
+            } else {
+                std::net::Ipv6Addr::LOCALHOST.into()
+            });
         }
         address
     };

@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use actix_web::http::header::{AUTHORIZATION, HOST, HeaderMap, ORIGIN, SEC_WEBSOCKET_PROTOCOL};
 use actix_web::{FromRequest, HttpRequest, dev::Payload};
-use sha2::Digest;
 
+pub use crate::actors::bootstrap::digest;
 pub use limiter::Limiter;
 pub use tickets::Tickets;
 
@@ -29,11 +29,6 @@ use crate::domain::user::{Caller, Role};
 pub const SUBPROTOCOL: &str = "clawbroker.v1";
 /// Begins the subprotocol that carries a ticket.
 const TICKET: &str = "ticket.";
-
-/// Returns what is stored of a token: its SHA-256 digest. Tokens are 256 random bits, so nothing slower is needed.
-pub fn digest(token: &str) -> [u8; 32] {
-    sha2::Sha256::digest(token.as_bytes()).into()
-}
 
 /// Finds out who is calling: by bearer token, or as the trusted local client.
 pub fn authenticate(req: &HttpRequest) -> Result<Arc<Caller>, Error> {
@@ -106,15 +101,15 @@ const FORWARDED: [&str; 4] = ["forwarded", "x-forwarded-for", "x-real-ip", "via"
 /// Finds whom a local client stands for, if it is trusted at all. Its `Host` was checked before.
 fn trusted(state: &AppState, req: &HttpRequest) -> Option<Arc<Caller>> {
     let local = state.config.auth.local_clients == LocalClients::Trusted
-        && is_loopback(req)
-        && !FORWARDED.iter().any(|name| req.headers().contains_key(*name))
+        && is_local(req)
         && origin(state, req.headers()) != Origin::Foreign;
     if local { state.directory.trusted() } else { None }
 }
 
-/// Tells whether the caller is on this machine.
-pub(super) fn is_loopback(req: &HttpRequest) -> bool {
+/// Tells whether the caller is on this machine, and not behind a proxy there.
+pub(super) fn is_local(req: &HttpRequest) -> bool {
     req.peer_addr().is_some_and(|peer| peer.ip().to_canonical().is_loopback())
+        && !FORWARDED.iter().any(|name| req.headers().contains_key(*name))
 }
 
 /// Where the page that calls comes from.
@@ -165,6 +160,22 @@ allowed! {
     Operator,
     /// Whoever says who may do what.
     Admin,
+}
+
+/// Whoever may read everything: a viewer, or whoever runs the broker. A member sees its own things only, elsewhere.
+#[derive(Clone, Debug)]
+pub struct Observer(pub Arc<Caller>);
+
+impl FromRequest for Observer {
+    type Error = Error;
+    type Future = Ready<Result<Self, Error>>;
+
+    fn from_request(req: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(authenticate(req).and_then(|caller| match caller.role {
+            Role::Member => caller.require(Role::Operator).map(|()| Self(caller)),
+            Role::Viewer | Role::Operator | Role::Admin => Ok(Self(caller)),
+        }))
+    }
 }
 
 #[cfg(test)]

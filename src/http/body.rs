@@ -45,7 +45,8 @@ impl Body {
         let limits = &state_of(&self.request)?.config.limits;
         let (bytes_max, depth_max) = (limits.body_bytes_max, limits.json_depth_max);
         self.check_type()?;
-        let too_large = || Error::new(ErrorCode::PayloadTooLarge, format!("the body must not be larger than {bytes_max} bytes"));
+        let too_large =
+            || Error::new(ErrorCode::PayloadTooLarge, format!("the body must not be larger than {bytes_max} bytes"));
         let declared = self.request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         if declared.is_some_and(|length: usize| length > bytes_max) {
             return Err(too_large());
@@ -54,7 +55,8 @@ impl Body {
         let gather = async {
             let mut bytes = BytesMut::with_capacity(declared.unwrap_or(0).min(bytes_max));
             while let Some(chunk) = payload.next().await {
-                let chunk = chunk.map_err(|_| Error::new(ErrorCode::InvalidRequest, "the body ended too early or was garbled"))?;
+                let chunk = chunk
+                    .map_err(|_| Error::new(ErrorCode::InvalidRequest, "the body ended too early or was garbled"))?;
                 if bytes.len() + chunk.len() > bytes_max {
                     return Err(too_large());
                 }
@@ -62,11 +64,16 @@ impl Body {
             }
             Ok(bytes)
         };
-        let bytes = tokio::time::timeout(ARRIVAL, gather).await.map_err(|_| {
-            Error::new(ErrorCode::InvalidRequest, "the body did not arrive in time").with_status(408)
-        })??;
+        let bytes = tokio::time::timeout(ARRIVAL, gather)
+            .await
+            .map_err(|_| Error::new(ErrorCode::InvalidRequest, "the body did not arrive in time").with_status(408))??;
         if depth(&bytes) > depth_max {
-            return Err(Error::invalid_at("body", "", format!("the body is nested deeper than {depth_max} levels"), "json_invalid"));
+            return Err(Error::invalid_at(
+                "body",
+                "",
+                format!("the body is nested deeper than {depth_max} levels"),
+                "json_invalid",
+            ));
         }
         serde_json::from_slice(&bytes).map_err(|error| {
             // Its text tells what was expected and where, never what stood there.
@@ -81,9 +88,13 @@ impl Body {
         let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         let json = kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"));
         if !json {
-            return Err(Error::new(ErrorCode::UnsupportedMediaType, "the body must be JSON: send `Content-Type: application/json`"));
+            return Err(Error::new(
+                ErrorCode::UnsupportedMediaType,
+                "the body must be JSON: send `Content-Type: application/json`",
+            ));
         }
-        if headers.get(CONTENT_ENCODING).is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        if headers.get(CONTENT_ENCODING).is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
+        {
             return Err(Error::new(ErrorCode::UnsupportedMediaType, "the body must not be compressed"));
         }
         Ok(())
@@ -173,7 +184,9 @@ fn digest_of(json: &Value) -> [u8; 32] {
                 for name in names {
                     feed(&Value::from(name.as_str()), hash);
                     match object.get(name) {
-                        Some(value) if !fields::SECRETS.contains(&name.as_str()) || value.is_null() => feed(value, hash),
+                        Some(value) if !fields::SECRETS.contains(&name.as_str()) || value.is_null() => {
+                            feed(value, hash)
+                        }
                         _ => hash.update(b"?"),
                     }
                 }
@@ -261,7 +274,8 @@ mod tests {
 
     #[test]
     fn depth_is_counted_outside_of_texts() {
-        for (text, expected) in [("1", 0), ("{}", 1), ("[[],{\"a\":[1]}]", 3), (r#"{"a":"[[[\"[["}"#, 1), ("]]]][", 1)] {
+        for (text, expected) in [("1", 0), ("{}", 1), ("[[],{\"a\":[1]}]", 3), (r#"{"a":"[[[\"[["}"#, 1), ("]]]][", 1)]
+        {
             assert_eq!(depth(text.as_bytes()), expected, "{text}");
         }
     }

@@ -4,7 +4,10 @@
 //! all; what is not the caller's does not exist (SEC-2).
 mod gateways;
 mod messages;
+mod session_list;
 mod sessions;
+
+pub(super) use messages::Message;
 
 use utoipa_actix_web::service_config::ServiceConfig;
 
@@ -23,7 +26,7 @@ pub(super) fn routes(cfg: &mut ServiceConfig) {
         .service(gateways::create)
         .service(gateways::remove)
         .service(gateways::status)
-        .service(sessions::list)
+        .service(session_list::list)
         .service(sessions::create)
         .service(sessions::get)
         .service(sessions::patch)
@@ -62,7 +65,12 @@ fn name_of(state: &AppState, gateway_id: GatewayId, key: &SessionKey) -> Session
 }
 
 /// Finds the session that a path names, if the caller may see it.
-async fn find(state: &AppState, caller: &Caller, gateway_id: GatewayId, key: &str) -> Result<Option<Conversation>, Error> {
+async fn find(
+    state: &AppState,
+    caller: &Caller,
+    gateway_id: GatewayId,
+    key: &str,
+) -> Result<Option<Conversation>, Error> {
     // What cannot be a key names no session.
     let Ok(key) = key.parse::<SessionKey>() else { return Ok(None) };
     let name = name_of(state, gateway_id, &key);
@@ -71,7 +79,12 @@ async fn find(state: &AppState, caller: &Caller, gateway_id: GatewayId, key: &st
 }
 
 /// The same for a change: a session that the caller may see but not change says so.
-async fn find_to_change(state: &AppState, caller: &Caller, gateway_id: GatewayId, key: &str) -> Result<Conversation, Error> {
+async fn find_to_change(
+    state: &AppState,
+    caller: &Caller,
+    gateway_id: GatewayId,
+    key: &str,
+) -> Result<Conversation, Error> {
     find(state, caller, gateway_id, key)
         .await?
         .filter(|found| caller.may_write(found.owner_id))

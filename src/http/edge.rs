@@ -8,6 +8,8 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use super::passwords::Passwords;
 use crate::domain::delivery::DeliveryState;
+use crate::domain::error::Error;
+use crate::store::{Store, deliveries};
 
 /// Which part of the API a request was for. A fixed set: a label that clients could choose would grow without bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -23,7 +25,8 @@ pub(super) enum ApiFamily {
 
 impl ApiFamily {
     pub(super) fn of(path: &str) -> Self {
-        let below = |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let below =
+            |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         match path {
             "/health" | "/api/health" | "/ready" | "/metrics" => Self::ops,
             "/" | "/redoc" | "/openapi.json" => Self::pages,
@@ -52,15 +55,18 @@ pub(super) struct FamilyLabel {
 const SECONDS: [f64; 9] = [0.001, 0.005, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0];
 
 /// Counts that a look at the database gave, with the time of the look.
-pub(super) type Counted = (tokio::time::Instant, Vec<(DeliveryState, i64)>);
+type Counted = (tokio::time::Instant, Vec<(DeliveryState, i64)>);
+
+/// How long counts of the database are good for: scrapes and open pages cost one look together.
+const FRESH: Duration = Duration::from_secs(5);
 
 /// The edge's own state; one for the whole process.
 pub struct Edge {
     pub(super) requests: Family<RequestLabels, Counter>,
     pub(super) durations: Family<FamilyLabel, Histogram>,
     pub(super) passwords: Passwords,
-    /// Held while one scrape looks; the others wait and use what it found.
-    pub(super) deliveries: tokio::sync::Mutex<Option<Counted>>,
+    /// Held while one caller looks; the others wait and use what it found.
+    deliveries: tokio::sync::Mutex<Option<Counted>>,
 }
 
 impl Default for Edge {
@@ -75,6 +81,17 @@ impl Default for Edge {
 }
 
 impl Edge {
+    /// Returns how many deliveries are open or dead, as of some seconds ago at most.
+    pub(super) async fn deliveries(&self, store: &Store) -> Result<Vec<(DeliveryState, i64)>, Error> {
+        let mut known = self.deliveries.lock().await;
+        if let Some((_, counts)) = known.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
+            return Ok(counts.clone());
+        }
+        let counts = store.read(deliveries::counts).await?;
+        *known = Some((tokio::time::Instant::now(), counts.clone()));
+        Ok(counts)
+    }
+
     /// Counts an answered request.
     pub(super) fn count(&self, family: ApiFamily, status: u16, took: Duration) {
         let status = match status {

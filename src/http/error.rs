@@ -7,7 +7,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use crate::domain::error::{Error, ErrorCode, FieldError};
@@ -41,16 +41,20 @@ pub fn body_of(error: &Error) -> Value {
     } else {
         Value::from(error.message())
     };
-    let mut inner = json!({ "code": error.code(), "message": error.message() });
-    let mut details = error.details().cloned().unwrap_or(Value::Null);
+    let mut details = match error.details() {
+        Some(Value::Object(details)) => details.clone(),
+        Some(other) => Map::from_iter([("value".to_owned(), other.clone())]),
+        None => Map::new(),
+    };
     if !error.fields().is_empty() {
-        if !details.is_object() {
-            details = json!({});
-        }
-        details["items"] = json!(error.fields());
+        details.insert("items".to_owned(), json!(error.fields()));
     }
-    if !details.is_null() {
-        inner["details"] = details;
+    let mut inner = Map::from_iter([
+        ("code".to_owned(), json!(error.code())),
+        ("message".to_owned(), Value::from(error.message())),
+    ]);
+    if !details.is_empty() {
+        inner.insert("details".to_owned(), Value::Object(details));
     }
     json!({ "detail": detail, "error": inner })
 }
@@ -85,7 +89,6 @@ pub(super) fn of_status(status: StatusCode) -> Error {
 
 /// An error, as described for clients.
 #[derive(Serialize, ToSchema)]
-#[expect(dead_code, reason = "describes what `body_of` builds")]
 pub(super) struct ErrorBody {
     /// A sentence; for 422 the list of refused fields `[{"type", "loc", "msg"}]`.
     #[schema(value_type = Object)]
@@ -94,7 +97,6 @@ pub(super) struct ErrorBody {
 }
 
 #[derive(Serialize, ToSchema)]
-#[expect(dead_code, reason = "describes what `body_of` builds")]
 pub(super) struct ErrorInside {
     /// A stable code, for example `gateway_not_found`; `docs/errors/` has a page for each.
     code: String,

@@ -2,11 +2,14 @@
 //!
 //! Serde alone tells where in the text a value was wrong, which nobody can point at in a form. This deserializer knows
 //! the field it is at when an error comes, and asks values to be read from JSON or from a query's text.
+mod text;
+
 use std::fmt;
 
 use serde::de::value::StringDeserializer;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, Unexpected, Visitor};
 use serde_json::{Map, Value};
+use text::Text;
 
 use crate::domain::error::Error;
 
@@ -95,8 +98,15 @@ impl serde::de::Error for Fault {
             .map(|known| (strsim::damerau_levenshtein(known, &shown), known))
             .min()
             .filter(|(distance, _)| *distance <= 2)
-            .map_or_else(|| format!("known are: {}", expected.join(", ")), |(_, known)| format!("did you mean `{known}`?"));
-        Self { field: Some(shown.clone()), message: format!("`{shown}` is not known here; {close}"), code: "unknown_field" }
+            .map_or_else(
+                || format!("known are: {}", expected.join(", ")),
+                |(_, known)| format!("did you mean `{known}`?"),
+            );
+        Self {
+            field: Some(shown.clone()),
+            message: format!("`{shown}` is not known here; {close}"),
+            code: "unknown_field",
+        }
     }
 
     fn invalid_type(unexpected: Unexpected<'_>, expected: &dyn serde::de::Expected) -> Self {
@@ -194,63 +204,6 @@ impl<'de, V: Readable> MapAccess<'de> for Fields<'_, V> {
     }
 }
 
-/// A value of a query: text that may stand for a number or for yes and no.
-struct Text(String);
-
-macro_rules! from_text {
-    ($($method:ident $visit:ident $type:ty, $expected:literal;)+) => {$(
-        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-            let value: $type = self.0.parse().map_err(|_| Fault::new("type_error", concat!("must be ", $expected).to_owned()))?;
-            visitor.$visit(value)
-        }
-    )+};
-}
-
-impl<'de> Deserializer<'de> for Text {
-    type Error = Fault;
-
-    from_text! {
-        deserialize_i64 visit_i64 i64, "a whole number";
-        deserialize_u64 visit_u64 u64, "a whole number, zero or greater";
-        deserialize_i32 visit_i32 i32, "a whole number";
-        deserialize_u32 visit_u32 u32, "a whole number, zero or greater";
-    }
-
-    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        match self.0.to_ascii_lowercase().as_str() {
-            "true" | "1" | "yes" | "on" => visitor.visit_bool(true),
-            "false" | "0" | "no" | "off" => visitor.visit_bool(false),
-            _ => Err(Fault::new("type_error", "must be `true` or `false`".to_owned())),
-        }
-    }
-
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        visitor.visit_some(self)
-    }
-
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Fault> {
-        visitor.visit_newtype_struct(self)
-    }
-
-    fn deserialize_enum<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        _: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Fault> {
-        visitor.visit_enum(IntoDeserializer::<Fault>::into_deserializer(self.0))
-    }
-
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        visitor.visit_string(self.0)
-    }
-
-    serde::forward_to_deserialize_any! {
-        i8 i16 i128 u8 u16 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple tuple_struct map struct
-        identifier ignored_any
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde::Deserialize;
@@ -311,10 +264,13 @@ mod tests {
 
     #[test]
     fn a_query_is_read_like_a_body() {
-        let asked: Asked = of_query("limit=5&archived=true&q=a%20b&state=user&limit=7", Unknown::Ignored).expect("fine");
+        let asked: Asked =
+            of_query("limit=5&archived=true&q=a%20b&state=user&limit=7", Unknown::Ignored).expect("fine");
         assert_eq!((asked.limit, asked.archived, asked.q.as_deref()), (Some(7), Some(true), Some("a b")));
         assert!(asked.state.is_some());
-        for (query, field) in [("limit=x", "limit"), ("archived=maybe", "archived"), ("limit=-1", "limit"), ("state=x", "state")] {
+        for (query, field) in
+            [("limit=x", "limit"), ("archived=maybe", "archived"), ("limit=-1", "limit"), ("state=x", "state")]
+        {
             let error = of_query::<Asked>(query, Unknown::Ignored).expect_err(query);
             assert_eq!((error.fields()[0].field.as_str(), error.fields()[0].place), (field, "query"), "{query}");
         }

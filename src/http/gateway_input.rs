@@ -39,13 +39,15 @@ pub(super) struct NewGateway {
     /// `used` (the default): sessions that are opened or written to through us. `all`: every session.
     #[schema(value_type = Option<String>)]
     pub(super) track: Option<Track>,
+    /// Asks for the scope `operator.admin`, too.
+    #[serde(default)]
+    pub(super) admin: bool,
 }
 
 /// Registers a gateway, under the id it was given or the next free one that its name suggests.
 pub(super) async fn register(
     state: &AppState,
     new: NewGateway,
-    admin: bool,
     actor: Actor,
     idem: Option<Idem>,
 ) -> Result<Gateway, Error> {
@@ -72,7 +74,7 @@ pub(super) async fn register(
                 token: new.token.as_ref().and_then(GatewaySecret::given),
                 password: new.password.as_ref().and_then(GatewaySecret::given),
                 track: new.track.unwrap_or_default(),
-                admin,
+                admin: new.admin,
                 actor: actor.clone(),
                 vault: state.vault.clone(),
                 idem: idem.clone(),
@@ -194,7 +196,9 @@ macro_rules! read_as_text {
 read_as_text!(Name, GatewayUrl, GatewaySecret);
 
 /// Tells a field that was sent as `null` from one that was not sent: `null` clears, nothing leaves it as it is.
-pub(super) fn sent<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
+pub(super) fn sent<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<T>>, D::Error> {
     Option::<T>::deserialize(deserializer).map(Some)
 }
 
@@ -207,7 +211,15 @@ mod tests {
         for good in ["ws://127.0.0.1:18789", "wss://gw.example.com/path?region=eu", " ws://[::1]:1 "] {
             assert!(good.parse::<GatewayUrl>().is_ok(), "{good}");
         }
-        for wrong in ["", "127.0.0.1:1", "http://x", "ws://u:c4n4ry@x", "ws://x#c4n4ry", "ws://x?token=c4n4ry", "ws://x?authToken=c4n4ry"] {
+        for wrong in [
+            "",
+            "127.0.0.1:1",
+            "http://x",
+            "ws://u:c4n4ry@x",
+            "ws://x#c4n4ry",
+            "ws://x?token=c4n4ry",
+            "ws://x?authToken=c4n4ry",
+        ] {
             let error = wrong.parse::<GatewayUrl>().err().unwrap_or_else(|| panic!("{wrong}"));
             assert!(!error.message().contains("c4n4ry"));
         }

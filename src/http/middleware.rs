@@ -72,7 +72,8 @@ fn header_bytes(req: &ServiceRequest) -> usize {
 /// Gives an error that came from below without one of our bodies its body.
 fn with_our_body(answer: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
     let status = answer.status();
-    let has_body = answer.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    let has_body =
+        answer.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
     if has_body || !(status.is_client_error() || status.is_server_error()) {
         return answer;
     }
@@ -151,7 +152,10 @@ pub(super) fn not_answering(state: &AppState) -> Option<Error> {
         return Some(Error::new(ErrorCode::ShuttingDown, "the server is stopping; try again in a moment"));
     }
     if !state.directory.is_active() || !state.directory.lease_holds(state.clock.now_ms()) {
-        return Some(Error::new(ErrorCode::Standby, "this node stands by; another one is active, or will be in a moment"));
+        return Some(Error::new(
+            ErrorCode::Standby,
+            "this node stands by; another one is active, or will be in a moment",
+        ));
     }
     None
 }
@@ -161,7 +165,8 @@ pub(super) async fn acceptable(req: ServiceRequest, next: Next<impl MessageBody 
     let path = req.path();
     let produced = if path.ends_with("/export") { "application/x-ndjson" } else { "application/json" };
     if path.starts_with("/api/") && !accepts(req.headers(), produced) {
-        let error = Error::new(ErrorCode::NotAcceptable, format!("this is answered as `{produced}`, which you do not accept"));
+        let error =
+            Error::new(ErrorCode::NotAcceptable, format!("this is answered as `{produced}`, which you do not accept"));
         return Ok(refused(req, &error));
     }
     next.call(req).await.map(ServiceResponse::map_into_boxed_body)
@@ -169,14 +174,16 @@ pub(super) async fn acceptable(req: ServiceRequest, next: Next<impl MessageBody 
 
 /// Tells whether the `Accept` header lets `produced` through.
 pub(super) fn accepts(headers: &HeaderMap, produced: &str) -> bool {
-    let mut asked = headers.get_all(ACCEPT).filter_map(|value| value.to_str().ok()).flat_map(|list| list.split(',')).peekable();
+    let mut asked =
+        headers.get_all(ACCEPT).filter_map(|value| value.to_str().ok()).flat_map(|list| list.split(',')).peekable();
     if asked.peek().is_none() {
         return true;
     }
     asked.any(|entry| {
         let mut parts = entry.split(';').map(str::trim);
         let kind = parts.next().unwrap_or_default().to_ascii_lowercase();
-        let refused = parts.any(|part| matches!(part.replace(' ', "").as_str(), "q=0" | "q=0.0" | "q=0.00" | "q=0.000"));
+        let refused =
+            parts.any(|part| matches!(part.replace(' ', "").as_str(), "q=0" | "q=0.0" | "q=0.00" | "q=0.000"));
         let json = produced == "application/json" && kind.starts_with("application/") && kind.ends_with("+json");
         !refused && (kind.is_empty() || kind == "*/*" || kind == "application/*" || kind == produced || json)
     })

@@ -3,16 +3,22 @@
 //! A route is five lines: typed input, the permission as the type of an argument, one message or command, the answer.
 //! `server` puts the routes together and says what each request passes; `auth` says who may do what; one file for each
 //! family of the API. Nothing here knows diesel.
+mod admin;
 pub mod auth;
 mod body;
 mod chat;
+mod done;
 pub mod edge;
 pub mod error;
 mod fields;
 mod gateway_input;
 mod idempotency;
+mod metrics;
 mod middleware;
+pub mod openapi;
+mod ops;
 mod page;
+mod pages;
 mod passwords;
 pub mod request;
 pub mod server;

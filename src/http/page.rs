@@ -17,7 +17,12 @@ pub(super) fn rows(asked: Option<u32>, default: usize, rows_max: usize) -> Resul
     match asked.map(|rows| rows as usize) {
         None => Ok(default.min(rows_max)),
         Some(rows) if (1..=rows_max).contains(&rows) => Ok(rows),
-        Some(_) => Err(Error::invalid_at("query", "limit", format!("`limit` must be a number from 1 to {rows_max}"), "value_error")),
+        Some(_) => Err(Error::invalid_at(
+            "query",
+            "limit",
+            format!("`limit` must be a number from 1 to {rows_max}"),
+            "value_error",
+        )),
     }
 }
 
@@ -91,7 +96,9 @@ impl<'a> Listing<'a> {
     pub(super) fn next(mut self, name: &str, value: Option<&str>) -> Self {
         let Some(value) = value else { return self };
         let mut query = form_urlencoded::Serializer::new(String::new());
-        query.extend_pairs(form_urlencoded::parse(self.req.query_string().as_bytes()).filter(|(known, _)| known != name));
+        query.extend_pairs(
+            form_urlencoded::parse(self.req.query_string().as_bytes()).filter(|(known, _)| known != name),
+        );
         query.append_pair(name, value);
         let link = format!("<{}?{}>; rel=\"next\"", self.req.uri().path(), query.finish());
         if let Ok(link) = HeaderValue::try_from(link) {

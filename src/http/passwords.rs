@@ -1,8 +1,8 @@
 //! Passwords: hashed with Argon2id on a blocking thread, few at a time, since each takes memory and a core.
 use std::sync::Arc;
 
-use argon2::password_hash::PasswordHasher;
 use argon2::Argon2;
+use argon2::password_hash::PasswordHasher;
 use tokio::sync::Semaphore;
 
 use crate::domain::error::{Error, ErrorCode};
@@ -33,7 +33,10 @@ impl Passwords {
     pub(super) async fn hash(&self, password: Secret) -> Result<String, Error> {
         check(&password)?;
         let Ok(_waiting) = self.waiting.try_acquire() else {
-            return Err(Error::new(ErrorCode::RateLimited, "too many passwords are being set now, try again in a second"));
+            return Err(Error::new(
+                ErrorCode::RateLimited,
+                "too many passwords are being set now, try again in a second",
+            ));
         };
         let turn = self.turns.clone().acquire_owned().await.map_err(Error::internal)?;
         let work = move || {

@@ -7,33 +7,46 @@ use std::sync::Arc;
 use actix_cors::Cors;
 use actix_web::body::BoxBody;
 use actix_web::dev::{ResourceDef, ServiceFactory, ServiceRequest, ServiceResponse};
-use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::http::Method;
+use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::middleware::{NormalizePath, from_fn};
 use actix_web::{App, HttpRequest, HttpResponse, ResponseError, web};
 use utoipa::openapi::{HttpMethod, OpenApi};
 use utoipa_actix_web::AppExt;
 use utoipa_actix_web::service_config::ServiceConfig;
 
+use super::pages::Description;
 use super::state::AppState;
-use super::{chat, middleware, request, ws};
+use super::{admin, chat, middleware, openapi, ops, pages, request, ws};
 use crate::config::Server;
 
 /// Adds every route. Each is described where it is written, so the description of the API is complete by construction.
 pub fn routes(cfg: &mut ServiceConfig) {
-    cfg.configure(chat::routes).configure(ws::routes);
+    cfg.configure(pages::routes)
+        .configure(ops::routes)
+        .configure(chat::routes)
+        .configure(admin::routes)
+        .configure(ws::routes);
 }
 
 /// Builds the application: the same for the server and for tests.
 pub fn app(
     state: web::Data<AppState>,
-) -> App<impl ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse<BoxBody>, Error = actix_web::Error, InitError = ()>>
-{
-    let (app, api) = App::new().into_utoipa_app().configure(routes).split_for_parts();
+) -> App<
+    impl ServiceFactory<
+        ServiceRequest,
+        Config = (),
+        Response = ServiceResponse<BoxBody>,
+        Error = actix_web::Error,
+        InitError = (),
+    >,
+> {
+    let (app, api) = App::new().into_utoipa_app().openapi(openapi::frame()).configure(routes).split_for_parts();
     let known = Arc::new(KnownPaths::of(&api));
     let allowed = Arc::new(state.config.server.allowed_hosts(&state.config.app));
     let cors = cors(&state.config.server);
     app.app_data(state)
+        .app_data(web::Data::new(Description::of(&api)))
         .default_service(web::to(move |req: HttpRequest| {
             let known = known.clone();
             async move { known.refuse(&req) }
@@ -79,7 +92,8 @@ struct KnownPaths(Vec<(ResourceDef, Vec<Method>)>);
 impl KnownPaths {
     fn of(api: &OpenApi) -> Self {
         let paths = api.paths.paths.iter().map(|(path, item)| {
-            let methods = HTTP_METHODS.iter().filter(|(name, _)| operation(item, name)).map(|(_, method)| method.clone());
+            let methods =
+                HTTP_METHODS.iter().filter(|(name, _)| operation(item, name)).map(|(_, method)| method.clone());
             (ResourceDef::new(path.as_str()), methods.collect())
         });
         Self(paths.collect())

@@ -11,7 +11,13 @@ use crate::domain::error::{Error, ErrorCode};
 const BACKLOG: i32 = 1_024;
 
 /// Ports that are ours and not yet open.
-pub(super) struct Listeners(Vec<(Socket, SocketAddr)>);
+pub(super) struct Listeners(Vec<Bound>);
+
+struct Bound {
+    wanted: ListenAddress,
+    socket: Socket,
+    address: SocketAddr,
+}
 
 impl Listeners {
     /// Takes every configured port; the error says which one is not to be had, and why.
@@ -25,7 +31,7 @@ impl Listeners {
                 // Beside a listener of its own for IPv4, `[::]` must not want those connections, too.
                 let only_v6 = listen.iter().any(|other| other != wanted && other.port() == wanted.port());
                 match bind(address, only_v6) {
-                    Ok(bound) => all.push(bound),
+                    Ok((socket, address)) => all.push(Bound { wanted: wanted.clone(), socket, address }),
                     Err(error) => failed = Some(error),
                 }
             }
@@ -39,15 +45,15 @@ impl Listeners {
 
     /// Returns the addresses, with the ports that the system chose.
     pub(super) fn addresses(&self) -> Vec<SocketAddr> {
-        self.0.iter().map(|(_, address)| *address).collect()
+        self.0.iter().map(|bound| bound.address).collect()
     }
 
     /// Opens the ports.
     pub(super) fn open(self) -> Result<Vec<TcpListener>, Error> {
-        let open = |(socket, address): (Socket, SocketAddr)| {
-            socket.listen(BACKLOG).map(|()| TcpListener::from(socket)).map_err(|error| {
-                Error::new(ErrorCode::InvalidRequest, format!("`{address}` cannot be opened: {error}"))
-            })
+        // Two programs may have taken a port; only one of them can open it.
+        let open = |bound: Bound| match bound.socket.listen(BACKLOG) {
+            Ok(()) => Ok(TcpListener::from(bound.socket)),
+            Err(error) => Err(refused(&bound.wanted, &error)),
         };
         self.0.into_iter().map(open).collect()
     }
@@ -79,17 +85,16 @@ fn refused(wanted: &ListenAddress, error: &io::Error) -> Error {
              --listen or CLAWBROKER_LISTEN"
         ),
         io::ErrorKind::AddrNotAvailable => {
-            format!("`{wanted}` is not an address of this machine: choose another one with --listen or CLAWBROKER_LISTEN")
+            format!(
+                "`{wanted}` is not an address of this machine: choose another one with --listen or CLAWBROKER_LISTEN"
+            )
         }
         _ => format!("`{wanted}` cannot be opened: {error}"),
     };
     Error::new(ErrorCode::InvalidRequest, sentence)
 }
 
-/// Tells whether some program holds this address now.
-pub fn is_taken(address: &ListenAddress) -> bool {
-    matches!(address.to_socket_addrs().map(|mut all| all.any(|one| {
-        let probe = bind(one, true).and_then(|(socket, _)| socket.listen(1));
-        matches!(probe, Err(error) if error.kind() == io::ErrorKind::AddrInUse)
-    })), Ok(true))
+/// Tells whether a server could listen there now; the error says why not, and what to do.
+pub fn check_port(address: &ListenAddress) -> Result<(), Error> {
+    Listeners::bind(std::slice::from_ref(address))?.open().map(drop)
 }

@@ -116,6 +116,11 @@ impl Store {
         self.read_outside(dialect::integrity_check).await
     }
 
+    /// Asks the database what time it is.
+    pub async fn database_now_ms(&self) -> Result<i64, Error> {
+        self.read_outside(dialect::database_now_ms).await
+    }
+
     /// Runs work on a connection of its own, outside any transaction.
     async fn read_outside<T: Send + 'static>(
         &self,

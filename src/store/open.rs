@@ -70,6 +70,15 @@ impl Opener {
         dialect::migrate(&mut db)
     }
 
+    /// Refuses an SQLite file that some other program made, without opening it as a database; one that is not there is
+    /// fine.
+    pub fn check_ours(&self) -> Result<(), Error> {
+        match &self.location {
+            Location::Sqlite(path) => refuse_foreign_file(path),
+            Location::Postgres(_) => Ok(()),
+        }
+    }
+
     fn establish(&self) -> Result<Db, Error> {
         let failed = |kind: &str, error: &dyn std::fmt::Display| {
             // The text of a connection error can hold the URL's user and host, but never its password.

@@ -2,7 +2,7 @@
 //!
 //! Each row of the gateway's history belongs to exactly one line or one step; the key
 //! `(gateway, upstream session, row)` sees to it, so pages may overlap and passes may be repeated.
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use diesel::prelude::*;
@@ -22,6 +22,8 @@ use crate::domain::party::PartyKind;
 /// A row of the gateway's log that becomes a line.
 #[derive(Clone, Debug)]
 pub struct RowLine {
+    /// The key or run that it belongs to: a delivery's id, where we asked.
+    pub run: Option<String>,
     pub role: MessageRole,
     pub blocks: Vec<Block>,
     pub said_at: i64,
@@ -72,6 +74,26 @@ pub fn known_rows(db: &mut Db, source: &Source, row_ids: &[String]) -> Result<Ha
         .load::<String>(db)?
         .into_iter()
         .collect())
+}
+
+/// Finds which of these keys are deliveries of ours, and of which conversation.
+pub fn our_keys(
+    db: &mut Db,
+    keys: impl Iterator<Item = String>,
+) -> Result<HashMap<String, (DeliveryId, ConversationId)>, Error> {
+    use super::schema::deliveries;
+    let ids: Vec<DeliveryId> = keys.filter_map(|key| key.parse().ok()).collect();
+    let ids: Vec<&[u8]> = ids.iter().map(|id| id.as_bytes().as_slice()).collect();
+    let rows: Vec<(Vec<u8>, Vec<u8>)> = deliveries::table
+        .filter(deliveries::id.eq_any(ids))
+        .select((deliveries::id, deliveries::conversation_id))
+        .load(db)?;
+    rows.into_iter()
+        .map(|(id, conversation)| {
+            let id = DeliveryId::try_from(id.as_slice())?;
+            Ok((id.to_string(), (id, ConversationId::try_from(conversation.as_slice())?)))
+        })
+        .collect()
 }
 
 /// Notes the first contact with a session: its own name, and the boundary below which rows are imported (D1).
@@ -146,9 +168,12 @@ impl Command for ImportRows {
         }
         let row_ids: Vec<String> = self.rows.iter().map(|(row_id, _)| row_id.clone()).collect();
         let mut known = known_rows(tx.read(), &self.source, &row_ids)?;
+        let ours = our_keys(tx.read(), self.rows.iter().filter_map(|(_, row)| row.run.clone()))?;
         let mut imported = 0;
         for (row_id, row) in &self.rows {
-            if !known.insert(row_id.clone()) {
+            // What we asked ourselves is no history, also when its session was deleted since (D1).
+            let asked_here = row.run.as_ref().is_some_and(|run| ours.contains_key(run));
+            if asked_here || !known.insert(row_id.clone()) {
                 continue;
             }
             let line = add_line(tx, &self.source, Place::Above, row, false, None)?;
@@ -238,6 +263,7 @@ impl Command for NoteReset {
             return Ok(());
         }
         let row = RowLine {
+            run: None,
             role: MessageRole::Marker,
             blocks: vec![Block::text(self.text.clone())],
             said_at: tx.now_ms(),

@@ -321,6 +321,8 @@ impl GatewayLink {
                 session.on_ended(result.map(|line| line.is_some()), now)
             }),
             Effect::NoteContact(command) => {
+                // With an import, those who wait are answered when its first page is on disk.
+                let complete = command.import_below.is_none();
                 let store = self.parts.store.clone();
                 async move { store.write(command).await }
                     .into_actor(self)
@@ -328,7 +330,7 @@ impl GatewayLink {
                         if let Err(error) = result {
                             log::warn!("a first contact could not be written down: {error}");
                         }
-                        if this.sessions.get(&id).is_none_or(|s| s.conversation.upstream.import_below.is_none()) {
+                        if complete {
                             this.answer_touches(id);
                         }
                     })

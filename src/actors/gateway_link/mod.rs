@@ -110,6 +110,8 @@ pub struct GatewayLink {
     connects_total: u64,
     loaded: bool,
     touches: HashMap<ConversationId, Vec<super::messages::Reply<()>>>,
+    /// The gateway's lists that have not come yet since the hello.
+    lists_awaited: u8,
     leaving: bool,
 }
 
@@ -158,6 +160,7 @@ impl GatewayLink {
             connects_total: 0,
             loaded: false,
             touches: HashMap::new(),
+            lists_awaited: 0,
             leaving: false,
             parts,
         }
@@ -446,6 +449,7 @@ impl GatewayLink {
             _ => false,
         };
         self.phase = Phase::Idle;
+        self.lists_awaited = 0;
         self.pinged_at = None;
         for session in self.sessions.values_mut() {
             session.on_link_down();
@@ -638,15 +642,29 @@ impl GatewayLink {
             }
             return;
         }
-        self.set_state(LinkState::Connected, None);
-        log::info!(gateway_id = self.parts.gateway.id.as_str(), protocol = hello.protocol;
-            "connected to gateway `{}` ({})", self.parts.gateway.id, hello.server.version);
+        self.lists_awaited = 2;
         for (method, why) in [("agents.list", For::Agents), ("models.list", For::Models)] {
             self.ask(Request { method, params: json!({}), why });
         }
+        self.pump();
+    }
+
+    /// One of the gateway's lists has come, or will not come. With both the connection is complete: whoever sees
+    /// "connected" sees the agents and models as well.
+    fn on_list(&mut self, ctx: &mut Context<Self>) {
+        if self.lists_awaited == 0 || !matches!(self.phase, Phase::Up { .. }) {
+            return;
+        }
+        self.lists_awaited -= 1;
+        if self.lists_awaited > 0 {
+            return;
+        }
+        self.set_state(LinkState::Connected, None);
+        let protocol = self.status.protocol.unwrap_or(4);
+        log::info!(gateway_id = self.parts.gateway.id.as_str(), protocol; "connected to gateway `{}`", self.parts.gateway.id);
+        self.tell_link(LinkChange::Up);
         let params = json!({ "limit": SESSIONS_LISTED });
         self.ask(Request { method: "sessions.list", params, why: For::SessionList });
-        let protocol = hello.protocol;
         for session in self.sessions.values_mut() {
             session.note_link_up(protocol);
         }
@@ -747,16 +765,14 @@ impl GatewayLink {
                     self.status.agents = list.agents;
                     self.publish_status();
                 }
+                self.on_list(ctx);
             }
             For::Models => {
                 if let Some(list) = self.decoded::<ModelsList>(result) {
                     self.status.models = list.models;
                     self.publish_status();
                 }
-                // The lists are there as far as they come: browsers hear that the gateway is back.
-                if matches!(self.phase, Phase::Up { .. }) {
-                    self.tell_link(LinkChange::Up);
-                }
+                self.on_list(ctx);
             }
             For::SessionList => {
                 if let Some(list) = self.decoded::<SessionsList>(result) {

@@ -1096,7 +1096,10 @@ pub(super) fn line_of(row: &HistoryRow) -> RowLine {
     };
     let blocks = if row.blocks.is_empty() { vec![Block::text(row.text.clone())] } else { clean(&row.blocks) };
     let error = row.is_failure().then(|| row.error_message.clone().unwrap_or_else(|| row.text.clone()));
-    RowLine { role, blocks, said_at: row.timestamp_ms.unwrap_or(0), error }
+    // `<key>:user`, `<run>:assistant`, `<run>:terminal-error`: what stands before the colon is the run.
+    let key = row.idempotency_key.as_deref().and_then(|key| key.split(':').next()).map(str::to_owned);
+    let run = row.run_id.clone().or(key);
+    RowLine { run, role, blocks, said_at: row.timestamp_ms.unwrap_or(0), error }
 }
 
 /// Removes the model's thinking from the text of a row, as it is removed from live text.

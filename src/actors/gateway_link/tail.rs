@@ -1,5 +1,5 @@
 //! A pass over the tail of a session's log: reads what the store knows of its rows, decides, writes it down.
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::session::{Mapped, clean, line_of};
 use crate::domain::error::Error;
@@ -20,6 +20,8 @@ struct Known {
     turns: HashMap<String, KnownTurn<TurnId>>,
     questions: HashMap<String, DeliveryId>,
     asked: Vec<(String, DeliveryId, KnownTurn<TurnId>)>,
+    /// Keys of ours that belong to another conversation: a deleted one of the same name.
+    elsewhere: HashSet<String>,
 }
 
 /// Maps a page. Repeating it changes nothing: each row has one origin.
@@ -50,7 +52,11 @@ pub(super) async fn map(
             Ok::<_, Error>((known, upstream::known_rows(db, &looked_at, &row_ids)?))
         })
         .await?;
-    let rows: Vec<HistoryRow> = page.rows.into_iter().filter(|row| !done.contains(&row.id)).collect();
+    let is_elsewhere = |row: &HistoryRow| {
+        [row.run_id.as_deref(), row.delivery_key()].into_iter().flatten().any(|key| known.elsewhere.contains(key))
+    };
+    let rows: Vec<HistoryRow> =
+        page.rows.into_iter().filter(|row| !done.contains(&row.id) && !is_elsewhere(row)).collect();
     if rows.iter().any(|row| row.marker == Some(Marker::Reset)) {
         // The rows after it are numbered from 1 again; the marker itself becomes a line.
         mapped_seq = 0;
@@ -84,15 +90,15 @@ fn look_up(
     keys: &[String],
     protocol_3: bool,
 ) -> Result<Known, Error> {
-    let mut known = Known { turns: HashMap::new(), questions: HashMap::new(), asked: Vec::new() };
+    let mut known = Known { turns: HashMap::new(), questions: HashMap::new(), asked: Vec::new(), elsewhere: HashSet::new() };
     for (run, turn, answer) in turns::by_runs(db, id, runs)? {
         known.turns.insert(run, KnownTurn { id: turn.id, open: turn.state.is_open(), answer });
     }
-    for key in keys {
-        if let Ok(delivery) = key.parse::<DeliveryId>()
-            && crate::store::deliveries::get(db, delivery)?.is_some_and(|stored| stored.delivery.conversation_id == id)
-        {
-            known.questions.insert(key.clone(), delivery);
+    for (key, (delivery, conversation)) in upstream::our_keys(db, keys.iter().chain(runs).cloned())? {
+        if conversation == id {
+            known.questions.insert(key, delivery);
+        } else {
+            known.elsewhere.insert(key);
         }
     }
     if protocol_3 {

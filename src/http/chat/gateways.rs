@@ -7,6 +7,7 @@ use crate::actors::directory::GatewayCard;
 use crate::domain::error::Error;
 use crate::http::auth::{Operator, Viewer};
 use crate::http::body::{ApiJson, ApiPath, ApiQuery};
+use crate::http::done::Done;
 use crate::http::error::ErrorBody;
 use crate::http::gateway_input::{self, NewGateway};
 use crate::http::idempotency::IdempotencyKey;
@@ -64,7 +65,7 @@ pub(super) async fn create(
 ) -> Result<HttpResponse, Error> {
     let new = body.receive().await?;
     let idem = key.of("gateways", &caller, new.digest);
-    let gateway = gateway_input::register(&state, new.value, false, info.actor(&caller), idem).await?;
+    let gateway = gateway_input::register(&state, new.value, info.actor(&caller), idem).await?;
     let card = state.directory.gateway(&gateway.id);
     Ok(HttpResponse::Ok().json(card.as_ref().map(View::from)))
 }
@@ -82,7 +83,7 @@ pub(super) struct Removal {
     tag = "chat",
     operation_id = "removeGateway",
     params(("id" = String, Path), Removal),
-    responses((status = 200, body = super::sessions::Done), (status = 404, body = ErrorBody), (status = "default", body = ErrorBody))
+    responses((status = 200, body = Done), (status = 404, body = ErrorBody), (status = "default", body = ErrorBody))
 )]
 #[delete("/api/gateways/{id}")]
 pub(super) async fn remove(
@@ -97,7 +98,7 @@ pub(super) async fn remove(
     state.store.write(command).await?;
     // The supervisor does the same when it hears of it; the caller may ask before.
     state.directory.remove_gateway(&id);
-    Ok(HttpResponse::Ok().json(super::sessions::Done::OK))
+    Ok(HttpResponse::Ok().json(Done::OK))
 }
 
 /// How a gateway is, with its own lists of agents and models; while it is down, as they were last.
@@ -123,7 +124,11 @@ pub(super) struct Status {
     responses((status = 200, body = Status), (status = 404, body = ErrorBody), (status = "default", body = ErrorBody))
 )]
 #[get("/api/gateways/{id}/status")]
-pub(super) async fn status(_caller: Viewer, state: web::Data<AppState>, path: ApiPath<String>) -> Result<HttpResponse, Error> {
+pub(super) async fn status(
+    _caller: Viewer,
+    state: web::Data<AppState>,
+    path: ApiPath<String>,
+) -> Result<HttpResponse, Error> {
     let id = super::gateway_id(&path.0)?;
     let card = state.directory.gateway(&id).ok_or_else(super::unknown_gateway)?;
     let status = &card.status;

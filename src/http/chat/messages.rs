@@ -26,7 +26,6 @@ const CONTACT_WAIT: Duration = Duration::from_secs(3);
 
 /// A line of a session, as `domain::wire` builds it.
 #[derive(Serialize, ToSchema)]
-#[expect(dead_code, reason = "describes what `message_json` builds")]
 pub(in crate::http) struct Message {
     id: String,
     session_id: String,
@@ -50,7 +49,6 @@ pub(in crate::http) struct Message {
 }
 
 #[derive(Serialize, ToSchema)]
-#[expect(dead_code, reason = "describes what `message_json` builds")]
 pub(in crate::http) struct Sender {
     /// `user`, `gateway`, `agent`, `member`, `channel` or `system`.
     kind: String,
@@ -87,7 +85,7 @@ pub(super) async fn list(
 ) -> Result<HttpResponse, Error> {
     let limits = &state.config.limits;
     let rows = page::rows(asked.limit, ROWS_DEFAULT, limits.page_rows_max)?;
-    let before = asked.before.as_deref().map(|id| before_id(id)).transpose()?;
+    let before = asked.before.as_deref().map(before_id).transpose()?;
     let ApiPath((gateway, key)) = path;
     let Ok(gateway_id) = gateway.parse() else { return Ok(nothing(&req)) };
     let Some(found) = super::find(&state, &caller, gateway_id, &key).await? else { return Ok(nothing(&req)) };

@@ -17,7 +17,7 @@ fn seqs(lines: &[Arc<Line>]) -> Vec<i64> {
 }
 
 fn row(text: &str) -> RowLine {
-    RowLine { role: MessageRole::Assistant, blocks: vec![Block::text(text)], said_at: 1, error: None }
+    RowLine { run: None, role: MessageRole::Assistant, blocks: vec![Block::text(text)], said_at: 1, error: None }
 }
 
 /// CNV-1: dense in both directions, and every page is a contiguous part of it.

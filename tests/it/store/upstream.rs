@@ -20,7 +20,7 @@ fn source(conversation: &Conversation) -> Source {
 }
 
 fn row(text: &str) -> RowLine {
-    RowLine { role: MessageRole::Assistant, blocks: vec![Block::text(text)], said_at: 1_000, error: None }
+    RowLine { run: None, role: MessageRole::Assistant, blocks: vec![Block::text(text)], said_at: 1_000, error: None }
 }
 
 fn mapped(row_id: &str, meaning: Meaning) -> MappedRow {

@@ -129,6 +129,7 @@ async fn increments_add_up_to_the_answer(database: Database) {
 async fn questions_wait_for_a_gateway_that_is_away(database: Database) {
     let (broker, gateway) = connected(&database).await;
     let mut browser = broker.browser("/ws/chat/gw").await;
+    browser.until_type("connected").await;
     gateway.stop_listening().await;
     gateway.kill();
     browser.until_type("disconnected").await;

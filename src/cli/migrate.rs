@@ -1,0 +1,41 @@
+//! `migrate`: brings the database to the newest schema without starting a server, which would do the same.
+use super::Common;
+use super::client::Client;
+use super::failure::Failure;
+use super::offline::{lease_of_another, open_store};
+use super::output::say;
+use crate::domain::ids::NodeId;
+use crate::node;
+use crate::store::lease::DropLease;
+use crate::store::{Location, lock_for_server};
+
+/// Runs the command.
+pub(super) async fn run(common: &Common) -> Result<(), Failure> {
+    let config = common.load_quietly()?;
+    node::make_private_dir(&config.app.data_dir)?;
+    let opener = node::opener(&config.store);
+    // Held until the end: a server that starts now waits for its turn or refuses.
+    let _locks = lock_for_server(&config.app.data_dir, &opener.location)?;
+    let mut lease = None;
+    if let Location::Postgres(_) = opener.location {
+        if let Some(server) = Client::find(&config).await {
+            return Err(Failure::new(format!("a server runs at {}: stop it first", server.address)));
+        }
+        let node_id = NodeId::new();
+        let store = open_store(&config, opener.clone())?;
+        // In a database without our tables there is no lease, and nobody to have it.
+        if let Some(refusal) = lease_of_another(&store, node_id).await {
+            return Err(refusal);
+        }
+        lease = Some((store, node_id));
+    }
+    let migrated = opener.prepare();
+    if let Some((store, node_id)) = lease
+        && let Err(error) = store.write(DropLease { node_id }).await
+    {
+        log::warn!("the lease could not be given up: {error}");
+    }
+    migrated?;
+    say(format_args!("The database {} has the newest schema.", config.store.url));
+    Ok(())
+}

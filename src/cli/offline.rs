@@ -1,0 +1,138 @@
+//! The database, opened by a command itself: only while no server runs, and under the server's own lock.
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use super::failure::Failure;
+use crate::config::Config;
+use crate::domain::clock::SystemClock;
+use crate::domain::event::{Event, Publish};
+use crate::domain::ids::NodeId;
+use crate::node;
+use crate::store::audit::Actor;
+use crate::store::lease::{DropLease, Lease, STANDBY, TakeLease, UNCHECKED};
+use crate::store::vault::Vault;
+use crate::store::{Location, Opener, ServerLock, Store, WriterParts, lock_for_server, spawn_writer, writer_queues};
+
+/// Nobody watches while no server runs.
+struct Nobody;
+
+impl Publish for Nobody {
+    fn publish(&self, _: Vec<Event>) {}
+}
+
+/// A store of this process's own.
+pub(super) struct Offline {
+    pub(super) store: Store,
+    pub(super) vault: Vault,
+    /// On PostgreSQL there is no file to lock: the node lease keeps servers away.
+    lease: Option<NodeId>,
+    /// Last: a server may come when everything else has ended.
+    _locks: Vec<ServerLock>,
+}
+
+impl Offline {
+    /// Takes the lock and opens the database, which is made and migrated if need be.
+    pub(super) async fn open(config: &Config) -> Result<Self, Failure> {
+        node::make_private_dir(&config.app.data_dir)?;
+        let opener = node::opener(&config.store);
+        let locks = lock_for_server(&config.app.data_dir, &opener.location)?;
+        Self::open_locked(config, locks).await
+    }
+
+    /// The same under locks that the caller has taken.
+    pub(super) async fn open_locked(config: &Config, locks: Vec<ServerLock>) -> Result<Self, Failure> {
+        let opener = node::opener(&config.store);
+        opener.prepare()?;
+        let vault = node::vault(config)?;
+        let store = open_store(config, opener)?;
+        let lease = take_lease(&store).await?;
+        Ok(Self { store, vault, lease, _locks: locks })
+    }
+
+    /// Gives the lease back.
+    pub(super) async fn close(self) {
+        if let Some(node_id) = self.lease
+            && let Err(error) = self.store.write(DropLease { node_id }).await
+        {
+            log::warn!("the lease could not be given up: {error}");
+        }
+    }
+}
+
+/// Opens a store with a writer, which may not write yet.
+pub(super) fn open_store(config: &Config, opener: Opener) -> Result<Store, Failure> {
+    let (parts, epoch) = parts(config, &opener);
+    let (writer, _) = spawn_writer(parts)?;
+    Ok(Store::new(writer, opener, node::readers(&config.store), epoch)?)
+}
+
+/// Opens a store that only reads: it has no writer, so what is written waits for ever.
+pub(super) fn open_to_read(config: &Config, opener: Opener) -> Result<Store, Failure> {
+    let (parts, epoch) = parts(config, &opener);
+    let (writer, _) = writer_queues(parts);
+    Ok(Store::new(writer, opener, node::readers(&config.store), epoch)?)
+}
+
+fn parts(config: &Config, opener: &Opener) -> (WriterParts, Arc<AtomicI64>) {
+    let epoch = Arc::new(AtomicI64::new(STANDBY));
+    let parts = WriterParts {
+        opener: opener.clone(),
+        options: node::writer_options(&config.store),
+        clock: Arc::new(SystemClock),
+        publish: Arc::new(Nobody),
+        epoch: epoch.clone(),
+    };
+    (parts, epoch)
+}
+
+/// Becomes the one that may write: on SQLite by the lock that is held, on PostgreSQL by the node lease.
+async fn take_lease(store: &Store) -> Result<Option<NodeId>, Failure> {
+    if matches!(store.location(), Location::Sqlite(_)) {
+        store.epoch().store(UNCHECKED, Ordering::SeqCst);
+        return Ok(None);
+    }
+    let node_id = NodeId::new();
+    match store.write(take(node_id)).await? {
+        Lease::Ours { epoch } => {
+            store.epoch().store(epoch, Ordering::SeqCst);
+            Ok(Some(node_id))
+        }
+        Lease::Theirs { address, .. } => Err(active_elsewhere(&address)),
+    }
+}
+
+/// Takes the lease for a moment, unless another node has it; a database without our tables has none.
+pub(super) async fn lease_of_another(store: &Store, node_id: NodeId) -> Option<Failure> {
+    match store.write(take(node_id)).await {
+        Ok(Lease::Theirs { address, .. }) => Some(active_elsewhere(&address)),
+        Ok(Lease::Ours { .. }) | Err(_) => None,
+    }
+}
+
+fn take(node_id: NodeId) -> TakeLease {
+    TakeLease { node_id, address: "a command".to_owned(), alone: false }
+}
+
+fn active_elsewhere(address: &str) -> Failure {
+    Failure::new(format!(
+        "another node ({address}) is active on this database: run the command where its data directory is, or stop it \
+         first"
+    ))
+}
+
+/// Who makes a change from the command line, for the audit log.
+pub(super) fn actor() -> Actor {
+    Actor { user_id: None, name: "command line".to_owned(), address: None, request_id: None }
+}
+
+/// Says that there is nothing to read yet, instead of making an empty database.
+pub(super) fn must_exist(config: &Config) -> Result<(), Failure> {
+    match &node::opener(&config.store).location {
+        Location::Sqlite(path) if !Path::exists(path) => Err(Failure::new(format!(
+            "there is no database at `{}` yet: `clawbroker serve` makes it; --data-dir names another directory",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,71 @@
+//! The admin API: what runs the broker, for operators, scripts and the command line.
+//!
+//! Bodies and queries are strict: a field that is not known is refused by name. Secrets go in and never come out. Every
+//! change is a row in the audit log, written in the same transaction.
+mod audit;
+mod backup;
+mod conversations;
+mod deliveries;
+mod gateway_test;
+mod gateways;
+mod messages;
+mod overview;
+mod redelivery;
+mod tokens;
+mod users;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_actix_web::service_config::ServiceConfig;
+
+use crate::domain::party::Party;
+
+/// Adds the routes of the admin API.
+pub(super) fn routes(cfg: &mut ServiceConfig) {
+    cfg.service(gateways::list)
+        .service(gateways::create)
+        .service(gateways::get)
+        .service(gateways::patch)
+        .service(gateways::remove)
+        .service(gateway_test::test)
+        .service(users::list)
+        .service(users::create)
+        .service(users::patch)
+        .service(users::remove)
+        .service(tokens::list)
+        .service(tokens::create)
+        .service(tokens::revoke)
+        .service(conversations::list)
+        .service(conversations::create)
+        .service(conversations::get)
+        .service(conversations::remove)
+        .service(conversations::export)
+        .service(messages::list)
+        .service(messages::create)
+        .service(messages::receipt)
+        .service(deliveries::list)
+        .service(redelivery::redrive_many)
+        .service(redelivery::redrive)
+        .service(redelivery::cancel)
+        .service(redelivery::purge)
+        .service(audit::list)
+        .service(overview::stats)
+        .service(overview::actors)
+        .service(backup::create);
+}
+
+/// Someone who speaks or receives.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Party)]
+struct PartyView {
+    /// `gateway`, `agent`, `user`, `member`, `channel` or `system`.
+    kind: &'static str,
+    id: String,
+    name: String,
+}
+
+impl From<&Party> for PartyView {
+    fn from(party: &Party) -> Self {
+        Self { kind: party.kind.as_str(), id: party.reference.clone(), name: party.display_name.clone() }
+    }
+}

@@ -1,0 +1,288 @@
+//! Conversations of any kind.
+use actix_web::{HttpRequest, HttpResponse, delete, get, post, web};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::PartyView;
+use crate::domain::conversation::{Conversation, ConversationKind};
+use crate::domain::error::Error;
+use crate::domain::ids::{ConversationId, GatewayId, UserId};
+use crate::domain::time::iso;
+use crate::domain::wire::message_json;
+use crate::http::auth::{Observer, Operator};
+use crate::http::body::{PathId, StrictJson, StrictQuery};
+use crate::http::done::Done;
+use crate::http::error::ErrorBody;
+use crate::http::page::{self, Listing, Page};
+use crate::http::request::RequestInfo;
+use crate::http::state::AppState;
+use crate::store::audit::Audited;
+use crate::store::conversations::{self, DeleteConversation, Filter};
+use crate::store::messages::{self, Span};
+use crate::store::{Store, parties};
+
+/// Parties that are shown of one conversation; a session has a handful.
+const PARTIES_MAX: i64 = 500;
+/// Lines that an export reads at a time.
+const EXPORT_ROWS: i64 = 500;
+/// Bytes of text that an export holds at a time.
+const EXPORT_BYTES: usize = 1 << 20;
+
+/// A conversation.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Conversation)]
+pub(super) struct View {
+    id: String,
+    /// `session`, `agents`, `user_agent`, `native` or `task`.
+    kind: &'static str,
+    gateway_id: Option<String>,
+    key: String,
+    canonical_key: Option<String>,
+    title: Option<String>,
+    agent_id: Option<String>,
+    model: Option<String>,
+    /// The user who made it.
+    owner_id: Option<String>,
+    archived: bool,
+    /// The ends of its log; `last_seq` is less than `first_seq` while it is empty.
+    first_seq: i64,
+    last_seq: i64,
+    messages: i64,
+    created_at: String,
+    updated_at: String,
+    /// The answer that is under way.
+    run: Option<Run>,
+    /// Who takes part; only where one conversation is read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parties: Option<Vec<Participant>>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(super) struct Run {
+    run_id: String,
+    message_id: Option<String>,
+    started_at: String,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(super) struct Participant {
+    #[serde(flatten)]
+    party: PartyView,
+    /// The last line it has read.
+    read_seq: i64,
+}
+
+impl View {
+    fn of(conversation: &Conversation, state: &AppState) -> Self {
+        Self {
+            id: conversation.id.to_string(),
+            kind: conversation.kind.as_str(),
+            gateway_id: conversation.gateway_id.as_ref().map(ToString::to_string),
+            key: conversation.key.clone(),
+            canonical_key: conversation.canonical_key.clone(),
+            title: conversation.title.clone(),
+            agent_id: conversation.agent_id.clone(),
+            model: conversation.model.clone(),
+            owner_id: conversation.owner_id.map(|id| id.to_string()),
+            archived: conversation.archived,
+            first_seq: conversation.first_seq,
+            last_seq: conversation.last_seq,
+            messages: conversation.last_seq - conversation.first_seq + 1,
+            created_at: iso(conversation.created_at),
+            updated_at: iso(conversation.updated_at),
+            run: state.directory.run(conversation.id).map(|live| Run {
+                run_id: live.turn_id.to_string(),
+                message_id: live.message_id.map(|id| id.to_string()),
+                started_at: iso(live.started_at),
+            }),
+            parties: None,
+        }
+    }
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Asked {
+    /// `session`, `agents`, `user_agent`, `native` or `task`.
+    kind: Option<String>,
+    #[param(value_type = Option<String>)]
+    gateway_id: Option<GatewayId>,
+    #[param(value_type = Option<String>)]
+    owner_id: Option<UserId>,
+    archived: Option<bool>,
+    /// Part of the key or the title.
+    q: Option<String>,
+    limit: Option<u32>,
+    cursor: Option<String>,
+}
+
+/// List conversations, newest activity first.
+#[utoipa::path(tag = "admin", operation_id = "adminListConversations", params(Asked), responses((status = 200, body = Page<View>), (status = "default", body = ErrorBody)))]
+#[get("/api/admin/conversations")]
+pub(super) async fn list(
+    Observer(caller): Observer,
+    state: web::Data<AppState>,
+    req: HttpRequest,
+    StrictQuery(asked): StrictQuery<Asked>,
+) -> Result<HttpResponse, Error> {
+    let rows = page::rows(asked.limit, 100, state.config.limits.page_rows_max)?;
+    let after = page::after_time::<ConversationId>(asked.cursor.as_deref())?;
+    let filter = Filter {
+        gateway_id: asked.gateway_id,
+        kind: asked.kind.as_deref().map(kind_of).transpose()?,
+        owner_id: asked.owner_id,
+        archived: asked.archived,
+        query: asked.q.filter(|text| !text.is_empty()),
+        after: None,
+    };
+    let reader = caller.party_id;
+    let (mut found, total) = state
+        .store
+        .read(move |db| {
+            let total = conversations::count(db, &filter)?;
+            Ok::<_, Error>((conversations::list(db, &Filter { after, ..filter }, reader, rows as i64 + 1)?, total))
+        })
+        .await?;
+    let more = page::cut(&mut found, rows);
+    let next =
+        found.last().filter(|_| more).map(|last| page::time_cursor(last.conversation.updated_at, last.conversation.id));
+    let views = found.iter().map(|listed| View::of(&listed.conversation, &state)).collect();
+    Ok(Listing::of(&req).total(total).page(views, next))
+}
+
+fn kind_of(text: &str) -> Result<ConversationKind, Error> {
+    (0..=16).filter_map(ConversationKind::from_code).find(|kind| kind.as_str() == text).ok_or_else(|| {
+        Error::invalid_at(
+            "query",
+            "kind",
+            "must be `session`, `agents`, `user_agent`, `native` or `task`",
+            "value_error",
+        )
+    })
+}
+
+/// What a conversation with an agent is made of.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = NewConversation)]
+pub(super) struct New {
+    agent_id: String,
+    #[expect(dead_code, reason = "known, so that it is not refused as unknown")]
+    #[schema(value_type = Option<String>)]
+    user_id: Option<UserId>,
+}
+
+/// Begin a conversation with an agent.
+///
+/// No agents can be registered in this version, so no `agent_id` is known. A session on a gateway is made with
+/// `POST /api/gateways/{gw_id}/sessions`.
+#[utoipa::path(
+    tag = "admin",
+    operation_id = "adminCreateConversation",
+    request_body = New,
+    responses((status = 422, description = "There is no such agent", body = ErrorBody), (status = "default", body = ErrorBody))
+)]
+#[post("/api/admin/conversations")]
+pub(super) async fn create(_caller: Operator, body: StrictJson<New>) -> Result<HttpResponse, Error> {
+    let New { agent_id, .. } = body.read().await?;
+    let shown: String = agent_id.chars().take(64).collect();
+    Err(Error::invalid(
+        "agent_id",
+        format!(
+            "there is no agent `{shown}`: this version has gateways only; make a session with \
+             `POST /api/gateways/{{gw_id}}/sessions`"
+        ),
+    ))
+}
+
+/// Reads a conversation that was not deleted.
+pub(super) async fn find(store: &Store, id: ConversationId) -> Result<Conversation, Error> {
+    store.read(move |db| conversations::get(db, id)).await?.ok_or_else(|| Error::not_found("conversation", id))
+}
+
+/// Read a conversation and who takes part in it.
+#[utoipa::path(
+    tag = "admin",
+    operation_id = "adminGetConversation",
+    params(("id" = String, Path)),
+    responses((status = 200, body = View), (status = 404, body = ErrorBody), (status = "default", body = ErrorBody))
+)]
+#[get("/api/admin/conversations/{id}")]
+pub(super) async fn get(
+    _caller: Observer,
+    state: web::Data<AppState>,
+    PathId(id): PathId<ConversationId>,
+) -> Result<HttpResponse, Error> {
+    let conversation = find(&state.store, id).await?;
+    let found = state.store.read(move |db| parties::of_conversation(db, id, PARTIES_MAX)).await?;
+    let parties =
+        found.iter().map(|(party, read_seq)| Participant { party: party.into(), read_seq: *read_seq }).collect();
+    Ok(HttpResponse::Ok().json(View { parties: Some(parties), ..View::of(&conversation, &state) }))
+}
+
+/// Delete a conversation: what waits in it is cancelled, a running answer is aborted.
+#[utoipa::path(
+    tag = "admin",
+    operation_id = "adminRemoveConversation",
+    params(("id" = String, Path)),
+    responses((status = 200, body = Done), (status = 404, body = ErrorBody), (status = "default", body = ErrorBody))
+)]
+#[delete("/api/admin/conversations/{id}")]
+pub(super) async fn remove(
+    Operator(caller): Operator,
+    state: web::Data<AppState>,
+    info: RequestInfo,
+    PathId(id): PathId<ConversationId>,
+) -> Result<HttpResponse, Error> {
+    let command = Audited {
+        change: DeleteConversation { id },
+        actor: info.actor(&caller),
+        action: "conversation.delete",
+        target: ("conversation", id.to_string()),
+        shown: |deleted| serde_json::json!({ "gateway_id": deleted.gateway_id, "key": deleted.key }),
+    };
+    state.store.write(command).await?;
+    Ok(HttpResponse::Ok().json(Done::OK))
+}
+
+/// The whole log as JSON Lines, one message a line, oldest first.
+#[utoipa::path(
+    tag = "admin",
+    operation_id = "adminExportConversation",
+    params(("id" = String, Path)),
+    responses(
+        (status = 200, body = String, content_type = "application/x-ndjson"),
+        (status = 404, body = ErrorBody),
+        (status = "default", body = ErrorBody)
+    )
+)]
+#[get("/api/admin/conversations/{id}/export")]
+pub(super) async fn export(
+    _caller: Operator,
+    state: web::Data<AppState>,
+    PathId(id): PathId<ConversationId>,
+) -> Result<HttpResponse, Error> {
+    let conversation = find(&state.store, id).await?;
+    let lines = futures_util::stream::try_unfold(
+        (state.store.clone(), conversation.first_seq - 1),
+        move |(store, after)| async move {
+            let lines = store
+                .read(move |db| messages::page(db, id, Span::After(after), EXPORT_ROWS, EXPORT_BYTES))
+                .await
+                // The head has gone out; a broken connection tells the reader that the log is not whole.
+                .inspect_err(|error| log::warn!("an export of conversation `{id}` broke off: {error}"))?;
+            let Some(last) = lines.last().map(|line| line.seq) else { return Ok::<_, Error>(None) };
+            let session_id = id.to_string();
+            let mut text = String::new();
+            for line in &lines {
+                text.push_str(&message_json(line, Some(&session_id)).to_string());
+                text.push('\n');
+            }
+            Ok(Some((Bytes::from(text), (store, last))))
+        },
+    );
+    Ok(HttpResponse::Ok()
+        .content_type("application/x-ndjson")
+        .insert_header(("content-disposition", format!("attachment; filename=\"conversation-{id}.jsonl\"")))
+        .streaming(lines))
+}

@@ -1,0 +1,232 @@
+//! Gateways, as whoever runs the broker sees them: what is wrong and what to do about it.
+use actix_web::{HttpRequest, HttpResponse, delete, get, patch, post, web};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::actors::directory::GatewayCard;
+use crate::domain::error::Error;
+use crate::domain::gateway::Track;
+use crate::domain::ids::GatewayId;
+use crate::domain::time::iso;
+use crate::http::auth::{Observer, Operator};
+use crate::http::body::{ApiPath, StrictJson, StrictQuery};
+use crate::http::done::Done;
+use crate::http::error::ErrorBody;
+use crate::http::gateway_input::{self, GatewaySecret, GatewayUrl, Name, NewGateway, sent};
+use crate::http::idempotency::IdempotencyKey;
+use crate::http::page::{Listing, Page};
+use crate::http::request::RequestInfo;
+use crate::http::state::AppState;
+use crate::store::gateways::{self, ChangeGateway, Changes, RemoveGateway};
+
+/// A gateway with the state of its connection.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Gateway)]
+pub(super) struct View {
+    id: String,
+    name: String,
+    url: String,
+    /// `used` or `all`.
+    #[schema(value_type = String)]
+    track: Track,
+    /// The scope `operator.admin` is asked for, too.
+    admin: bool,
+    enabled: bool,
+    /// Whether a token is kept; never the token.
+    token_set: bool,
+    password_set: bool,
+    created_at: String,
+    updated_at: String,
+    /// `connecting`, `connected`, `not_authorised`, `pairing_required`, `refused`, `waiting` or `disabled`.
+    state: &'static str,
+    /// Since when it is in this state.
+    since: Option<String>,
+    /// What stands between us and a working connection, and what to do about it.
+    #[schema(value_type = Option<Object>)]
+    problem: Option<crate::domain::gateway::Problem>,
+    /// When the next attempt is made.
+    retry_at: Option<String>,
+    latency_ms: Option<u32>,
+    reconnects: u64,
+    protocol: Option<u32>,
+    version: Option<String>,
+    scopes: Vec<String>,
+    scopes_missing: Vec<String>,
+    default_agent: Option<String>,
+    default_model: Option<String>,
+}
+
+impl From<&GatewayCard> for View {
+    fn from(card: &GatewayCard) -> Self {
+        let (gateway, status) = (&card.gateway, &card.status);
+        Self {
+            id: gateway.id.to_string(),
+            name: gateway.name.clone(),
+            url: gateway.url.clone(),
+            track: gateway.track,
+            admin: gateway.admin,
+            enabled: gateway.enabled,
+            token_set: gateway.has_token,
+            password_set: gateway.has_password,
+            created_at: iso(gateway.created_at),
+            updated_at: iso(gateway.updated_at),
+            state: status.state.as_str(),
+            since: (status.since_ms > 0).then(|| iso(status.since_ms)),
+            problem: status.problem.clone(),
+            retry_at: status.retry_at_ms.map(iso),
+            latency_ms: status.latency_ms,
+            reconnects: status.reconnects,
+            protocol: status.protocol,
+            version: status.version.clone(),
+            scopes: status.scopes.clone(),
+            scopes_missing: status.scopes_missing.clone(),
+            default_agent: status.default_agent.clone(),
+            default_model: status.default_model.clone(),
+        }
+    }
+}
+
+pub(super) fn find(state: &AppState, text: &str) -> Result<(GatewayId, GatewayCard), Error> {
+    let found = text.parse().ok().and_then(|id: GatewayId| state.directory.gateway(&id).map(|card| (id, card)));
+    found.ok_or_else(|| match text.parse() {
+        Ok(id) => gateways::not_found(&id),
+        Err(_) => Error::new(crate::domain::error::ErrorCode::GatewayNotFound, "Gateway not found"),
+    })
+}
+
+/// List the gateways with the state of their connections.
+#[utoipa::path(tag = "admin", operation_id = "adminListGateways", responses((status = 200, body = Page<View>), (status = "default", body = ErrorBody)))]
+#[get("/api/admin/gateways")]
+pub(super) async fn list(_caller: Observer, state: web::Data<AppState>, req: HttpRequest) -> HttpResponse {
+    let cards: Vec<View> = state.directory.gateways().iter().map(View::from).collect();
+    Listing::of(&req).total(cards.len()).page(cards, None)
+}
+
+/// Register a gateway.
+#[utoipa::path(
+    tag = "admin",
+    operation_id = "adminCreateGateway",
+    params(("Idempotency-Key" = Option<String>, Header)),
+    request_body = NewGateway,
+    responses((status = 201, body = View), (status = 400, description = "The id is taken", body = ErrorBody), (status = "default", body = ErrorBody))
+)]
+#[post("/api/admin/gateways")]
+pub(super) async fn create(
+    Operator(caller): Operator,
+    state: web::Data<AppState>,
+    info: RequestInfo,
+    key: IdempotencyKey,
+    body: StrictJson<NewGateway>,
+) -> Result<HttpResponse, Error> {
+    let new = body.receive().await?;
+    let idem = key.of("admin/gateways", &caller, new.digest);
+    let gateway = gateway_input::register(&state, new.value, info.actor(&caller), idem).await?;
+    let (_, card) = find(&state, gateway.id.as_str())?;
+    Ok(HttpResponse::Created().json(View::from(&card)))
+}
+
+/// Read a gateway.
+#[utoipa::path(
+    tag = "admin",
+    operation_id = "adminGetGateway",
+    params(("id" = String, Path)),
+    responses((status = 200, body = View), (status = 404, body = ErrorBody), (status = "default", body = ErrorBody))
+)]
+#[get("/api/admin/gateways/{id}")]
+pub(super) async fn get(
+    _caller: Observer,
+    state: web::Data<AppState>,
+    path: ApiPath<String>,
+) -> Result<HttpResponse, Error> {
+    let (_, card) = find(&state, &path.0)?;
+    Ok(HttpResponse::Ok().json(View::from(&card)))
+}
+
+/// What may be changed; a field that is not sent stays as it is.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = GatewayChange)]
+pub(super) struct Change {
+    #[schema(value_type = Option<String>)]
+    name: Option<Name>,
+    #[schema(value_type = Option<String>)]
+    url: Option<GatewayUrl>,
+    /// `null` or an empty text removes it.
+    #[serde(default, deserialize_with = "sent")]
+    #[schema(value_type = Option<String>, write_only)]
+    token: Option<Option<GatewaySecret>>,
+    /// `null` or an empty text removes it.
+    #[serde(default, deserialize_with = "sent")]
+    #[schema(value_type = Option<String>, write_only)]
+    password: Option<Option<GatewaySecret>>,
+    /// `used` or `all`.
+    #[schema(value_type = Option<String>)]
+    track: Option<Track>,
+    admin: Option<bool>,
+    enabled: Option<bool>,
+}
+
+/// Change a gateway; its connection is made anew.
+#[utoipa::path(
+    tag = "admin",
+    operation_id = "adminChangeGateway",
+    params(("id" = String, Path)),
+    request_body = Change,
+    responses((status = 200, body = View), (status = 404, body = ErrorBody), (status = "default", body = ErrorBody))
+)]
+#[patch("/api/admin/gateways/{id}")]
+pub(super) async fn patch(
+    Operator(caller): Operator,
+    state: web::Data<AppState>,
+    info: RequestInfo,
+    path: ApiPath<String>,
+    body: StrictJson<Change>,
+) -> Result<HttpResponse, Error> {
+    let (id, _) = find(&state, &path.0)?;
+    let change = body.read().await?;
+    let secret = |sent: Option<Option<GatewaySecret>>| sent.map(|secret| secret.and_then(|secret| secret.given()));
+    let changes = Changes {
+        name: change.name.map(|name| name.0),
+        url: change.url.map(|url| url.0),
+        token: secret(change.token),
+        password: secret(change.password),
+        track: change.track,
+        admin: change.admin,
+        enabled: change.enabled,
+    };
+    let command = ChangeGateway { id, changes, actor: info.actor(&caller), vault: state.vault.clone() };
+    let gateway = state.store.write(command).await?;
+    // The supervisor does the same when it hears of it; the caller may ask before.
+    state.directory.set_gateway(gateway);
+    let (_, card) = find(&state, &path.0)?;
+    Ok(HttpResponse::Ok().json(View::from(&card)))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Removal {
+    /// Removes its conversations for good; else they stay readable.
+    #[serde(default)]
+    purge: bool,
+}
+
+/// Remove a gateway and its secrets.
+#[utoipa::path(
+    tag = "admin",
+    operation_id = "adminRemoveGateway",
+    params(("id" = String, Path), Removal),
+    responses((status = 200, body = Done), (status = 404, body = ErrorBody), (status = "default", body = ErrorBody))
+)]
+#[delete("/api/admin/gateways/{id}")]
+pub(super) async fn remove(
+    Operator(caller): Operator,
+    state: web::Data<AppState>,
+    info: RequestInfo,
+    path: ApiPath<String>,
+    StrictQuery(query): StrictQuery<Removal>,
+) -> Result<HttpResponse, Error> {
+    let (id, _) = find(&state, &path.0)?;
+    let command = RemoveGateway { id: id.clone(), purge: query.purge, actor: info.actor(&caller) };
+    state.store.write(command).await?;
+    state.directory.remove_gateway(&id);
+    Ok(HttpResponse::Ok().json(Done::OK))
+}

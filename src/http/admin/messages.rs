@@ -1,0 +1,309 @@
+//! Messages of any conversation, and their receipts.
+use std::sync::Arc;
+
+use actix_web::{HttpRequest, HttpResponse, get, post, web};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+
+use super::deliveries::{self as views, Shown};
+use crate::domain::error::{Error, ErrorCode};
+use crate::domain::ids::{ConversationId, MessageId};
+use crate::domain::message::{Block, Line, MessageRole, plain_text};
+use crate::domain::time::iso;
+use crate::domain::wire::message_json;
+use crate::http::auth::{Observer, Operator};
+use crate::http::body::{PathId, StrictJson, StrictQuery};
+use crate::http::chat::Message;
+use crate::http::error::ErrorBody;
+use crate::http::idempotency::IdempotencyKey;
+use crate::http::page::{self, Listing, Page};
+use crate::http::state::AppState;
+use crate::store::chat::{AcceptChat, To};
+use crate::store::messages::{self, Span};
+use crate::store::{Db, deliveries};
+
+/// Lines of a page when the caller does not say how many.
+const ROWS_DEFAULT: usize = 50;
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Asked {
+    /// Lines after this one: a message's id, or its `seq`.
+    after: Option<String>,
+    /// Lines before this one: a message's id, or its `seq`.
+    before: Option<String>,
+    limit: Option<u32>,
+}
+
+/// A line, as a caller names it.
+enum Place {
+    Id(MessageId),
+    Seq(i64),
+}
+
+impl Place {
+    fn of(field: &str, text: &str) -> Result<Self, Error> {
+        if let Ok(seq) = text.parse() {
+            return Ok(Self::Seq(seq));
+        }
+        text.parse().map(Self::Id).map_err(|_| {
+            Error::invalid_at("query", field, format!("`{field}` must be a message's id or its `seq`"), "value_error")
+        })
+    }
+
+    fn seq(&self, db: &mut Db, conversation: ConversationId) -> Result<i64, Error> {
+        match self {
+            Self::Seq(seq) => Ok(*seq),
+            Self::Id(id) => match messages::place_of(db, *id)? {
+                Some((place, seq)) if place == conversation => Ok(seq),
+                _ => Err(Error::not_found("message", id)),
+            },
+        }
+    }
+}
+
+/// Read the log of a conversation, oldest first: the newest lines, or those before or after another.
+///
+/// `next` is what to send as `before` for older lines, or as `after` if that was asked for.
+#[utoipa::path(
+    tag = "admin",
+    operation_id = "adminListMessages",
+    params(("id" = String, Path), Asked),
+    responses((status = 200, body = Page<Message>), (status = 404, body = ErrorBody), (status = "default", body = ErrorBody))
+)]
+#[get("/api/admin/conversations/{id}/messages")]
+pub(super) async fn list(
+    _caller: Observer,
+    state: web::Data<AppState>,
+    req: HttpRequest,
+    PathId(id): PathId<ConversationId>,
+    StrictQuery(asked): StrictQuery<Asked>,
+) -> Result<HttpResponse, Error> {
+    let limits = &state.config.limits;
+    let rows = page::rows(asked.limit, ROWS_DEFAULT, limits.page_rows_max)?;
+    let after = asked.after.as_deref().map(|text| Place::of("after", text)).transpose()?;
+    let before = asked.before.as_deref().map(|text| Place::of("before", text)).transpose()?;
+    if after.is_some() && before.is_some() {
+        return Err(Error::invalid_at(
+            "query",
+            "after",
+            "ask for lines `after` one or `before` one, not both",
+            "value_error",
+        ));
+    }
+    let conversation = super::conversations::find(&state.store, id).await?;
+    let (forward, bytes_max) = (after.is_some(), limits.page_bytes_max);
+    let lines = state
+        .store
+        .read(move |db| {
+            let span = match (after, before) {
+                (Some(place), _) => Span::After(place.seq(db, id)?),
+                (None, Some(place)) => Span::Before(place.seq(db, id)?),
+                (None, None) => Span::Newest,
+            };
+            messages::page(db, id, span, rows as i64, bytes_max)
+        })
+        .await?;
+    let session_id = id.to_string();
+    let shown: Vec<Value> = lines.iter().map(|line| message_json(line, Some(&session_id))).collect();
+    let end = if forward {
+        lines.last().filter(|line| line.seq < conversation.last_seq)
+    } else {
+        lines.first().filter(|line| line.seq > conversation.first_seq)
+    };
+    let next = end.map(|line| line.id.to_string());
+    let listing = Listing::of(&req)
+        .total(conversation.last_seq - conversation.first_seq + 1)
+        .next(if forward { "after" } else { "before" }, next.as_deref());
+    Ok(listing.json(&Page { items: shown, next }))
+}
+
+/// A message that is to be added.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = NewMessage)]
+pub(super) struct New {
+    /// A text, or blocks such as `{"type": "text", "text": "…"}`.
+    #[schema(value_type = Object)]
+    content: Value,
+    /// `user` (the default), `assistant`, `system` or `tool`; others than `user` only with `deliver: false`.
+    #[schema(value_type = Option<String>)]
+    role: Option<MessageRole>,
+    /// Whether the gateway is to answer. `false` only adds the line.
+    #[serde(default = "yes")]
+    deliver: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// A message that was accepted, with what it set going.
+#[derive(Serialize, ToSchema)]
+pub(super) struct AcceptedMessage {
+    #[schema(value_type = Message)]
+    message: Value,
+    deliveries: Vec<Shown>,
+}
+
+/// Add a message to a conversation, as the caller, and have it answered.
+#[utoipa::path(
+    tag = "admin",
+    operation_id = "adminCreateMessage",
+    params(("id" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
+    request_body = New,
+    responses((status = 201, body = AcceptedMessage), (status = 404, body = ErrorBody), (status = "default", body = ErrorBody))
+)]
+#[post("/api/admin/conversations/{id}/messages")]
+pub(super) async fn create(
+    Operator(caller): Operator,
+    state: web::Data<AppState>,
+    key: IdempotencyKey,
+    PathId(id): PathId<ConversationId>,
+    body: StrictJson<New>,
+) -> Result<HttpResponse, Error> {
+    let conversation = super::conversations::find(&state.store, id).await?;
+    let new = body.read().await?;
+    let text = text_of(new.content, state.config.limits.message_bytes_max)?;
+    let role = new.role.unwrap_or(MessageRole::User);
+    if role == MessageRole::Marker || (new.deliver && role != MessageRole::User) {
+        return Err(Error::invalid(
+            "role",
+            "must be `user` if it is to be answered; `marker` is never said by anybody",
+        ));
+    }
+    let gateway_up = conversation.gateway_id.as_ref().is_some_and(|gateway| state.directory.is_connected(gateway));
+    let accepted = state
+        .store
+        .write(AcceptChat {
+            to: To::Conversation(id),
+            caller: (*caller).clone(),
+            text,
+            client_key: key.into_inner(),
+            socket_id: None,
+            gateway_up,
+            no_queue: false,
+            queued_max: state.config.limits.queued_per_session_max,
+            line_only: (!new.deliver).then_some(role),
+        })
+        .await?;
+    let message_id = accepted.line.id;
+    let found = state.store.read(move |db| of_message(db, message_id)).await?;
+    Ok(HttpResponse::Created().json(AcceptedMessage {
+        message: message_json(&accepted.line, Some(&id.to_string())),
+        deliveries: found.iter().map(Shown::from).collect(),
+    }))
+}
+
+/// Reads the text of a message out of a text or of text blocks.
+fn text_of(content: Value, bytes_max: usize) -> Result<String, Error> {
+    let text = match content {
+        Value::String(text) => text,
+        blocks @ Value::Array(_) => {
+            let blocks: Vec<Block> = serde_json::from_value(blocks)
+                .map_err(|error| Error::invalid("content", format!("is not a list of blocks: {error}")))?;
+            if blocks.iter().any(|block| !matches!(block, Block::Text { .. })) {
+                return Err(Error::invalid("content", "only blocks of text can be sent now"));
+            }
+            plain_text(&blocks)
+        }
+        _ => return Err(Error::invalid_at("body", "content", "must be a text or a list of blocks", "type_error")),
+    };
+    if text.trim().is_empty() {
+        return Err(Error::invalid("content", "must not be empty"));
+    }
+    if text.len() > bytes_max {
+        return Err(Error::new(
+            ErrorCode::MessageTooLarge,
+            format!("a message must not be longer than {bytes_max} bytes"),
+        ));
+    }
+    Ok(text)
+}
+
+fn of_message(db: &mut Db, id: MessageId) -> Result<Vec<views::WithRecipient>, Error> {
+    let stored = deliveries::of_message(db, id)?;
+    deliveries::with_recipients(db, stored)
+}
+
+/// What became of a message.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Receipt {
+    #[schema(value_type = Message)]
+    message: Value,
+    /// How sure its being stored is: `full` survives a power cut, `normal` a crash of ours.
+    durability: &'static str,
+    deliveries: Vec<views::Chain>,
+    /// How its delivery ended, where that was removed since.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended: Option<Ended>,
+    /// The line that answers it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Message>)]
+    reply: Option<Value>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(super) struct Ended {
+    state: &'static str,
+    reason: Option<String>,
+    at: Option<String>,
+}
+
+/// Read a message and its receipt chain: what happened to it, when, and why.
+#[utoipa::path(
+    tag = "admin",
+    operation_id = "adminGetReceipt",
+    params(("id" = String, Path)),
+    responses((status = 200, body = Receipt), (status = 404, body = ErrorBody), (status = "default", body = ErrorBody))
+)]
+#[get("/api/admin/messages/{id}")]
+pub(super) async fn receipt(
+    _caller: Observer,
+    state: web::Data<AppState>,
+    PathId(id): PathId<MessageId>,
+) -> Result<HttpResponse, Error> {
+    let read = move |db: &mut Db| {
+        let line = messages::get(db, id)?.ok_or_else(|| Error::not_found("message", id))?;
+        // A deleted conversation takes its messages out of sight.
+        crate::store::conversations::get(db, line.conversation_id)?.ok_or_else(|| Error::not_found("message", id))?;
+        let reply = messages::reply_to(db, line.conversation_id, line.seq, id)?;
+        Ok::<_, Error>((line, of_message(db, id)?, messages::ended(db, id)?, reply))
+    };
+    let (line, found, ended, reply) = state.store.read(read).await?;
+    let show = |line: &Arc<Line>| message_json(line, Some(&line.conversation_id.to_string()));
+    Ok(HttpResponse::Ok().json(Receipt {
+        message: show(&line),
+        durability: state.config.store.durability.as_str(),
+        deliveries: found.iter().map(views::Chain::from).collect(),
+        ended: ended.map(|ended| Ended { state: ended.state.as_str(), reason: ended.reason, at: ended.at.map(iso) }),
+        reply: reply.as_ref().map(show),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn content_is_a_text_or_blocks_of_text() {
+        assert_eq!(text_of(json!("hi"), 10).expect("a text"), "hi");
+        assert_eq!(
+            text_of(json!([{ "type": "text", "text": "a" }, { "type": "text", "text": "b" }]), 10).expect("blocks"),
+            "ab"
+        );
+        for (wrong, code) in [
+            (json!(1), ErrorCode::ValidationError),
+            (json!(null), ErrorCode::ValidationError),
+            (json!(" "), ErrorCode::ValidationError),
+            (json!([]), ErrorCode::ValidationError),
+            (json!([{ "type": "image", "sha256": "x", "media_type": "y" }]), ErrorCode::ValidationError),
+            (json!([{ "type": "other" }]), ErrorCode::ValidationError),
+            (json!("x".repeat(11)), ErrorCode::MessageTooLarge),
+        ] {
+            assert_eq!(text_of(wrong.clone(), 10).expect_err("refused").code(), code, "{wrong}");
+        }
+    }
+}

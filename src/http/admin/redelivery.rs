@@ -1,0 +1,203 @@
+//! What an operator does about deliveries: starts dead ones afresh, cancels open ones, removes dead ones.
+use actix_web::{HttpResponse, delete, post, web};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::deliveries::{Shown, filter, state_of};
+use crate::domain::delivery::DeliveryState;
+use crate::domain::error::Error;
+use crate::domain::ids::DeliveryId;
+use crate::http::auth::Operator;
+use crate::http::body::{PathId, StrictJson, StrictQuery};
+use crate::http::error::ErrorBody;
+use crate::http::request::RequestInfo;
+use crate::http::state::AppState;
+use crate::store::audit::{Actor, Audited};
+use crate::store::deliveries::{self, Cancel, Purge, Redrive};
+use crate::store::{Db, Store};
+
+/// Deliveries that one call changes at most; it says when there are more.
+const AT_ONCE: i64 = 500;
+
+/// Start a dead delivery afresh.
+///
+/// One that had reached its gateway is refused (409 `delivery_ended`): sending it again could ask twice.
+#[utoipa::path(
+    tag = "admin",
+    operation_id = "adminRedriveDelivery",
+    params(("id" = String, Path)),
+    responses((status = 200, body = Shown), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody), (status = "default", body = ErrorBody))
+)]
+#[post("/api/admin/deliveries/{id}/redrive")]
+pub(super) async fn redrive(
+    Operator(caller): Operator,
+    state: web::Data<AppState>,
+    info: RequestInfo,
+    PathId(id): PathId<DeliveryId>,
+) -> Result<HttpResponse, Error> {
+    state.store.write(redrive_of(id, info.actor(&caller))).await?;
+    answer(&state.store, id).await
+}
+
+fn redrive_of(id: DeliveryId, actor: Actor) -> Audited<Redrive> {
+    Audited {
+        change: Redrive { id },
+        actor,
+        action: "delivery.redrive",
+        target: ("delivery", id.to_string()),
+        shown: |delivery| serde_json::json!({ "state": delivery.state }),
+    }
+}
+
+async fn answer(store: &Store, id: DeliveryId) -> Result<HttpResponse, Error> {
+    let read = move |db: &mut Db| {
+        let stored = deliveries::get(db, id)?.into_iter().collect();
+        deliveries::with_recipients(db, stored)
+    };
+    let found = store.read(read).await?.pop().ok_or_else(|| Error::not_found("delivery", id))?;
+    Ok(HttpResponse::Ok().json(Shown::from(&found)))
+}
+
+/// Which dead deliveries are meant.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct DeadOnes {
+    /// `kind:id`, for example `gateway:default`.
+    recipient: Option<String>,
+    /// Only those made before this time (ISO-8601).
+    older_than: Option<String>,
+}
+
+/// What a redrive did.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Redriven {
+    redriven: usize,
+    /// Those that had reached their gateway stay dead.
+    refused: usize,
+    /// There are more than one call takes: call again.
+    more: bool,
+}
+
+/// Start dead deliveries afresh, the newest first, at most 500 a call.
+#[utoipa::path(
+    tag = "admin",
+    operation_id = "adminRedriveDeliveries",
+    request_body = DeadOnes,
+    responses((status = 200, body = Redriven), (status = "default", body = ErrorBody))
+)]
+#[post("/api/admin/deliveries/redrive")]
+pub(super) async fn redrive_many(
+    Operator(caller): Operator,
+    state: web::Data<AppState>,
+    info: RequestInfo,
+    body: StrictJson<DeadOnes>,
+) -> Result<HttpResponse, Error> {
+    let DeadOnes { recipient, older_than } = body.read().await?;
+    let dead = Some(DeliveryState::Dead);
+    let Some(filter) = filter(&state.store, "body", dead, recipient, older_than).await? else {
+        return Ok(HttpResponse::Ok().json(Redriven { redriven: 0, refused: 0, more: false }));
+    };
+    let found = state.store.read(move |db| deliveries::list(db, &filter, AT_ONCE + 1)).await?;
+    let more = found.len() as i64 > AT_ONCE;
+    let (started, fresh): (Vec<_>, Vec<_>) =
+        found.into_iter().take(AT_ONCE as usize).map(|(stored, _)| stored).partition(|stored| stored.started);
+    let actor = info.actor(&caller);
+    // Handed in together, so that they share a commit.
+    let asked = fresh.iter().map(|stored| state.store.write(redrive_of(stored.delivery.id, actor.clone())));
+    let done = futures_util::future::join_all(asked).await;
+    let redriven = done.iter().filter(|outcome| outcome.is_ok()).count();
+    let refused = started.len() + done.len() - redriven;
+    Ok(HttpResponse::Ok().json(Redriven { redriven, refused, more: more && redriven > 0 }))
+}
+
+/// Cancel a delivery that is still open.
+#[utoipa::path(
+    tag = "admin",
+    operation_id = "adminCancelDelivery",
+    params(("id" = String, Path)),
+    responses((status = 200, body = Shown), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody), (status = "default", body = ErrorBody))
+)]
+#[post("/api/admin/deliveries/{id}/cancel")]
+pub(super) async fn cancel(
+    Operator(caller): Operator,
+    state: web::Data<AppState>,
+    info: RequestInfo,
+    PathId(id): PathId<DeliveryId>,
+) -> Result<HttpResponse, Error> {
+    let command = Audited {
+        change: Cancel { id, reason: Some("operator".to_owned()) },
+        actor: info.actor(&caller),
+        action: "delivery.cancel",
+        target: ("delivery", id.to_string()),
+        shown: |delivery| serde_json::json!({ "state": delivery.state }),
+    };
+    state.store.write(command).await?;
+    answer(&state.store, id).await
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Purged {
+    /// Only `dead` ones can be removed.
+    state: Option<String>,
+    /// `kind:id`, for example `gateway:default`.
+    recipient: Option<String>,
+    /// Only those made before this time (ISO-8601).
+    older_than: Option<String>,
+    /// Counts what would be removed, and removes nothing.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// What a removal found and did.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Removed {
+    /// How many there were.
+    matching: i64,
+    removed: usize,
+}
+
+/// Remove dead deliveries for good; their messages stay and keep how it ended.
+#[utoipa::path(
+    tag = "admin",
+    operation_id = "adminPurgeDeliveries",
+    params(Purged),
+    responses((status = 200, body = Removed), (status = "default", body = ErrorBody))
+)]
+#[delete("/api/admin/deliveries")]
+pub(super) async fn purge(
+    Operator(caller): Operator,
+    state: web::Data<AppState>,
+    info: RequestInfo,
+    StrictQuery(asked): StrictQuery<Purged>,
+) -> Result<HttpResponse, Error> {
+    let wanted = asked.state.as_deref().map_or(Ok(DeliveryState::Dead), state_of)?;
+    if wanted != DeliveryState::Dead {
+        return Err(Error::invalid_at("query", "state", "only `dead` deliveries can be removed", "value_error"));
+    }
+    let Some(filter) = filter(&state.store, "query", Some(wanted), asked.recipient, asked.older_than).await? else {
+        return Ok(HttpResponse::Ok().json(Removed { matching: 0, removed: 0 }));
+    };
+    let counted = filter.clone();
+    let matching = state.store.read(move |db| deliveries::count(db, &counted)).await?;
+    let mut removed = 0;
+    while !asked.dry_run && (removed as i64) < matching {
+        let chunk = filter.clone();
+        let found = state.store.read(move |db| deliveries::list(db, &chunk, AT_ONCE)).await?;
+        if found.is_empty() {
+            break;
+        }
+        let command = Audited {
+            change: Purge { ids: found.iter().map(|(stored, _)| stored.delivery.id).collect() },
+            actor: info.actor(&caller),
+            action: "delivery.purge",
+            target: ("delivery", "dead".to_owned()),
+            shown: |removed| serde_json::json!({ "removed": removed }),
+        };
+        let done = state.store.write_bulk(command).await?;
+        if done == 0 {
+            break;
+        }
+        removed += done;
+    }
+    Ok(HttpResponse::Ok().json(Removed { matching, removed }))
+}

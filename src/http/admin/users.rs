@@ -1,0 +1,201 @@
+//! People who sign in.
+use actix_web::{HttpRequest, HttpResponse, delete, get, patch, post, web};
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
+
+use crate::domain::error::Error;
+use crate::domain::ids::UserId;
+use crate::domain::secret::Secret;
+use crate::domain::time::iso;
+use crate::domain::user::Role;
+use crate::http::auth::Admin;
+use crate::http::body::{PathId, StrictJson};
+use crate::http::done::Done;
+use crate::http::error::ErrorBody;
+use crate::http::gateway_input::{Name, sent};
+use crate::http::idempotency::IdempotencyKey;
+use crate::http::page::{Listing, Page};
+use crate::http::request::RequestInfo;
+use crate::http::state::AppState;
+use crate::store::users::{self, AddUser, ChangeUser, RemoveUser, User};
+
+/// Longest name to sign in with.
+const LOGIN_BYTES_MAX: usize = 64;
+
+/// A user.
+#[derive(Serialize, ToSchema)]
+#[schema(as = User)]
+pub(super) struct View {
+    id: String,
+    name: String,
+    display_name: String,
+    /// `admin`, `operator`, `member` or `viewer`.
+    role: &'static str,
+    /// Whether a password is kept; never the password.
+    password_set: bool,
+    created_at: String,
+    updated_at: String,
+}
+
+impl From<&User> for View {
+    fn from(user: &User) -> Self {
+        Self {
+            id: user.id.to_string(),
+            name: user.name.clone(),
+            display_name: user.display_name.clone(),
+            role: user.role.as_str(),
+            password_set: user.has_password,
+            created_at: iso(user.created_at),
+            updated_at: iso(user.updated_at),
+        }
+    }
+}
+
+/// The name that a user signs in with; it stands in commands, so it is plain.
+pub(super) struct Login(String);
+
+impl<'de> Deserialize<'de> for Login {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let plain = (1..=LOGIN_BYTES_MAX).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'@'));
+        if !plain {
+            return Err(serde::de::Error::custom(format!(
+                "must be 1 to {LOGIN_BYTES_MAX} of letters, digits, dot, underscore, hyphen and @"
+            )));
+        }
+        Ok(Self(name))
+    }
+}
+
+/// List the users, by name.
+#[utoipa::path(tag = "admin", operation_id = "adminListUsers", responses((status = 200, body = Page<View>), (status = "default", body = ErrorBody)))]
+#[get("/api/admin/users")]
+pub(super) async fn list(_caller: Admin, state: web::Data<AppState>, req: HttpRequest) -> Result<HttpResponse, Error> {
+    let users = state.store.read(users::list).await?;
+    let views: Vec<View> = users.iter().map(View::from).collect();
+    Ok(Listing::of(&req).total(views.len()).page(views, None))
+}
+
+/// A user that is to be made.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = NewUser)]
+pub(super) struct New {
+    #[schema(value_type = String)]
+    name: Login,
+    /// By default the name.
+    #[schema(value_type = Option<String>)]
+    display_name: Option<Name>,
+    /// `admin`, `operator`, `member` or `viewer`.
+    #[schema(value_type = String)]
+    role: Role,
+    /// At least 12 characters. Without one the user has tokens only.
+    #[schema(value_type = Option<String>, write_only)]
+    password: Option<Secret>,
+}
+
+/// Make a user.
+#[utoipa::path(
+    tag = "admin",
+    operation_id = "adminCreateUser",
+    params(("Idempotency-Key" = Option<String>, Header)),
+    request_body = New,
+    responses((status = 201, body = View), (status = 409, description = "The name is taken", body = ErrorBody), (status = "default", body = ErrorBody))
+)]
+#[post("/api/admin/users")]
+pub(super) async fn create(
+    Admin(caller): Admin,
+    state: web::Data<AppState>,
+    info: RequestInfo,
+    key: IdempotencyKey,
+    body: StrictJson<New>,
+) -> Result<HttpResponse, Error> {
+    let new = body.receive().await?;
+    let idem = key.of("admin/users", &caller, new.digest);
+    let new = new.value;
+    let password_hash = match new.password {
+        Some(password) => Some(state.edge.passwords.hash(password).await?),
+        None => None,
+    };
+    let command = AddUser {
+        display_name: new.display_name.map_or_else(|| new.name.0.clone(), |name| name.0),
+        name: new.name.0,
+        role: new.role,
+        password_hash,
+        actor: info.actor(&caller),
+        idem,
+        ensure: false,
+    };
+    let user = state.store.write(command).await?;
+    Ok(HttpResponse::Created().json(View::from(&user)))
+}
+
+/// What may be changed; a field that is not sent stays as it is.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = UserChange)]
+pub(super) struct Change {
+    #[schema(value_type = Option<String>)]
+    display_name: Option<Name>,
+    #[schema(value_type = Option<String>)]
+    role: Option<Role>,
+    /// `null` removes it.
+    #[serde(default, deserialize_with = "sent")]
+    #[schema(value_type = Option<String>, write_only)]
+    password: Option<Option<Secret>>,
+}
+
+/// Change a user. Its sockets close, so that a new role holds at once.
+#[utoipa::path(
+    tag = "admin",
+    operation_id = "adminChangeUser",
+    params(("id" = String, Path)),
+    request_body = Change,
+    responses((status = 200, body = View), (status = 404, body = ErrorBody), (status = "default", body = ErrorBody))
+)]
+#[patch("/api/admin/users/{id}")]
+pub(super) async fn patch(
+    Admin(caller): Admin,
+    state: web::Data<AppState>,
+    info: RequestInfo,
+    PathId(id): PathId<UserId>,
+    body: StrictJson<Change>,
+) -> Result<HttpResponse, Error> {
+    exists(&state, id).await?;
+    let change = body.read().await?;
+    let password_hash = match change.password {
+        Some(Some(password)) => Some(Some(state.edge.passwords.hash(password).await?)),
+        Some(None) => Some(None),
+        None => None,
+    };
+    let command = ChangeUser {
+        id,
+        display_name: change.display_name.map(|name| name.0),
+        role: change.role,
+        password_hash,
+        actor: info.actor(&caller),
+    };
+    let user = state.store.write(command).await?;
+    Ok(HttpResponse::Ok().json(View::from(&user)))
+}
+
+pub(super) async fn exists(state: &AppState, id: UserId) -> Result<User, Error> {
+    state.store.read(move |db| users::get(db, id)).await?.ok_or_else(|| Error::not_found("user", id))
+}
+
+/// Remove a user: its tokens end, its lines stay.
+#[utoipa::path(
+    tag = "admin",
+    operation_id = "adminRemoveUser",
+    params(("id" = String, Path)),
+    responses((status = 200, body = Done), (status = 404, body = ErrorBody), (status = "default", body = ErrorBody))
+)]
+#[delete("/api/admin/users/{id}")]
+pub(super) async fn remove(
+    Admin(caller): Admin,
+    state: web::Data<AppState>,
+    info: RequestInfo,
+    PathId(id): PathId<UserId>,
+) -> Result<HttpResponse, Error> {
+    state.store.write(RemoveUser { id, actor: info.actor(&caller) }).await?;
+    Ok(HttpResponse::Ok().json(Done::OK))
+}

@@ -1,0 +1,141 @@
+//! The text that Prometheus reads. What others count is copied into it at each scrape; labels are few and bounded.
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode as encode_text;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use super::state::AppState;
+use crate::domain::error::Error;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct GatewayLabels {
+    gateway: String,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct GatewayLabel {
+    gateway: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LaneLabel {
+    lane: &'static str,
+}
+
+/// Encodes everything as it is now.
+pub(super) async fn encode(state: &AppState) -> Result<String, Error> {
+    let mut registry = Registry::with_prefix("clawbroker");
+    registry.register("build", "The program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+    gauge(&mut registry, "active", "1 while this node is the active one", i64::from(state.directory.is_active()));
+    gauge(&mut registry, "start_time_seconds", "When the process started", state.started_at / 1_000);
+    gauge(&mut registry, "sockets", "Open browser sockets", wide(state.directory.sockets()));
+    gauge(&mut registry, "runs", "Answers under way", wide(state.directory.runs() as u64));
+    gauge(
+        &mut registry,
+        "counted_addresses",
+        "Addresses with wrong credentials",
+        wide(state.limiter.addresses() as u64),
+    );
+    registry.register("requests", "Answered requests", state.edge.requests.clone());
+    registry.register("request_seconds", "How long answers took", state.edge.durations.clone());
+    counter(&mut registry, "hub_events_published", "Events handed to the sockets' hubs", state.hubs.published_total());
+    counter(
+        &mut registry,
+        "hub_batches_lagged",
+        "Batches a hub was too slow for; its sockets caught up",
+        state.hubs.lagged_total(),
+    );
+    writer(&mut registry, state);
+    gateways(&mut registry, state);
+    deliveries(&mut registry, state).await;
+    let mut text = String::new();
+    encode_text(&mut text, &registry).map_err(Error::internal)?;
+    Ok(text)
+}
+
+fn writer(registry: &mut Registry, state: &AppState) {
+    let stats = state.store.writer().stats();
+    let of = |counter: &AtomicU64| counter.load(Relaxed);
+    for (name, help, value) in [
+        ("writer_commits", "Committed batches", of(&stats.commits_total)),
+        ("writer_commands", "Commands that were run", of(&stats.commands_total)),
+        ("writer_batches_failed", "Batches that failed as a whole", of(&stats.failed_total)),
+        ("writer_batches_replayed", "Batches repeated with savepoints", of(&stats.replays_total)),
+        ("writer_commands_refused", "Commands refused because the queue was full", of(&stats.refused_total)),
+        ("writer_connections_opened", "Connections opened", of(&stats.opened_total)),
+    ] {
+        counter(registry, name, help, value);
+    }
+    gauge(registry, "writer_batch_max", "Largest batch so far", wide(of(&stats.batch_max_seen)));
+    gauge(registry, "writer_broken", "1 while the database cannot be written to", wide(of(&stats.broken)));
+    gauge(
+        registry,
+        "writer_last_commit_seconds",
+        "When the last commit was",
+        stats.last_commit_at.load(Relaxed) / 1_000,
+    );
+    let queued = Family::<LaneLabel, Gauge>::default();
+    let (interactive, bulk) = state.store.writer().queued();
+    queued.get_or_create(&LaneLabel { lane: "interactive" }).set(wide(interactive as u64));
+    queued.get_or_create(&LaneLabel { lane: "bulk" }).set(wide(bulk as u64));
+    registry.register("writer_queued", "Commands that wait", queued);
+    let (open, idle) = state.store.readers().state();
+    gauge(registry, "reader_connections", "Open read connections", i64::from(open));
+    gauge(registry, "reader_connections_idle", "Idle read connections", i64::from(idle));
+}
+
+fn gateways(registry: &mut Registry, state: &AppState) {
+    let states = Family::<GatewayLabels, Gauge>::default();
+    let latencies = Family::<GatewayLabel, Gauge>::default();
+    let reconnects = Family::<GatewayLabel, Counter>::default();
+    for card in state.directory.gateways() {
+        let gateway = card.gateway.id.to_string();
+        states.get_or_create(&GatewayLabels { gateway: gateway.clone(), state: card.status.state.as_str() }).set(1);
+        let label = GatewayLabel { gateway };
+        if let Some(latency) = card.status.latency_ms {
+            latencies.get_or_create(&label).set(i64::from(latency));
+        }
+        reconnects.get_or_create(&label).inc_by(card.status.reconnects);
+    }
+    registry.register("gateway_state", "1 for the state that a gateway's connection is in", states);
+    registry.register("gateway_latency_ms", "How long a gateway took to answer last", latencies);
+    registry.register("gateway_reconnects", "How often a gateway was connected again", reconnects);
+}
+
+/// Leaves them out when the store does not answer: the rest is what tells why.
+async fn deliveries(registry: &mut Registry, state: &AppState) {
+    let Ok(counts) = state.edge.deliveries(&state.store).await else { return };
+    let open = Family::<StateLabel, Gauge>::default();
+    for (state, count) in counts {
+        open.get_or_create(&StateLabel { state: state.as_str() }).set(count);
+    }
+    registry.register("deliveries", "Deliveries that are open or dead", open);
+}
+
+fn gauge(registry: &mut Registry, name: &'static str, help: &'static str, value: i64) {
+    let gauge: Gauge = Gauge::default();
+    gauge.set(value);
+    registry.register(name, help, gauge);
+}
+
+fn counter(registry: &mut Registry, name: &'static str, help: &'static str, value: u64) {
+    let counter: Counter = Counter::default();
+    counter.inc_by(value);
+    registry.register(name, help, counter);
+}
+
+fn wide(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
