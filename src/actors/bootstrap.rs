@@ -6,11 +6,11 @@ use crate::domain::gateway::Track;
 use crate::domain::ids::GatewayId;
 use crate::domain::secret::Secret;
 use crate::domain::user::{Caller, Role, TOKEN_PREFIX};
+use crate::store::Store;
 use crate::store::audit::Actor;
 use crate::store::gateways::{self, AddGateway, ChangeGateway, Changes};
 use crate::store::users::{self, ADMIN, AddToken, AddUser, User};
 use crate::store::vault::{Vault, write_private};
-use crate::store::Store;
 
 /// File in the data directory that holds the admin's token.
 pub const ADMIN_TOKEN_FILE: &str = "admin.token";
@@ -99,7 +99,8 @@ async fn ensure_admin_token(store: &Store, config: &Config, admin: &User) -> Res
         add_token(store, admin, "CLAWBROKER_ADMIN_TOKEN", token).await?;
         return Ok(false);
     }
-    let kept = std::fs::read_to_string(&path).ok().map(|text| Secret::new(text.trim())).filter(|token| !token.is_empty());
+    let kept =
+        std::fs::read_to_string(&path).ok().map(|text| Secret::new(text.trim())).filter(|token| !token.is_empty());
     let first_start = kept.is_none();
     let token = match kept {
         Some(token) => token,

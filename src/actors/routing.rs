@@ -14,7 +14,9 @@ const DELAY_MS_MAX: u64 = 30_000;
 /// What to do about a child that ended without being told to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    RestartIn { ms: u64 },
+    RestartIn {
+        ms: u64,
+    },
     /// Too many restarts: a person must look at it.
     Park,
 }
@@ -48,7 +50,10 @@ pub enum Route {
     /// To the link of this gateway.
     Link(GatewayId),
     /// The gateway's link is started anew, or stopped for good.
-    RestartLink { gateway_id: GatewayId, removed: bool },
+    RestartLink {
+        gateway_id: GatewayId,
+        removed: bool,
+    },
     Nobody,
 }
 

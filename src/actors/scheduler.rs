@@ -17,8 +17,8 @@ use super::messages::{Observe, Report, Stop};
 use super::supervisor::{ChildStopped, DeliveriesReady};
 use crate::domain::clock::Clock;
 use crate::domain::ids::DeliveryId;
-use crate::store::deliveries::{self, FireDue};
 use crate::store::Store;
+use crate::store::deliveries::{self, FireDue};
 
 /// Entries of the picture: 100,000 of some 100 bytes are 10 MB.
 const PICTURE_MAX: usize = 100_000;

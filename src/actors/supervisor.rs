@@ -15,6 +15,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use tokio::sync::oneshot;
 
+use super::bootstrap::{self, Bootstrapped};
 use super::directory::Directory;
 use super::gateway_link::{ConversationGone, DeliveryMoved, GatewayLink, LinkParts};
 use super::hub::Hubs;
@@ -22,7 +23,6 @@ use super::messages::{Observe, Report, Stop, ToLink};
 use super::routing::{self, Restarts, Route, Verdict};
 use super::scheduler::{DueChanged, Scheduler};
 use super::store_writer::StoreWriter;
-use super::bootstrap::{self, Bootstrapped};
 use crate::config::Config;
 use crate::domain::clock::Clock;
 use crate::domain::delivery::Delivery;
@@ -178,7 +178,9 @@ impl Supervisor {
         async move {
             let bootstrapped = bootstrap::run(&store, &config, &vault).await?;
             let (gateways, callers) = store
-                .read(move |db| Ok::<_, crate::domain::error::Error>((gateways::list(db)?, users::callers(db, now_ms)?)))
+                .read(move |db| {
+                    Ok::<_, crate::domain::error::Error>((gateways::list(db)?, users::callers(db, now_ms)?))
+                })
                 .await?;
             Ok::<_, crate::domain::error::Error>((bootstrapped, gateways, callers))
         }
@@ -434,7 +436,9 @@ impl Handler<ChildStopped> for Supervisor {
                     Child::StoreWriter => this.start_writer(ctx),
                 });
             }
-            Verdict::Park => log::error!("{:?} ended too often and is not started again; restart clawbroker", msg.child),
+            Verdict::Park => {
+                log::error!("{:?} ended too often and is not started again; restart clawbroker", msg.child)
+            }
         }
     }
 }
@@ -462,7 +466,8 @@ impl Handler<ObserveAll> for Supervisor {
                 "events_published_total": self.parts.hubs.published_total(),
             }),
         };
-        let mut asked: Vec<Request<GatewayLink, Observe>> = self.links.values().map(|link| link.send(Observe)).collect();
+        let mut asked: Vec<Request<GatewayLink, Observe>> =
+            self.links.values().map(|link| link.send(Observe)).collect();
         let writer = self.writer.as_ref().map(|writer| writer.send(Observe));
         let scheduler = self.scheduler.as_ref().map(|scheduler| scheduler.send(Observe));
         Box::pin(async move {

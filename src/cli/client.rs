@@ -151,6 +151,10 @@ fn refused(status: StatusCode, answer: &Value) -> Failure {
         ));
     }
     let error = answer.get("error");
+    // The API keeps its ancestor's words for this.
+    if let Some(id) = error.and_then(|error| error.pointer("/details/gateway_id")).and_then(Value::as_str) {
+        return no_gateway(id);
+    }
     let message = error.and_then(|error| error.get("message")).and_then(Value::as_str);
     let items = error.and_then(|error| error.pointer("/details/items")).and_then(Value::as_array);
     let fields: Vec<String> = items
@@ -163,6 +167,11 @@ fn refused(status: StatusCode, answer: &Value) -> Failure {
         (_, false) => Failure::new(fields.join("; ")),
         (None, true) => Failure::new(format!("the server answered {status}")),
     }
+}
+
+/// Says that a gateway is not registered.
+pub(super) fn no_gateway(id: &str) -> Failure {
+    Failure::new(format!("there is no gateway `{id}`; `clawbroker gateway list` shows those that are registered"))
 }
 
 /// Escapes a text for a path or a query.

@@ -57,7 +57,9 @@ impl State {
 
 impl Finding {
     fn ok(check: &'static str, text: impl Into<String>) -> Self {
-        Self { check, state: State::Ok, text: text.into(), remedy: None }
+        // libpq, for one, says what went wrong on several lines.
+        let lines: Vec<String> = text.into().lines().map(|line| line.trim().to_owned()).collect();
+        Self { check, state: State::Ok, text: lines.join(" "), remedy: None }
     }
 
     fn note(check: &'static str, text: impl Into<String>) -> Self {

@@ -9,14 +9,14 @@ use crate::domain::error::{Error, ErrorCode};
 #[derive(Debug)]
 pub(super) struct Failure {
     sentence: String,
-    /// Already told in another form: nothing more is printed.
-    silent: bool,
     usage: bool,
 }
 
 impl Failure {
     pub(super) fn new(sentence: impl Into<String>) -> Self {
-        Self { sentence: sentence.into(), silent: false, usage: false }
+        // libpq, for one, says what went wrong on several lines.
+        let lines: Vec<String> = sentence.into().lines().map(|line| line.trim().to_owned()).collect();
+        Self { sentence: lines.join(" ").trim_end().to_owned(), usage: false }
     }
 
     /// The command line was wrong: exit status 2.
@@ -26,9 +26,7 @@ impl Failure {
 
     /// Prints the sentence and returns the exit status.
     pub(super) fn report(&self) -> ExitCode {
-        if !self.silent {
-            super::output::complain(format_args!("clawbroker: {}", self.sentence));
-        }
+        super::output::complain(format_args!("clawbroker: {}", self.sentence));
         ExitCode::from(if self.usage { 2 } else { 1 })
     }
 }

@@ -5,12 +5,13 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::client::{Client, Reach, escaped, reach};
+use super::client::{Client, Reach, escaped, no_gateway, reach};
 use super::failure::Failure;
 use super::offline::{self, Offline};
 use super::output::{columns, complain, date, json as print_json, say, text};
 use super::{Common, Format, secrets};
 use crate::config::{Config, GatewayConfig, Section};
+use crate::domain::error::ErrorCode;
 use crate::domain::gateway::{Gateway, Track};
 use crate::domain::ids::GatewayId;
 use crate::domain::time::iso;
@@ -211,7 +212,10 @@ async fn remove_alone(alone: Offline, remove: &Remove) -> Result<(), Failure> {
     let command = RemoveGateway { id: remove.id.clone(), purge: remove.purge, actor: offline::actor() };
     let removed = alone.store.write(command).await;
     alone.close().await;
-    Ok(removed.map(drop)?)
+    match removed {
+        Err(error) if error.code() == ErrorCode::GatewayNotFound => Err(no_gateway(remove.id.as_str())),
+        removed => Ok(removed.map(drop)?),
+    }
 }
 
 /// A gateway as the admin API shows it, but for its connection: without a server there is none.

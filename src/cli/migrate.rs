@@ -2,20 +2,19 @@
 use super::Common;
 use super::client::Client;
 use super::failure::Failure;
-use super::offline::{lease_of_another, open_store};
+use super::offline::{lease_of_another, lock_alone, open_store};
 use super::output::say;
 use crate::domain::ids::NodeId;
 use crate::node;
+use crate::store::Location;
 use crate::store::lease::DropLease;
-use crate::store::{Location, lock_for_server};
 
 /// Runs the command.
 pub(super) async fn run(common: &Common) -> Result<(), Failure> {
     let config = common.load_quietly()?;
-    node::make_private_dir(&config.app.data_dir)?;
     let opener = node::opener(&config.store);
     // Held until the end: a server that starts now waits for its turn or refuses.
-    let _locks = lock_for_server(&config.app.data_dir, &opener.location)?;
+    let _locks = lock_alone(&config, &opener.location)?;
     let mut lease = None;
     if let Location::Postgres(_) = opener.location {
         if let Some(server) = Client::find(&config).await {

@@ -44,6 +44,7 @@ struct Cli {
 
 /// What every command takes.
 #[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Settings")]
 struct Common {
     /// Config file [default: config/clawbroker.toml, if it is there]
     #[arg(long, global = true, value_name = "FILE")]

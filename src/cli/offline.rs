@@ -60,6 +60,17 @@ impl Offline {
     }
 }
 
+/// Takes the server's lock for a command that must have the data for itself.
+pub(super) fn lock_alone(config: &Config, location: &Location) -> Result<Vec<ServerLock>, Failure> {
+    node::make_private_dir(&config.app.data_dir)?;
+    lock_for_server(&config.app.data_dir, location).map_err(|_| {
+        Failure::new(format!(
+            "a server, or another command, uses the data in `{}`: stop it first",
+            config.app.data_dir.display()
+        ))
+    })
+}
+
 /// Opens a store with a writer, which may not write yet.
 pub(super) fn open_store(config: &Config, opener: Opener) -> Result<Store, Failure> {
     let (parts, epoch) = parts(config, &opener);

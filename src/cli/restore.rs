@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::failure::Failure;
-use super::offline::open_to_read;
+use super::offline::{lock_alone, open_to_read};
 use super::output::{complain, json as print_json, say};
 use super::{Common, Format};
 use crate::config::Config;
@@ -14,7 +14,7 @@ use crate::domain::clock::{Clock, SystemClock};
 use crate::domain::time::iso;
 use crate::node;
 use crate::store::vault::{KEY_FILE, Vault};
-use crate::store::{Location, Opener, Store, gateways, lock_for_server};
+use crate::store::{Location, Opener, Store, gateways};
 
 /// What SQLite keeps beside a database that is open or was not closed.
 const COMPANIONS: [&str; 2] = ["-wal", "-shm"];
@@ -38,8 +38,7 @@ pub(super) async fn run(common: &Common, restore: &Restore) -> Result<(), Failur
         ));
     };
     check_source(&restore.file, &opener)?;
-    node::make_private_dir(&config.app.data_dir)?;
-    let _locks = lock_for_server(&config.app.data_dir, &opener.location)?;
+    let _locks = lock_alone(&config, &opener.location)?;
     // Checked as a copy: whatever comes of it, the backup stays as it was, and so does the database.
     let fresh = beside(&database, ".restoring");
     let checked = match copy(&restore.file, &fresh) {

@@ -122,7 +122,8 @@ pub struct Error {
     /// The HTTP status where a contract says another than the code's own.
     status: Option<u16>,
     fields: Vec<FieldError>,
-    details: Option<serde_json::Value>,
+    /// Boxed, so that a `Result` stays small.
+    details: Option<Box<serde_json::Value>>,
     retry_after_s: Option<u32>,
     /// What happened inside; logged once at the edge, never sent.
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
@@ -136,7 +137,15 @@ impl Error {
             507 => Some(30),
             _ => None,
         };
-        Self { code, message: message.into(), status: None, fields: Vec::new(), details: None, retry_after_s, source: None }
+        Self {
+            code,
+            message: message.into(),
+            status: None,
+            fields: Vec::new(),
+            details: None,
+            retry_after_s,
+            source: None,
+        }
     }
 
     /// Refuses one field of a request with 422.
@@ -160,7 +169,8 @@ impl Error {
 
     /// Reports a fault of our own; `source` goes to the log and nowhere else.
     pub fn internal(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        let mut error = Self::new(ErrorCode::Internal, "internal error; the server's log tells more under this request id");
+        let mut error =
+            Self::new(ErrorCode::Internal, "internal error; the server's log tells more under this request id");
         error.source = Some(source.into());
         error
     }
@@ -185,7 +195,7 @@ impl Error {
     /// Adds details that a program can read.
     #[must_use]
     pub fn with_details(mut self, details: serde_json::Value) -> Self {
-        self.details = Some(details);
+        self.details = Some(Box::new(details));
         self
     }
 
@@ -222,7 +232,7 @@ impl Error {
     }
 
     pub fn details(&self) -> Option<&serde_json::Value> {
-        self.details.as_ref()
+        self.details.as_deref()
     }
 
     pub fn retry_after_s(&self) -> Option<u32> {

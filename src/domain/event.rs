@@ -76,7 +76,10 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkChange {
     Up,
-    Down { reason: String, retry_in_ms: Option<u64> },
+    Down {
+        reason: String,
+        retry_in_ms: Option<u64>,
+    },
     /// Its lists or its state changed.
     Changed,
 }

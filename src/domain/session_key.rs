@@ -23,7 +23,11 @@ impl SessionKey {
     /// It is what we expect before the gateway has told us; what it tells wins.
     pub fn canonical(&self, default_agent: &str) -> Self {
         let lower = self.0.to_lowercase();
-        if lower.starts_with("agent:") { Self(lower.into()) } else { Self(format!("agent:{default_agent}:{lower}").into()) }
+        if lower.starts_with("agent:") {
+            Self(lower.into())
+        } else {
+            Self(format!("agent:{default_agent}:{lower}").into())
+        }
     }
 }
 

@@ -13,11 +13,14 @@ pub fn iso(ms: i64) -> String {
 /// Reads an ISO-8601 time; one without an offset counts as UTC.
 pub fn parse_iso(field: &str, value: &str) -> Result<i64, Error> {
     let instant = value.parse::<jiff::Timestamp>().or_else(|_| {
-        value.parse::<jiff::civil::DateTime>().and_then(|naive| naive.to_zoned(jiff::tz::TimeZone::UTC)).map(|z| z.timestamp())
+        value
+            .parse::<jiff::civil::DateTime>()
+            .and_then(|naive| naive.to_zoned(jiff::tz::TimeZone::UTC))
+            .map(|z| z.timestamp())
     });
-    instant.map(|at| at.as_millisecond()).map_err(|_| {
-        Error::invalid(field, format!("`{field}` must be a time such as `2026-11-20T17:31:00Z`"))
-    })
+    instant
+        .map(|at| at.as_millisecond())
+        .map_err(|_| Error::invalid(field, format!("`{field}` must be a time such as `2026-11-20T17:31:00Z`")))
 }
 
 #[cfg(test)]

@@ -46,7 +46,8 @@ pub fn judge<'a>(page: &'a HistoryPage, asked: &Asked<'_>) -> Verdict<'a> {
         if page.pending_inputs.iter().any(|input| input.run_id.as_deref() == Some(key)) {
             return Verdict::Waiting;
         }
-        let reaches_back = page.rows.first().is_none_or(|row| row.timestamp_ms.is_some_and(|at| at < asked.since_ms - SKEW_MS));
+        let reaches_back =
+            page.rows.first().is_none_or(|row| row.timestamp_ms.is_some_and(|at| at < asked.since_ms - SKEW_MS));
         return if page.has_more && !reaches_back { Verdict::LookFurther } else { Verdict::NotStarted };
     };
     let after = page.rows.get(at + 1..).unwrap_or_default();
@@ -68,7 +69,8 @@ pub fn judge<'a>(page: &'a HistoryPage, asked: &Asked<'_>) -> Verdict<'a> {
         // A run that resumes ours shows by its id first and by its row later; nobody asked anything after us.
         // What was put behind a busy run by others waits under its own id.
         None if last_question => {
-            let others: HashSet<&str> = page.pending_inputs.iter().filter_map(|input| input.run_id.as_deref()).collect();
+            let others: HashSet<&str> =
+                page.pending_inputs.iter().filter_map(|input| input.run_id.as_deref()).collect();
             running_as(page, |run| !others.contains(run)).unwrap_or(Verdict::Waiting)
         }
         _ => Verdict::Waiting,
@@ -79,9 +81,11 @@ fn judge_foreign<'a>(page: &'a HistoryPage, asked: &Asked<'_>) -> Verdict<'a> {
     if let Some(running) = running_as(page, |run| run == asked.run_id) {
         return running;
     }
-    let answer = page.rows.iter().rev().find(|row| {
-        (row.is_answer() || row.is_failure()) && row.run_id.as_deref() == Some(asked.run_id)
-    });
+    let answer = page
+        .rows
+        .iter()
+        .rev()
+        .find(|row| (row.is_answer() || row.is_failure()) && row.run_id.as_deref() == Some(asked.run_id));
     answer.map_or(Verdict::Waiting, Verdict::Answered)
 }
 

@@ -21,7 +21,10 @@ const CUT_PLACES_MAX: usize = 64;
 pub enum Change {
     None,
     /// Text was added behind this many bytes and UTF-16 code units.
-    Added { at: usize, at_utf16: usize },
+    Added {
+        at: usize,
+        at_utf16: usize,
+    },
     /// The text is another one.
     Replaced,
 }

@@ -47,7 +47,8 @@ impl AppState {
     ) -> Result<T, Error> {
         let (reply, answer) = tokio::sync::oneshot::channel();
         let message = ToLink { gateway_id: gateway_id.clone(), request: request(reply) };
-        let unavailable = || Error::new(ErrorCode::GatewayUnavailable, format!("gateway `{gateway_id}` is not connected now"));
+        let unavailable =
+            || Error::new(ErrorCode::GatewayUnavailable, format!("gateway `{gateway_id}` is not connected now"));
         self.links.try_send(message).map_err(|_| unavailable())?;
         match tokio::time::timeout(wait, answer).await {
             Ok(Ok(result)) => result,

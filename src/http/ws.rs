@@ -57,7 +57,7 @@ struct Wanted {
     )
 )]
 #[get("/ws/chat/{gw_id}")]
-pub async fn chat(
+pub(crate) async fn chat(
     req: HttpRequest,
     gw_id: web::Path<String>,
     wanted: web::Query<Wanted>,
@@ -66,30 +66,38 @@ pub async fn chat(
 ) -> Result<HttpResponse, Error> {
     let caller = auth::authenticate_socket(&req)?;
     // A request that is no handshake is refused before anything is counted.
-    ws::handshake(&req).map_err(|error| Error::new(ErrorCode::InvalidRequest, format!("not a WebSocket handshake: {error}")))?;
+    ws::handshake(&req)
+        .map_err(|error| Error::new(ErrorCode::InvalidRequest, format!("not a WebSocket handshake: {error}")))?;
     let scope = match gw_id.as_str() {
         FEDERATED => Some(Scope::Federated),
-        id => id
-            .parse::<GatewayId>()
-            .ok()
-            .filter(|id| state.directory.gateway(id).is_some())
-            .map(Scope::Gateway),
+        id => id.parse::<GatewayId>().ok().filter(|id| state.directory.gateway(id).is_some()).map(Scope::Gateway),
     };
     let deltas = match wanted.deltas.as_deref() {
         None | Some("cumulative") => Deltas::Cumulative,
         Some("increment") => Deltas::Increment,
-        Some(_) => return Err(Error::invalid_at("query", "deltas", "`deltas` is `increment` or `cumulative`", "value_error")),
+        Some(_) => {
+            return Err(Error::invalid_at("query", "deltas", "`deltas` is `increment` or `cumulative`", "value_error"));
+        }
     };
     let limits = state.config.limits.clone();
     if !state.directory.enter_socket(limits.sockets_max) {
-        return Err(Error::new(ErrorCode::RateLimited, format!("{} sockets are open, which is all that is allowed", limits.sockets_max)));
+        return Err(Error::new(
+            ErrorCode::RateLimited,
+            format!("{} sockets are open, which is all that is allowed", limits.sockets_max),
+        ));
     }
     let guard = FrameGuard::new(payload, limits.frame_bytes_max);
     let trip = guard.trip_handle();
     let frame_bytes_max = limits.frame_bytes_max;
     let transport = WsTransport {
         session: None,
-        start: Some(Start { state: state.clone().into_inner(), caller, scope, deltas, cut: req.conn_data::<Cut>().cloned() }),
+        start: Some(Start {
+            state: state.clone().into_inner(),
+            caller,
+            scope,
+            deltas,
+            cut: req.conn_data::<Cut>().cloned(),
+        }),
         joiner: FragmentJoiner::new(frame_bytes_max),
         trip,
         closed: false,

@@ -59,9 +59,9 @@ impl Command for AcceptChat {
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Accepted, Error> {
         let found = match &self.to {
             To::Name(name) => conversations::find(tx.read(), name)?,
-            To::Conversation(id) => Some(
-                conversations::get(tx.read(), *id)?.ok_or_else(|| Error::not_found("conversation", id))?,
-            ),
+            To::Conversation(id) => {
+                Some(conversations::get(tx.read(), *id)?.ok_or_else(|| Error::not_found("conversation", id))?)
+            }
         };
         let mut waiting = 0;
         if let Some(conversation) = &found {
@@ -151,10 +151,16 @@ impl AcceptChat {
             return Ok(());
         }
         if self.no_queue && !self.gateway_up {
-            return Err(Error::new(ErrorCode::GatewayUnavailable, "the gateway is not connected, and you asked not to wait"));
+            return Err(Error::new(
+                ErrorCode::GatewayUnavailable,
+                "the gateway is not connected, and you asked not to wait",
+            ));
         }
         if self.no_queue && waiting > 0 {
-            return Err(Error::new(ErrorCode::SessionBusy, "a question is being answered in this session, and you asked not to wait"));
+            return Err(Error::new(
+                ErrorCode::SessionBusy,
+                "a question is being answered in this session, and you asked not to wait",
+            ));
         }
         if waiting >= self.queued_max {
             return Err(Error::new(

@@ -108,7 +108,9 @@ pub fn find(db: &mut Db, name: &SessionName) -> Result<Option<Conversation>, Err
     let live = || {
         conversations::table
             .filter(
-                conversations::gateway_id.eq(name.gateway_id.as_str().to_owned()).and(conversations::deleted_at.is_null()),
+                conversations::gateway_id
+                    .eq(name.gateway_id.as_str().to_owned())
+                    .and(conversations::deleted_at.is_null()),
             )
             .select(Row::as_select())
     };
@@ -126,7 +128,9 @@ pub fn find(db: &mut Db, name: &SessionName) -> Result<Option<Conversation>, Err
                 Some(row) => Some(row),
                 // It may have been named by its canonical form and not been contacted yet.
                 None => live()
-                    .filter(conversations::kind.eq(ConversationKind::Session as i32).and(conversations::key.eq(canonical)))
+                    .filter(
+                        conversations::kind.eq(ConversationKind::Session as i32).and(conversations::key.eq(canonical)),
+                    )
                     .first(db)
                     .optional()?,
             }
@@ -312,15 +316,14 @@ fn matching(filter: &Filter) -> Matching {
 pub fn with_unread(db: &mut Db, found: Vec<Conversation>, reader: PartyId) -> Result<Vec<Listed>, Error> {
     let ids: Vec<&[u8]> = found.iter().map(|c| c.id.as_bytes().as_slice()).collect();
     let read: Vec<(Vec<u8>, i64)> = participants::table
-        .filter(
-            participants::party_id.eq(reader.as_bytes().as_slice()).and(participants::conversation_id.eq_any(ids)),
-        )
+        .filter(participants::party_id.eq(reader.as_bytes().as_slice()).and(participants::conversation_id.eq_any(ids)))
         .select((participants::conversation_id, participants::read_seq))
         .load(db)?;
     Ok(found
         .into_iter()
         .map(|conversation| {
-            let seen = read.iter().find(|(id, _)| id.as_slice() == conversation.id.as_bytes()).map_or(0, |(_, seq)| *seq);
+            let seen =
+                read.iter().find(|(id, _)| id.as_slice() == conversation.id.as_bytes()).map_or(0, |(_, seq)| *seq);
             // Imported lines lie at 0 and below: what was said before we came is not unread.
             let unread = (conversation.last_seq - seen.max(0)).max(0);
             Listed { conversation, unread }
@@ -329,7 +332,12 @@ pub fn with_unread(db: &mut Db, found: Vec<Conversation>, reader: PartyId) -> Re
 }
 
 /// Reads the sessions of a gateway that have not been deleted, in pages by id; for its link.
-pub fn of_gateway(db: &mut Db, gateway_id: &GatewayId, after: Option<ConversationId>, limit: i64) -> Result<Vec<Conversation>, Error> {
+pub fn of_gateway(
+    db: &mut Db,
+    gateway_id: &GatewayId,
+    after: Option<ConversationId>,
+    limit: i64,
+) -> Result<Vec<Conversation>, Error> {
     let mut query = conversations::table
         .filter(conversations::gateway_id.eq(gateway_id.as_str().to_owned()).and(conversations::deleted_at.is_null()))
         .order(conversations::id.asc())

@@ -5,9 +5,9 @@ use diesel::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::dialect::Db;
+use super::parties;
 use super::schema::deliveries;
 use super::tx::{Command, Tx};
-use super::parties;
 use crate::domain::delivery::{Applied, Delivery, DeliveryState, Move, Outcome, backoff_ms};
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::Event;
@@ -71,7 +71,8 @@ impl TryFrom<Row> for Stored {
     type Error = Error;
 
     fn try_from(row: Row) -> Result<Self, Error> {
-        let state = DeliveryState::from_code(row.state).ok_or_else(|| Error::corrupt("a delivery of an unknown state"))?;
+        let state =
+            DeliveryState::from_code(row.state).ok_or_else(|| Error::corrupt("a delivery of an unknown state"))?;
         let outcome = row
             .outcome
             .map(|code| Outcome::from_code(code).ok_or_else(|| Error::corrupt("a delivery of an unknown outcome")))

@@ -143,7 +143,8 @@ pub struct Settings {
 
 /// Runs the migrations that are missing. Two nodes may call it at once: one waits for the other.
 pub(super) fn migrate(db: &mut Db) -> Result<(), Error> {
-    let failed = |error: Box<dyn std::error::Error + Send + Sync>| Error::internal(format!("migration failed: {error}"));
+    let failed =
+        |error: Box<dyn std::error::Error + Send + Sync>| Error::internal(format!("migration failed: {error}"));
     match db {
         Db::Sqlite(conn) => conn.run_pending_migrations(SQLITE_MIGRATIONS).map(drop).map_err(failed),
         Db::Postgres(conn) => {
@@ -161,7 +162,8 @@ pub(super) fn migrate(db: &mut Db) -> Result<(), Error> {
 
 /// Undoes all migrations; for tests of the way down.
 pub fn revert_all(db: &mut Db) -> Result<(), Error> {
-    let failed = |error: Box<dyn std::error::Error + Send + Sync>| Error::internal(format!("migration failed: {error}"));
+    let failed =
+        |error: Box<dyn std::error::Error + Send + Sync>| Error::internal(format!("migration failed: {error}"));
     match db {
         Db::Sqlite(conn) => conn.revert_all_migrations(SQLITE_MIGRATIONS).map(drop).map_err(failed),
         Db::Postgres(conn) => {

@@ -193,7 +193,10 @@ impl AddGateway {
             .optional()?;
         let Some((row, hash)) = known else { return Ok(None) };
         if hash.as_deref() != Some(idem.hash.as_slice()) {
-            return Err(Error::new(ErrorCode::IdempotencyConflict, "this idempotency key was used for another gateway"));
+            return Err(Error::new(
+                ErrorCode::IdempotencyConflict,
+                "this idempotency key was used for another gateway",
+            ));
         }
         Gateway::try_from(row).map(Some)
     }
@@ -327,7 +330,14 @@ impl Command for RemoveGateway {
             purge(tx, &self.id)?;
         }
         let target = ("gateway", self.id.as_str());
-        audit::record(tx, &self.actor, "gateway.remove", target, Some(&shown(&gateway)), Some(&json!({ "purge": self.purge })))?;
+        audit::record(
+            tx,
+            &self.actor,
+            "gateway.remove",
+            target,
+            Some(&shown(&gateway)),
+            Some(&json!({ "purge": self.purge })),
+        )?;
         tx.emit(Event::GatewayChanged { gateway_id: self.id.clone(), removed: true });
         Ok(gateway)
     }
@@ -360,6 +370,7 @@ fn purge(tx: &mut Tx<'_>, gateway: &GatewayId) -> Result<(), Error> {
         tx.forget(conversation);
         tx.emit(Event::ConversationDeleted { topic, first_seq: ends.first_seq, last_seq: ends.last_seq });
     }
-    diesel::delete(message_origins::table.filter(message_origins::gateway_id.eq(gateway.as_str()))).execute(tx.write())?;
+    diesel::delete(message_origins::table.filter(message_origins::gateway_id.eq(gateway.as_str())))
+        .execute(tx.write())?;
     Ok(())
 }

@@ -161,7 +161,13 @@ pub enum Span {
 }
 
 /// Reads at most `limit` lines of a log, oldest first, and at most `bytes_max` of text (but always one line).
-pub fn page(db: &mut Db, id: ConversationId, span: Span, limit: i64, bytes_max: usize) -> Result<Vec<Arc<Line>>, Error> {
+pub fn page(
+    db: &mut Db,
+    id: ConversationId,
+    span: Span,
+    limit: i64,
+    bytes_max: usize,
+) -> Result<Vec<Arc<Line>>, Error> {
     let query = messages::table
         .filter(messages::conversation_id.eq(id.as_bytes().as_slice()))
         .select(Row::as_select())
@@ -194,7 +200,12 @@ pub fn get(db: &mut Db, id: MessageId) -> Result<Option<Arc<Line>>, Error> {
 }
 
 /// Reads the first line that answers `id`.
-pub fn reply_to(db: &mut Db, conversation: ConversationId, after_seq: i64, id: MessageId) -> Result<Option<Arc<Line>>, Error> {
+pub fn reply_to(
+    db: &mut Db,
+    conversation: ConversationId,
+    after_seq: i64,
+    id: MessageId,
+) -> Result<Option<Arc<Line>>, Error> {
     let row = messages::table
         .filter(
             messages::conversation_id

@@ -99,7 +99,9 @@ impl Store {
     /// Copies the database to `target` while it runs; refuses a file that exists.
     pub async fn backup(&self, target: PathBuf) -> Result<(), Error> {
         if target.exists() {
-            return Err(Error::new(ErrorCode::AlreadyExists, format!("`{}` exists already", target.display())).with_status(409));
+            return Err(
+                Error::new(ErrorCode::AlreadyExists, format!("`{}` exists already", target.display())).with_status(409)
+            );
         }
         let copied = self.read_outside(move |db| dialect::copy_to(db, &target)).await?;
         copied.ok_or_else(|| {
@@ -138,7 +140,9 @@ impl Store {
 
 async fn answer<T>(receiver: tokio::sync::oneshot::Receiver<Result<T, Error>>) -> Result<T, Error> {
     // The thread ends only after it has answered everybody, unless it is torn down: then the outcome is unknown.
-    receiver.await.unwrap_or_else(|_| Err(Error::new(ErrorCode::ShuttingDown, "the server is stopping; repeat the call")))
+    receiver
+        .await
+        .unwrap_or_else(|_| Err(Error::new(ErrorCode::ShuttingDown, "the server is stopping; repeat the call")))
 }
 
 /// Takes the locks that keep a second server off an SQLite file: beside the data, and beside the file if it is elsewhere.

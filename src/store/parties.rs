@@ -23,7 +23,12 @@ impl TryFrom<Row> for Party {
 
     fn try_from(row: Row) -> Result<Self, Error> {
         let kind = PartyKind::from_code(row.kind).ok_or_else(|| Error::corrupt("a party of an unknown kind"))?;
-        Ok(Self { id: PartyId::try_from(row.id.as_slice())?, kind, reference: row.reference, display_name: row.display_name })
+        Ok(Self {
+            id: PartyId::try_from(row.id.as_slice())?,
+            kind,
+            reference: row.reference,
+            display_name: row.display_name,
+        })
     }
 }
 
@@ -38,12 +43,8 @@ pub(super) fn ensure(tx: &mut Tx<'_>, kind: PartyKind, reference: &str, display_
         }
         return Ok(party);
     }
-    let party = Party {
-        id: PartyId::new(),
-        kind,
-        reference: reference.to_owned(),
-        display_name: display_name.to_owned(),
-    };
+    let party =
+        Party { id: PartyId::new(), kind, reference: reference.to_owned(), display_name: display_name.to_owned() };
     let now_ms = tx.now_ms();
     diesel::insert_into(parties::table)
         .values((

@@ -58,7 +58,10 @@ impl CreateSession {
             .optional()?;
         let Some((id, hash)) = known else { return Ok(None) };
         if hash.as_deref() != Some(idem.hash.as_slice()) {
-            return Err(Error::new(ErrorCode::IdempotencyConflict, "this idempotency key was used for another session"));
+            return Err(Error::new(
+                ErrorCode::IdempotencyConflict,
+                "this idempotency key was used for another session",
+            ));
         }
         conversations::get(tx.read(), ConversationId::try_from(id.as_slice())?)
     }

@@ -256,7 +256,10 @@ pub(super) fn abandon(tx: &mut Tx<'_>, id: TurnId) -> Result<(), Error> {
 pub enum DeliveryEnd {
     Completed(Outcome),
     /// For good; `started`: the gateway may have begun to work on it, so its key must not be sent again (D4).
-    Dead { reason: String, started: bool },
+    Dead {
+        reason: String,
+        started: bool,
+    },
 }
 
 /// Ends a turn: its answer line, its delivery and its state in one transaction (STO-2). The first end counts.

@@ -9,10 +9,10 @@ use diesel::prelude::*;
 
 use super::dialect::Db;
 use super::messages::{self, NewLine, Place};
-use super::schema::{conversations, message_origins};
-use super::tx::{Command, Tx};
-use super::turns::{self, NewStep};
 use super::parties;
+use super::schema::{conversations, message_origins};
+use super::turns::{self, NewStep};
+use super::tx::{Command, Tx};
 use crate::domain::error::Error;
 use crate::domain::event::Event;
 use crate::domain::ids::{ConversationId, DeliveryId, GatewayId, MessageId, StepId, TurnId};

@@ -196,7 +196,9 @@ impl Command for AddUser {
             if self.ensure {
                 return Ok(known);
             }
-            return Err(Error::new(ErrorCode::AlreadyExists, format!("user `{}` exists already", self.name)).with_status(409));
+            return Err(
+                Error::new(ErrorCode::AlreadyExists, format!("user `{}` exists already", self.name)).with_status(409)
+            );
         }
         let id = UserId::new();
         let party = parties::ensure(tx, PartyKind::User, &id.to_string(), &self.display_name)?;
@@ -259,11 +261,7 @@ impl Command for ChangeUser {
         let row = users::table.find(self.id.as_bytes().as_slice());
         let now_ms = tx.now_ms();
         diesel::update(row)
-            .set((
-                users::display_name.eq(display_name),
-                users::role.eq(role as i32),
-                users::updated_at.eq(now_ms),
-            ))
+            .set((users::display_name.eq(display_name), users::role.eq(role as i32), users::updated_at.eq(now_ms)))
             .execute(tx.write())?;
         if let Some(hash) = &self.password_hash {
             diesel::update(row).set(users::password_hash.eq(hash)).execute(tx.write())?;

@@ -36,7 +36,8 @@ impl Vault {
             })?,
             None => key_from_file(&data_dir.join(KEY_FILE))?,
         };
-        let cipher = XChaCha20Poly1305::new_from_slice(key.as_slice()).map_err(|_| Error::internal("bad key length"))?;
+        let cipher =
+            XChaCha20Poly1305::new_from_slice(key.as_slice()).map_err(|_| Error::internal("bad key length"))?;
         Ok(Self { cipher })
     }
 
@@ -71,7 +72,8 @@ impl Vault {
     /// Opens a text.
     pub fn unseal_text(&self, place: &str, sealed: &[u8]) -> Result<Secret, Error> {
         let plain = self.unseal(place, sealed)?;
-        let text = std::str::from_utf8(&plain).map_err(|_| Error::corrupt(format!("the secret `{place}` is not text")))?;
+        let text =
+            std::str::from_utf8(&plain).map_err(|_| Error::corrupt(format!("the secret `{place}` is not text")))?;
         Ok(Secret::new(text))
     }
 }
@@ -102,7 +104,10 @@ fn key_from_file(path: &Path) -> Result<Zeroizing<[u8; 32]>, Error> {
             decode_key(&text).ok_or_else(|| {
                 Error::new(
                     ErrorCode::InvalidRequest,
-                    format!("the key file `{}` does not hold 32 bytes in base64; restore it from its backup", path.display()),
+                    format!(
+                        "the key file `{}` does not hold 32 bytes in base64; restore it from its backup",
+                        path.display()
+                    ),
                 )
             })
         }

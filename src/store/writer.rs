@@ -69,7 +69,11 @@ pub enum Lane {
 impl WriterHandle {
     /// Queues a command at once and returns its answer, which comes after the commit (STO-1). Dropping the returned
     /// receiver does not cancel the command.
-    pub fn submit<C: Command>(&self, lane: Lane, command: C) -> Result<oneshot::Receiver<Result<C::Output, Error>>, Error> {
+    pub fn submit<C: Command>(
+        &self,
+        lane: Lane,
+        command: C,
+    ) -> Result<oneshot::Receiver<Result<C::Output, Error>>, Error> {
         let (reply, answer) = oneshot::channel();
         let job = Box::new(Pending { command, reply: Some(reply), outcome: None });
         let queue = match lane {
@@ -273,8 +277,8 @@ impl Worker {
             batch.push(job);
         }
         // One bulk command goes along even in a full batch: else it would wait for as long as the rush lasts.
-        let bulk_until =
-            (batch.len() + self.seed.parts.options.bulk_batch_max).min(self.seed.parts.options.batch_max.max(batch.len() + 1));
+        let bulk_until = (batch.len() + self.seed.parts.options.bulk_batch_max)
+            .min(self.seed.parts.options.batch_max.max(batch.len() + 1));
         while batch.len() < bulk_until
             && let Ok(job) = self.seed.bulk.try_recv()
         {
@@ -332,7 +336,8 @@ impl Worker {
         let pooling = self.seed.parts.opener.settings.pooling;
         let epoch = self.seed.parts.epoch.load(Ordering::SeqCst);
         self.memory.enter(epoch);
-        if let Err(error) = dialect::begin_write(db, pooling).map_err(Error::from).and_then(|()| check_epoch(db, epoch)) {
+        if let Err(error) = dialect::begin_write(db, pooling).map_err(Error::from).and_then(|()| check_epoch(db, epoch))
+        {
             let fate = if error.code() == ErrorCode::Standby { Fate::Keep } else { Fate::Reopen };
             // The rollback of a transaction that never began fails; the connection is judged by what comes next.
             let _ = dialect::rollback(db);

@@ -35,7 +35,13 @@ fn text(frame: &Value) -> ByteString {
 }
 
 /// `connected` or `reconnected`.
-pub(super) fn connected(kind: &str, id: &GatewayId, status: &LinkStatus, deltas: Deltas, federated: bool) -> ByteString {
+pub(super) fn connected(
+    kind: &str,
+    id: &GatewayId,
+    status: &LinkStatus,
+    deltas: Deltas,
+    federated: bool,
+) -> ByteString {
     let mut frame = json!({
         "type": kind,
         "agents": status.agents,
@@ -51,7 +57,13 @@ pub(super) fn connected(kind: &str, id: &GatewayId, status: &LinkStatus, deltas:
 }
 
 /// `disconnected`.
-pub(super) fn disconnected(id: &GatewayId, status: &LinkStatus, reason: &str, retry_in_ms: Option<u64>, federated: bool) -> ByteString {
+pub(super) fn disconnected(
+    id: &GatewayId,
+    status: &LinkStatus,
+    reason: &str,
+    retry_in_ms: Option<u64>,
+    federated: bool,
+) -> ByteString {
     let mut frame = json!({
         "type": "disconnected",
         "reason": reason,
@@ -115,11 +127,15 @@ pub(super) fn reset(topic: &Topic, reason: &str, first_seq: i64, last_seq: i64, 
 pub(super) fn watching(kind: &str, topic: &Topic, last_seq: i64, run: Option<&Live>, federated: bool) -> ByteString {
     let mut frame = json!({ "type": kind, "lastSeq": last_seq });
     if let Some(live) = run {
-        set(&mut frame, "activeRun", json!({
-            "runId": live.turn_id,
-            "messageId": live.message_id,
-            "startedAt": live.started_at,
-        }));
+        set(
+            &mut frame,
+            "activeRun",
+            json!({
+                "runId": live.turn_id,
+                "messageId": live.message_id,
+                "startedAt": live.started_at,
+            }),
+        );
     }
     name(&mut frame, topic, federated);
     text(&frame)
@@ -188,7 +204,8 @@ pub(super) fn live(
 
 /// A snapshot for someone who has just come.
 pub(super) fn snapshot(topic: &Topic, live: &Live, n: u64, federated: bool) -> (ByteString, Have) {
-    let mut frame = json!({ "type": "stream", "state": "snapshot", "runId": live.turn_id, "n": n, "text": &*live.text });
+    let mut frame =
+        json!({ "type": "stream", "state": "snapshot", "runId": live.turn_id, "n": n, "text": &*live.text });
     name(&mut frame, topic, federated);
     (text(&frame), Have { bytes: live.text.len(), utf16: live.text.encode_utf16().count() })
 }
@@ -218,7 +235,12 @@ pub(super) fn terminal(topic: &Topic, end: &TurnEnd, line: Option<&Line>, n: u64
     text(&frame)
 }
 
-pub(super) fn error(error: &Error, session_key: Option<&str>, client_key: Option<&str>, gateway_id: Option<&str>) -> ByteString {
+pub(super) fn error(
+    error: &Error,
+    session_key: Option<&str>,
+    client_key: Option<&str>,
+    gateway_id: Option<&str>,
+) -> ByteString {
     let mut frame = json!({ "type": "error", "error": error.message(), "code": error.code() });
     if let Some(key) = session_key {
         set(&mut frame, "sessionKey", json!(key));

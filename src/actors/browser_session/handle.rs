@@ -222,7 +222,8 @@ impl BrowserSession {
         let gateway_up = self.parts.directory.is_connected(&name.gateway_id);
         let no_queue = chat.queue == Some(false);
         if no_queue && !gateway_up {
-            let error = Error::new(ErrorCode::GatewayUnavailable, "the gateway is not connected, and you asked not to wait");
+            let error =
+                Error::new(ErrorCode::GatewayUnavailable, "the gateway is not connected, and you asked not to wait");
             return self.refuse(error, Some(&chat.named), key);
         }
         let gateway_id = name.gateway_id.clone();
@@ -249,25 +250,27 @@ impl BrowserSession {
                 line_only: None,
             };
             let store = this.parts.store.clone();
-            Box::pin(async move { store.write(command).await }.into_actor(this).map(move |result, this, ctx| match result {
-                // The acknowledgement comes as the event of the line, in its place among the others.
-                Ok(accepted) if !accepted.repeated => {}
-                Ok(accepted) => {
-                    let topic = Topic {
-                        conversation_id: accepted.conversation.id,
-                        gateway_id: accepted.conversation.gateway_id.clone(),
-                        key: accepted.conversation.key.as_str().into(),
-                    };
-                    let pending = accepted.delivery.as_ref().is_some_and(|d| d.attempt == 0 && d.state.is_open());
-                    if pending && this.queued.len() < QUEUED_MAX {
-                        this.queued.insert(accepted.line.id);
+            Box::pin(async move { store.write(command).await }.into_actor(this).map(move |result, this, ctx| {
+                match result {
+                    // The acknowledgement comes as the event of the line, in its place among the others.
+                    Ok(accepted) if !accepted.repeated => {}
+                    Ok(accepted) => {
+                        let topic = Topic {
+                            conversation_id: accepted.conversation.id,
+                            gateway_id: accepted.conversation.gateway_id.clone(),
+                            key: accepted.conversation.key.as_str().into(),
+                        };
+                        let pending = accepted.delivery.as_ref().is_some_and(|d| d.attempt == 0 && d.state.is_open());
+                        if pending && this.queued.len() < QUEUED_MAX {
+                            this.queued.insert(accepted.line.id);
+                        }
+                        let frame = frames::ack(&topic, &accepted.line, key.as_deref(), !pending, this.federated());
+                        this.send(frame, ctx);
                     }
-                    let frame = frames::ack(&topic, &accepted.line, key.as_deref(), !pending, this.federated());
-                    this.send(frame, ctx);
-                }
-                Err(error) => {
-                    let (session, gateway) = (named.session_key.clone(), named.gateway_id.clone());
-                    this.tell_error(&error, session.as_deref(), key.as_deref(), gateway.as_deref(), ctx);
+                    Err(error) => {
+                        let (session, gateway) = (named.session_key.clone(), named.gateway_id.clone());
+                        this.tell_error(&error, session.as_deref(), key.as_deref(), gateway.as_deref(), ctx);
+                    }
                 }
             }))
         }))
@@ -289,7 +292,10 @@ impl BrowserSession {
         }
         let bytes_max = self.parts.limits.message_bytes_max;
         if text.len() > bytes_max {
-            return Err(Error::new(ErrorCode::MessageTooLarge, format!("a message must not be longer than {bytes_max} bytes")));
+            return Err(Error::new(
+                ErrorCode::MessageTooLarge,
+                format!("a message must not be longer than {bytes_max} bytes"),
+            ));
         }
         if text.contains('\0') {
             return Err(Error::new(ErrorCode::BadFrame, "`message` must not hold NUL characters"));

@@ -114,10 +114,12 @@ mod tests {
 
     #[test]
     fn the_ancestors_frames_are_read_as_they_are() {
-        let chat = Inbound::parse(r#"{"type": "chat", "sessionKey": "webchat-123", "message": "hello"}"#).expect("chat");
+        let chat =
+            Inbound::parse(r#"{"type": "chat", "sessionKey": "webchat-123", "message": "hello"}"#).expect("chat");
         assert!(matches!(chat, Inbound::Chat(Chat { message: Some(text), .. }) if text == "hello"));
         assert!(matches!(Inbound::parse(r#"{"type": "abort", "sessionKey": "webchat-123"}"#), Ok(Inbound::Abort(_))));
-        let history = Inbound::parse(r#"{"type": "history", "sessionKey": "webchat-123", "limit": 50}"#).expect("history");
+        let history =
+            Inbound::parse(r#"{"type": "history", "sessionKey": "webchat-123", "limit": 50}"#).expect("history");
         assert!(matches!(history, Inbound::History(History { limit: Some(50), .. })));
         assert!(matches!(Inbound::parse(r#"{"type":"ping","extra":1}"#), Ok(Inbound::Ping)));
     }

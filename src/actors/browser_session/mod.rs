@@ -223,7 +223,8 @@ impl BrowserSession {
             Scope::Federated => self.parts.directory.gateways(),
         };
         for card in cards {
-            let frame = frames::connected("connected", &card.gateway.id, &card.status, self.parts.deltas, self.federated());
+            let frame =
+                frames::connected("connected", &card.gateway.id, &card.status, self.parts.deltas, self.federated());
             self.send(frame, ctx);
         }
     }
@@ -269,7 +270,8 @@ impl BrowserSession {
     }
 
     fn live_frame(&mut self, topic: &Arc<Topic>, live: &Arc<Live>, whole: bool, federated: bool) -> Option<ByteString> {
-        let run = self.watches.get_mut(&topic.conversation_id)?.run.as_mut().filter(|run| run.turn_id == live.turn_id)?;
+        let run =
+            self.watches.get_mut(&topic.conversation_id)?.run.as_mut().filter(|run| run.turn_id == live.turn_id)?;
         let (frame, have) = frames::live(topic, live, run.n + 1, self.parts.deltas, run.have, whole, federated)?;
         run.n += 1;
         run.have = have;
@@ -310,7 +312,9 @@ impl BrowserSession {
             Event::Link { gateway_id, status, change } if self.in_scope(gateway_id) => {
                 let federated = self.federated();
                 let frame = match change {
-                    LinkChange::Up => frames::connected("reconnected", gateway_id, status, self.parts.deltas, federated),
+                    LinkChange::Up => {
+                        frames::connected("reconnected", gateway_id, status, self.parts.deltas, federated)
+                    }
                     LinkChange::Down { reason, retry_in_ms } => {
                         frames::disconnected(gateway_id, status, reason, *retry_in_ms, federated)
                     }
@@ -318,7 +322,9 @@ impl BrowserSession {
                 };
                 self.send(frame, ctx);
             }
-            Event::GatewayChanged { gateway_id, removed: true } if self.parts.scope == Scope::Gateway(gateway_id.clone()) => {
+            Event::GatewayChanged { gateway_id, removed: true }
+                if self.parts.scope == Scope::Gateway(gateway_id.clone()) =>
+            {
                 self.close(4404, "the gateway was removed", ctx);
             }
             Event::TokenEnded { token_id } if self.parts.caller.token_id == Some(*token_id) => {
@@ -352,7 +358,10 @@ impl BrowserSession {
         if !self.take_allowance() || self.inbound.len() >= INBOUND_MAX {
             let error = Error::new(
                 ErrorCode::RateLimited,
-                format!("at most {} frames a second are taken from one socket", self.parts.limits.frames_per_second_max),
+                format!(
+                    "at most {} frames a second are taken from one socket",
+                    self.parts.limits.frames_per_second_max
+                ),
             );
             self.send(frames::error(&error, None, None, None), ctx);
             return;
@@ -369,7 +378,8 @@ impl BrowserSession {
     /// A bucket that fills with `frames_per_second_max` and holds `frames_burst_max`.
     fn take_allowance(&mut self) -> bool {
         let now = tokio::time::Instant::now();
-        let gained = now.duration_since(self.allowance_at).as_secs_f64() * f64::from(self.parts.limits.frames_per_second_max);
+        let gained =
+            now.duration_since(self.allowance_at).as_secs_f64() * f64::from(self.parts.limits.frames_per_second_max);
         self.allowance_at = now;
         self.allowance = (self.allowance + gained).min(f64::from(self.parts.limits.frames_burst_max));
         if self.allowance < 1.0 {

@@ -22,7 +22,12 @@ pub(super) enum Out {
     /// A frame that is ready.
     Text(ByteString),
     /// The newest text of a run; made into a frame when its turn comes.
-    Live { topic: Arc<Topic>, live: Arc<Live>, /** The client cannot go on from what it has. */ whole: bool },
+    Live {
+        topic: Arc<Topic>,
+        live: Arc<Live>,
+        /** The client cannot go on from what it has. */
+        whole: bool,
+    },
 }
 
 /// The queue of one socket.

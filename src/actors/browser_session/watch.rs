@@ -105,7 +105,8 @@ impl BrowserSession {
         if watch.run.is_some_and(|run| run.turn_id == live.turn_id && run.rev >= live.rev) {
             return;
         }
-        let (topic, n) = (watch.topic.clone(), watch.run.filter(|run| run.turn_id == live.turn_id).map_or(0, |run| run.n) + 1);
+        let (topic, n) =
+            (watch.topic.clone(), watch.run.filter(|run| run.turn_id == live.turn_id).map_or(0, |run| run.n) + 1);
         let (frame, have) = frames::snapshot(&topic, &live, n, federated);
         watch.run = Some(RunView { turn_id: live.turn_id, rev: live.rev, n, have });
         self.outbox.drop_live(live.turn_id);

@@ -149,7 +149,9 @@ impl GatewayLink {
         if self.sessions.contains_key(&id) {
             return;
         }
-        for name in [conversation.canonical_key.clone(), self.expected_canonical(&conversation.key)].into_iter().flatten() {
+        for name in
+            [conversation.canonical_key.clone(), self.expected_canonical(&conversation.key)].into_iter().flatten()
+        {
             self.by_canonical.entry(name).or_insert(id);
         }
         self.sessions.insert(id, Session::new(conversation, self.options.clone()));
@@ -175,9 +177,7 @@ impl GatewayLink {
         }
         let (store, message_id, delivery) = (self.parts.store.clone(), delivery.message_id, delivery.clone());
         async move {
-            store
-                .read(move |db| Ok::<_, Error>((conversations::get(db, id)?, messages::get(db, message_id)?)))
-                .await
+            store.read(move |db| Ok::<_, Error>((conversations::get(db, id)?, messages::get(db, message_id)?))).await
         }
         .into_actor(self)
         .map(move |read, this, ctx| match read {
@@ -313,7 +313,9 @@ impl GatewayLink {
                 let why = For::History { conversation_id: id, purpose };
                 self.ask(Request { method: "chat.history", params, why });
             }
-            Effect::Begin(command) => self.write(id, command, ctx, |session, result, now| session.on_begun(result, now)),
+            Effect::Begin(command) => {
+                self.write(id, command, ctx, |session, result, now| session.on_begun(result, now))
+            }
             Effect::BeginForeign(command) => {
                 self.write(id, command, ctx, |session, result, now| session.on_begun(result, now));
             }

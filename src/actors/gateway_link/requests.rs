@@ -5,9 +5,9 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::session::Purpose;
-use crate::domain::ids::ConversationId;
-use crate::domain::error::Error;
 use crate::actors::messages::UpstreamSession;
+use crate::domain::error::Error;
+use crate::domain::ids::ConversationId;
 
 /// Requests that wait for their turn; beyond it they fail like on a busy gateway.
 const WAITING_MAX: usize = 10_000;
@@ -19,10 +19,15 @@ pub(super) enum For {
     SessionList,
     /// The hello is answered by hand: see the handshake.
     Connect,
-    Send { conversation_id: ConversationId },
+    Send {
+        conversation_id: ConversationId,
+    },
     /// The event tells what came of it.
     Abort,
-    History { conversation_id: ConversationId, purpose: Purpose },
+    History {
+        conversation_id: ConversationId,
+        purpose: Purpose,
+    },
     List(oneshot::Sender<Result<Vec<UpstreamSession>, Error>>),
     Delete(oneshot::Sender<Result<(), Error>>),
     /// Asked for its time only.

@@ -84,11 +84,20 @@ pub(super) enum Wake {
 #[derive(Debug)]
 pub(super) enum Effect {
     /// Ask the gateway: `chat.send` with the delivery's id as key.
-    Send { delivery_id: DeliveryId, text: Arc<str> },
+    Send {
+        delivery_id: DeliveryId,
+        text: Arc<str>,
+    },
     /// Ask the gateway: `chat.abort`.
-    Abort { run_id: String },
+    Abort {
+        run_id: String,
+    },
     /// Ask the gateway: `chat.history`.
-    History { purpose: Purpose, limit: u32, offset: u64 },
+    History {
+        purpose: Purpose,
+        limit: u32,
+        offset: u64,
+    },
     Begin(BeginTurn),
     BeginForeign(BeginForeignTurn),
     End(Box<EndTurn>),
@@ -98,7 +107,10 @@ pub(super) enum Effect {
     Map(Box<HistoryPage>),
     Checkpoint(Checkpoint),
     Tell(Live),
-    WakeIn { ms: u64, wake: Wake },
+    WakeIn {
+        ms: u64,
+        wake: Wake,
+    },
     /// End these waiting deliveries.
     Cancel(Vec<DeliveryId>),
     /// The session now goes by this run id as well.
@@ -134,7 +146,9 @@ enum Stage {
     /// What became of it must be read from history.
     Unsure,
     /// The gateway knows it and does nothing: it may take it up again until then.
-    Resuming { until: i64 },
+    Resuming {
+        until: i64,
+    },
     /// Its end is being written.
     Ending(Box<EndTurn>),
 }
@@ -258,7 +272,11 @@ impl Session {
     /// A question was accepted, or is to be handed out again.
     pub(super) fn on_question(&mut self, question: Question, now_ms: i64) -> Vec<Effect> {
         let known = self.queue.iter().any(|queued| queued.delivery_id == question.delivery_id)
-            || self.run.as_ref().and_then(|run| run.question.as_ref()).is_some_and(|q| q.delivery_id == question.delivery_id);
+            || self
+                .run
+                .as_ref()
+                .and_then(|run| run.question.as_ref())
+                .is_some_and(|q| q.delivery_id == question.delivery_id);
         if !known {
             let at = self.queue.partition_point(|queued| queued.seq < question.seq);
             self.queue.insert(at, question);
@@ -357,7 +375,11 @@ impl Session {
             Contact::Asking => return Vec::new(),
             Contact::Unknown => {
                 self.contact = Contact::Asking;
-                return vec![Effect::History { purpose: Purpose::Contact, limit: self.options.history_rows, offset: 0 }];
+                return vec![Effect::History {
+                    purpose: Purpose::Contact,
+                    limit: self.options.history_rows,
+                    offset: 0,
+                }];
             }
             Contact::Known => {}
         }
@@ -401,7 +423,9 @@ impl Session {
     /// The turn is on disk, or could not be written.
     pub(super) fn on_begun(&mut self, result: Result<Turn, crate::domain::error::Error>, now_ms: i64) -> Vec<Effect> {
         use crate::domain::error::ErrorCode;
-        let Some(run) = self.run.as_mut().filter(|run| matches!(run.stage, Stage::Beginning)) else { return Vec::new() };
+        let Some(run) = self.run.as_mut().filter(|run| matches!(run.stage, Stage::Beginning)) else {
+            return Vec::new();
+        };
         match result {
             Ok(turn) if !turn.state.is_open() => {
                 // A late word of a run that had ended before the broker was started.
@@ -495,16 +519,18 @@ impl Session {
                 vec![Effect::Send { delivery_id: question.delivery_id, text: question.text.clone() }]
             }
             (Wake::Reconcile, Some(Run { stage: Stage::Resuming { .. } | Stage::Unsure, .. })) => vec![self.look()],
-            (Wake::RetryBegin, Some(Run { stage: Stage::Beginning, turn_id, question, run_id, .. })) => match question {
-                Some(question) => {
-                    vec![Effect::Begin(BeginTurn { turn_id: *turn_id, delivery_id: question.delivery_id })]
+            (Wake::RetryBegin, Some(Run { stage: Stage::Beginning, turn_id, question, run_id, .. })) => {
+                match question {
+                    Some(question) => {
+                        vec![Effect::Begin(BeginTurn { turn_id: *turn_id, delivery_id: question.delivery_id })]
+                    }
+                    None => vec![Effect::BeginForeign(BeginForeignTurn {
+                        turn_id: *turn_id,
+                        conversation_id: self.conversation.id,
+                        run_id: run_id.clone(),
+                    })],
                 }
-                None => vec![Effect::BeginForeign(BeginForeignTurn {
-                    turn_id: *turn_id,
-                    conversation_id: self.conversation.id,
-                    run_id: run_id.clone(),
-                })],
-            },
+            }
             (Wake::RetryEnd, Some(Run { stage: Stage::Ending(end), .. })) => vec![Effect::End(end.clone())],
             _ => Vec::new(),
         }
@@ -561,7 +587,13 @@ impl Session {
                 // Maybe the gateway has taken our question up under another id: its log tells.
                 vec![self.look()]
             }
-            Some(_) => if event.state.is_terminal() { self.map_tail() } else { Vec::new() },
+            Some(_) => {
+                if event.state.is_terminal() {
+                    self.map_tail()
+                } else {
+                    Vec::new()
+                }
+            }
             None if event.state.is_terminal() => self.map_tail(),
             None if self.contact != Contact::Known => self.next(now_ms),
             None => self.adopt_foreign(event, now_ms),
@@ -848,7 +880,10 @@ impl Session {
         self.import.imported += rows.len();
         let oldest = page.rows.iter().filter_map(|row| row.seq).min();
         let barred = rows.len() < page.rows.len() && self.conversation.upstream.not_before_ms > 0;
-        let more = page.has_more && page.next_offset.is_some() && self.import.imported < self.options.import_lines_max && !barred;
+        let more = page.has_more
+            && page.next_offset.is_some()
+            && self.import.imported < self.options.import_lines_max
+            && !barred;
         self.import.offset = page.next_offset.unwrap_or(0);
         let import_below = if more { oldest.or(Some(0)) } else { None };
         self.conversation.upstream.import_below = import_below;
@@ -872,11 +907,7 @@ impl Session {
             self.import.running = false;
             return Vec::new();
         }
-        vec![Effect::History {
-            purpose: Purpose::Import,
-            limit: self.options.history_rows,
-            offset: self.import.offset,
-        }]
+        vec![Effect::History { purpose: Purpose::Import, limit: self.options.history_rows, offset: self.import.offset }]
     }
 
     fn continue_import(&mut self) -> Option<Effect> {
@@ -1038,7 +1069,11 @@ impl End {
     }
 
     fn aborted(text: Option<String>) -> Self {
-        Self { state: TurnState::Aborted, delivery: DeliveryEnd::Completed(Outcome::Aborted), ..Self::answered(text, None) }
+        Self {
+            state: TurnState::Aborted,
+            delivery: DeliveryEnd::Completed(Outcome::Aborted),
+            ..Self::answered(text, None)
+        }
     }
 
     fn failed(text: Option<String>, sentence: String) -> Self {

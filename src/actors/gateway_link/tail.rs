@@ -90,7 +90,8 @@ fn look_up(
     keys: &[String],
     protocol_3: bool,
 ) -> Result<Known, Error> {
-    let mut known = Known { turns: HashMap::new(), questions: HashMap::new(), asked: Vec::new(), elsewhere: HashSet::new() };
+    let mut known =
+        Known { turns: HashMap::new(), questions: HashMap::new(), asked: Vec::new(), elsewhere: HashSet::new() };
     for (run, turn, answer) in turns::by_runs(db, id, runs)? {
         known.turns.insert(run, KnownTurn { id: turn.id, open: turn.state.is_open(), answer });
     }

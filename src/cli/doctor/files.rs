@@ -4,7 +4,9 @@ use std::path::Path;
 use super::Finding;
 use crate::actors::bootstrap::ADMIN_TOKEN_FILE;
 use crate::cli::server_file::ServerFile;
-use crate::config::{Config, DatabaseUrl};
+use crate::config::Config;
+use crate::node;
+use crate::store::Location;
 use crate::store::vault::KEY_FILE;
 
 /// Below this a start is unwise, and soon nothing can be stored any more (507).
@@ -20,7 +22,9 @@ pub(super) fn all(config: &Config) -> Vec<Finding> {
     let mut findings = vec![directory(data_dir)];
     findings.extend(room(data_dir));
     let mut secret = vec![data_dir.join(KEY_FILE), data_dir.join(ADMIN_TOKEN_FILE), ServerFile::path(data_dir)];
-    if let DatabaseUrl::Sqlite(path) = &config.store.url {
+    // Another program's file is not ours to judge.
+    let opener = node::opener(&config.store);
+    if let (Location::Sqlite(path), Ok(())) = (&opener.location, opener.check_ours()) {
         secret.push(path.clone());
     }
     findings.extend(secret.iter().filter_map(|path| private(path)));

@@ -55,7 +55,8 @@ fn play(deltas: &[(Option<&str>, bool, Option<&str>)], end: Option<&str>) -> (St
 
 #[test]
 fn deltas_of_both_protocols_give_the_text() {
-    type Row = (&'static str, Vec<(Option<&'static str>, bool, Option<&'static str>)>, Option<&'static str>, &'static str);
+    type Row =
+        (&'static str, Vec<(Option<&'static str>, bool, Option<&'static str>)>, Option<&'static str>, &'static str);
     let rows: Vec<Row> = vec![
         ("nothing", vec![], None, ""),
         ("only an end", vec![], Some("all of it"), "all of it"),
@@ -66,7 +67,12 @@ fn deltas_of_both_protocols_give_the_text() {
         ("protocol 3 begins again", vec![(None, false, Some("ab")), (None, false, Some("x"))], None, "x"),
         ("replaced", vec![(Some("ab"), false, Some("ab")), (Some("x"), true, Some("x"))], None, "x"),
         ("void", vec![(Some("ab"), false, Some("ab")), (Some(""), true, Some(""))], None, ""),
-        ("void, then again", vec![(Some("ab"), false, None), (Some(""), true, None), (Some("c"), false, Some("c"))], None, "c"),
+        (
+            "void, then again",
+            vec![(Some("ab"), false, None), (Some(""), true, None), (Some("c"), false, Some("c"))],
+            None,
+            "c",
+        ),
         ("a missed delta", vec![(Some("a"), false, Some("a")), (Some("c"), false, Some("abc"))], None, "abc"),
         ("a delta told twice", vec![(Some("ab"), false, Some("ab")), (Some("b"), false, Some("ab"))], None, "ab"),
         ("joined late", vec![(Some("c"), false, Some("abc"))], None, "abc"),
@@ -89,7 +95,11 @@ fn thinking_is_taken_out_wherever_it_is_cut() {
         let (one, two) = whole.split_at(at);
         let (shown, finished) = play(&[(Some(one), false, Some(one)), (Some(two), false, Some(whole))], None);
         assert!(finished.visible.starts_with(&shown), "the end only adds to what was shown");
-        assert_eq!((finished.visible, finished.thinking), (expected.visible.clone(), expected.thinking.clone()), "{at}");
+        assert_eq!(
+            (finished.visible, finished.thinking),
+            (expected.visible.clone(), expected.thinking.clone()),
+            "{at}"
+        );
     }
     let (shown, finished) = play(&[(Some("<think>never closed"), false, None)], None);
     assert_eq!((shown.as_str(), finished.visible.as_str()), ("", ""));
@@ -100,7 +110,10 @@ fn thinking_is_taken_out_wherever_it_is_cut() {
 fn run_taken_up_in_its_middle_goes_on() {
     let mut text = RunText::starting_with("<think>a</think>one ");
     assert_eq!(text.visible(), "one ");
-    assert_eq!(text.on_delta(&event(Some("two"), false, Some("<think>a</think>one two"))), Change::Added { at: 4, at_utf16: 4 });
+    assert_eq!(
+        text.on_delta(&event(Some("two"), false, Some("<think>a</think>one two"))),
+        Change::Added { at: 4, at_utf16: 4 }
+    );
     assert_eq!(text.replace("<think>a</think>one two"), Change::None);
     assert_eq!(text.finish(Some("<think>a</think>one two")).visible, "one two");
 }

@@ -28,7 +28,11 @@ async fn a_wrong_token_is_shown_and_the_gateway_is_left_alone(database: Database
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     assert_eq!(gateway.connections(), 0);
     let later = broker.get("/api/admin/gateways/gw").await.1;
-    assert_eq!((&later["state"], &later["since"]), (&shown["state"], &shown["since"]), "it is not asked again: {reports}");
+    assert_eq!(
+        (&later["state"], &later["since"]),
+        (&shown["state"], &shown["since"]),
+        "it is not asked again: {reports}"
+    );
 }
 
 async fn a_changed_token_connects_at_once(database: Database) {
@@ -36,7 +40,8 @@ async fn a_changed_token_connects_at_once(database: Database) {
     let broker = Broker::start(&database, &[], &[]).await;
     register(&broker, &gateway).await;
     broker.gateway_is("gw", "refused").await;
-    let (status, changed) = broker.call("PATCH", "/api/admin/gateways/gw", Some(json!({ "token": "another-token" }))).await;
+    let (status, changed) =
+        broker.call("PATCH", "/api/admin/gateways/gw", Some(json!({ "token": "another-token" }))).await;
     assert_eq!(status, 200, "{changed}");
     broker.gateway_is("gw", "connected").await;
 }

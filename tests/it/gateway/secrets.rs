@@ -31,10 +31,26 @@ async fn no_secret_comes_out_anywhere(database: Database) {
     browser.until_terminal().await;
     seen.push(browser.transcript());
     let paths = [
-        "/", "/health", "/ready", "/metrics", "/openapi.json", "/api/gateways", "/api/gateways/gw/status",
-        "/api/gateways/gw2/status", "/api/gateways/gw/sessions", "/api/admin/gateways", "/api/admin/gateways/gw",
-        "/api/admin/tokens", "/api/admin/users", "/api/admin/audit", "/api/admin/actors", "/api/admin/stats",
-        "/api/admin/conversations", "/api/admin/deliveries", "/api/nowhere", "/api/gateways/%00",
+        "/",
+        "/health",
+        "/ready",
+        "/metrics",
+        "/openapi.json",
+        "/api/gateways",
+        "/api/gateways/gw/status",
+        "/api/gateways/gw2/status",
+        "/api/gateways/gw/sessions",
+        "/api/admin/gateways",
+        "/api/admin/gateways/gw",
+        "/api/admin/tokens",
+        "/api/admin/users",
+        "/api/admin/audit",
+        "/api/admin/actors",
+        "/api/admin/stats",
+        "/api/admin/conversations",
+        "/api/admin/deliveries",
+        "/api/nowhere",
+        "/api/gateways/%00",
     ];
     for path in paths {
         seen.push(format!("{path}: {}", broker.get(path).await.1));

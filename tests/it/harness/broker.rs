@@ -83,7 +83,8 @@ impl Broker {
             assert!(began.elapsed() < READY, "the broker did not become ready:\n{}", broker.log());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        broker.token = std::fs::read_to_string(data_dir.join("admin.token")).expect("the first start wrote it").trim().to_owned();
+        broker.token =
+            std::fs::read_to_string(data_dir.join("admin.token")).expect("the first start wrote it").trim().to_owned();
         broker
     }
 
@@ -101,11 +102,8 @@ impl Broker {
 
     /// Asks it to stop, and returns its exit code.
     pub(crate) async fn stop(&mut self) -> Option<i32> {
-        rustix::process::kill_process(
-            rustix::process::Pid::from_child(&self.child),
-            rustix::process::Signal::TERM,
-        )
-        .expect("it runs");
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), rustix::process::Signal::TERM)
+            .expect("it runs");
         let began = tokio::time::Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("the child can be asked") {
@@ -135,7 +133,8 @@ impl Broker {
         };
         let Ok(mut response) = sent else { return (0, Value::Null) };
         let bytes = response.body().limit(64 << 20).await.unwrap_or_default();
-        let value = serde_json::from_slice(&bytes).unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into_owned().into());
+        let value =
+            serde_json::from_slice(&bytes).unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into_owned().into());
         (response.status().as_u16(), value)
     }
 

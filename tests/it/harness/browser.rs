@@ -41,8 +41,10 @@ impl Browser {
     }
 
     pub(crate) async fn next_within(&mut self, patience: Duration) -> Option<Value> {
+        // Pings do not count: they come for ever.
+        let until = tokio::time::Instant::now() + patience;
         loop {
-            let item = tokio::time::timeout(patience, self.socket.next())
+            let item = tokio::time::timeout_at(until, self.socket.next())
                 .await
                 .unwrap_or_else(|_| panic!("no frame came; so far: {}", self.transcript()));
             match item {
@@ -73,7 +75,12 @@ impl Browser {
         self.until_within(PATIENCE, what, fits).await
     }
 
-    pub(crate) async fn until_within(&mut self, patience: Duration, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn until_within(
+        &mut self,
+        patience: Duration,
+        what: &str,
+        fits: impl Fn(&Value) -> bool,
+    ) -> Value {
         loop {
             match self.next_within(patience).await {
                 Some(frame) if fits(&frame) => return frame,
@@ -105,7 +112,10 @@ impl Browser {
     }
 
     pub(crate) fn transcript(&self) -> String {
-        self.seen.iter().map(|frame| format!("\n  {}", frame.to_string().chars().take(300).collect::<String>())).collect()
+        self.seen
+            .iter()
+            .map(|frame| format!("\n  {}", frame.to_string().chars().take(300).collect::<String>()))
+            .collect()
     }
 }
 

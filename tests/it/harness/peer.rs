@@ -92,7 +92,8 @@ impl Peer {
 
     /// Reads the whole history of a session over a connection of the test's own.
     pub(crate) async fn history(&self, session: &str) -> Vec<Value> {
-        let page = self.request("chat.history", json!({ "sessionKey": session, "limit": 1000, "maxChars": 500_000 })).await;
+        let page =
+            self.request("chat.history", json!({ "sessionKey": session, "limit": 1000, "maxChars": 500_000 })).await;
         page["messages"].as_array().cloned().unwrap_or_default()
     }
 

@@ -30,34 +30,48 @@ pub(crate) async fn check(
     }
 }
 
-async fn compare(database: &Database, broker: &Broker, peer: &Peer, gateway: &str, session: &str) -> Result<(), String> {
+async fn compare(
+    database: &Database,
+    broker: &Broker,
+    peer: &Peer,
+    gateway: &str,
+    session: &str,
+) -> Result<(), String> {
     let rows: Vec<HistoryRow> = peer.history(session).await.iter().map(HistoryRow::from_value).collect();
     let (_, ours) = broker.get(&format!("/api/gateways/{gateway}/sessions/{session}")).await;
-    let id: ConversationId = ours["id"].as_str().unwrap_or_default().parse().map_err(|_| format!("no session: {ours}"))?;
+    let id: ConversationId =
+        ours["id"].as_str().unwrap_or_default().parse().map_err(|_| format!("no session: {ours}"))?;
     let mut db = database.connect();
     let mut last_seq = i64::MIN;
     for row in &rows {
         let lines = sql::texts(
             &mut db,
             &format!(
-                "SELECT CAST(m.seq AS TEXT) || '|' || CAST(m.role AS TEXT) || '|' || m.text AS value FROM message_origins o \
+                "SELECT CAST(m.seq AS TEXT) || '|' || CASE WHEN m.late THEN 'late' ELSE 'in time' END || '|' || m.text AS value FROM message_origins o \
                  JOIN messages m ON m.id = o.message_id WHERE o.row_id = '{}'",
                 row.id
             ),
         );
         let steps = sql::number(
             &mut db,
-            &format!("SELECT count(*) AS value FROM message_origins WHERE step_id IS NOT NULL AND row_id = '{}'", row.id),
+            &format!(
+                "SELECT count(*) AS value FROM message_origins WHERE step_id IS NOT NULL AND row_id = '{}'",
+                row.id
+            ),
         );
         match (lines.as_slice(), steps) {
             ([line], 0) => {
                 let mut parts = line.splitn(3, '|');
                 let seq: i64 = parts.next().and_then(|seq| seq.parse().ok()).ok_or("a line without a number")?;
-                let text = parts.nth(1).unwrap_or_default();
-                if seq <= last_seq {
-                    return Err(format!("row {} stands at {seq}, after {last_seq}", row.id));
+                let late = parts.next() == Some("late");
+                let text = parts.next().unwrap_or_default();
+                // What was found later stands later, and says so.
+                if !late {
+                    if seq <= last_seq {
+                        return Err(format!("row {} stands at {seq}, after {last_seq}", row.id));
+                    }
+                    last_seq = seq;
                 }
-                last_seq = seq;
                 let exact = matches!(row.role, RowRole::User | RowRole::Assistant) && !row.is_failure();
                 if exact && !same_text(text, &row.text) {
                     return Err(format!("row {} says {:?}, we have {text:?}", row.id, row.text));
@@ -65,13 +79,21 @@ async fn compare(database: &Database, broker: &Broker, peer: &Peer, gateway: &st
             }
             ([], 1) => {}
             (lines, steps) => {
-                return Err(format!("row {} ({:?} {:?}) has {} lines and {steps} steps", row.id, row.role, row.text, lines.len()));
+                return Err(format!(
+                    "row {} ({:?} {:?}) has {} lines and {steps} steps",
+                    row.id,
+                    row.role,
+                    row.text,
+                    lines.len()
+                ));
             }
         }
     }
     let seqs = sql::number(
         &mut db,
-        &format!("SELECT last_seq - first_seq + 1 - (SELECT count(*) FROM messages WHERE conversation_id = c.id) AS value FROM conversations c WHERE c.key = '{session}' AND c.deleted_at IS NULL"),
+        &format!(
+            "SELECT last_seq - first_seq + 1 - (SELECT count(*) FROM messages WHERE conversation_id = c.id) AS value FROM conversations c WHERE c.key = '{session}' AND c.deleted_at IS NULL"
+        ),
     );
     if seqs != 0 {
         return Err(format!("seq of {id} is not dense: {seqs}"));

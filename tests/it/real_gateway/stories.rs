@@ -95,7 +95,9 @@ async fn a_wrong_token_is_shown(database: Database) {
     }
     let peer = Peer::start(&[]).await;
     let broker = Broker::start(&database, &[], &[]).await;
-    broker.post("/api/gateways", json!({ "id": "gw", "name": "Real", "url": peer.url, "token": "not the token" })).await;
+    broker
+        .post("/api/gateways", json!({ "id": "gw", "name": "Real", "url": peer.url, "token": "not the token" }))
+        .await;
     let shown = broker.gateway_is("gw", "refused").await;
     assert_eq!(shown["problem"]["code"], "AUTH_TOKEN_MISMATCH", "{shown}");
 }
@@ -159,7 +161,10 @@ async fn the_gateway_is_killed_in_mid_stream(database: Database) {
     peer.start_again().await;
     broker.gateway_within("gw", "connected", LONG).await;
     let end = until_end(&mut browser).await;
-    assert_eq!((&end["state"], &end["text"]), (&json!("final"), &json!("one two three four five six seven eight nine ten")));
+    assert_eq!(
+        (&end["state"], &end["text"]),
+        (&json!("final"), &json!("one two three four five six seven eight nine ten"))
+    );
     browser.ask("kill", "say: afterwards").await;
     until_end(&mut browser).await;
     check(&database, &broker, &peer, "gw", "kill", &[&browser]).await;
@@ -194,7 +199,8 @@ async fn the_broker_is_killed_in_mid_stream(database: Database) {
     last.send(json!({ "type": "resume", "sessionKey": "crash", "after": 3 })).await;
     last.until_type("resumed").await;
     last.until_within(LONG, "the answer", |frame| {
-        frame.to_string().contains("third half and fourth half") && (frame["type"] == "message" || crate::harness::is_terminal(frame))
+        frame.to_string().contains("third half and fourth half")
+            && (frame["type"] == "message" || crate::harness::is_terminal(frame))
     })
     .await;
     check(&database, &broker, &peer, "gw", "crash", &[&back, &last]).await;

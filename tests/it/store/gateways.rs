@@ -121,7 +121,7 @@ async fn a_removed_gateway_loses_its_secrets_and_keeps_its_conversations(store: 
     change(&store, &id, Changes { token: Some(secret("t")), ..Changes::default() }).await;
     store.told();
     store.write(RemoveGateway { id: id.clone(), purge: false, actor: Actor::system() }).await.unwrap();
-    assert_eq!(store.told(), ["gateway gw true"]);
+    assert_eq!(store.told(), ["delivery pending -> cancelled", "gateway gw true"]);
     let gone = id.clone();
     assert_eq!(store.read(move |db| gateways::get(db, &gone)).await.unwrap(), None);
     assert_eq!(store.number("SELECT count(*) AS value FROM gateways WHERE token IS NOT NULL").await, 0);

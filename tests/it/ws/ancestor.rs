@@ -41,24 +41,37 @@ async fn the_ancestors_readme_works_unchanged(database: Database) {
     assert_eq!((status, &missing["detail"]), (404, &json!("Gateway not found")));
 
     // POST and GET sessions
-    let (status, session) = broker.post("/api/gateways/home/sessions", json!({ "session_key": "webchat-123", "title": "First" })).await;
+    let (status, session) =
+        broker.post("/api/gateways/home/sessions", json!({ "session_key": "webchat-123", "title": "First" })).await;
     assert_eq!(status, 200, "{session}");
     let (status, _) = broker.post("/api/gateways/home/sessions", json!({ "session_key": "webchat-123" })).await;
     assert_eq!(status, 400);
     let (status, session) = broker.get("/api/gateways/home/sessions/webchat-123").await;
-    assert_eq!((status, &session["session_key"], &session["title"]), (200, &json!("webchat-123"), &json!("First")), "{session}");
+    assert_eq!(
+        (status, &session["session_key"], &session["title"]),
+        (200, &json!("webchat-123"), &json!("First")),
+        "{session}"
+    );
 
     // WS /ws/chat/{gw_id}
     let mut browser = Browser::open(&broker.address, "/ws/chat/home", None).await;
     let hello = browser.next().await.expect("the first frame");
     assert_eq!(hello["type"], "connected");
     assert!(hello["agents"].is_array() && hello["models"].is_array() && hello["defaultModel"].is_string(), "{hello}");
-    browser.send(json!({ "type": "chat", "sessionKey": "webchat-123", "message": "say[chunks=4,ms=5]: complete response" })).await;
+    browser
+        .send(
+            json!({ "type": "chat", "sessionKey": "webchat-123", "message": "say[chunks=4,ms=5]: complete response" }),
+        )
+        .await;
     let end = browser.until_terminal().await;
     assert_eq!((&end["state"], &end["text"]), (&json!("final"), &json!("complete response")));
     // Deltas hold the text so far, which its clients put in the place of what they show.
-    let deltas: Vec<&str> =
-        browser.seen.iter().filter(|frame| frame["state"] == "delta").filter_map(|frame| frame["text"].as_str()).collect();
+    let deltas: Vec<&str> = browser
+        .seen
+        .iter()
+        .filter(|frame| frame["state"] == "delta")
+        .filter_map(|frame| frame["text"].as_str())
+        .collect();
     assert!(!deltas.is_empty() && deltas.iter().all(|text| "complete response".starts_with(text)), "{deltas:?}");
     browser.send(json!({ "type": "history", "sessionKey": "webchat-123", "limit": 50 })).await;
     let history = browser.until_type("history").await;
@@ -77,7 +90,10 @@ async fn the_ancestors_readme_works_unchanged(database: Database) {
     browser.send(json!({ "type": "chat", "sessionKey": "webchat-123", "message": "fail" })).await;
     let error = browser.until_terminal().await;
     assert_eq!(error["state"], "error");
-    assert!(error["error"].as_str().is_some_and(|sentence| sentence != "Unknown error" && !sentence.is_empty()), "{error}");
+    assert!(
+        error["error"].as_str().is_some_and(|sentence| sentence != "Unknown error" && !sentence.is_empty()),
+        "{error}"
+    );
 
     // {"type": "abort", "sessionKey": "webchat-123"}
     browser.send(json!({ "type": "chat", "sessionKey": "webchat-123", "message": "gate never: one two" })).await;
@@ -93,13 +109,17 @@ async fn the_ancestors_readme_works_unchanged(database: Database) {
     assert_eq!(status, 200);
     assert!(messages.len() >= 5, "{messages:?}");
     let before = messages[2]["id"].as_str().expect("an id");
-    let (status, older) = broker.get(&format!("/api/gateways/home/sessions/webchat-123/messages?before={before}")).await;
+    let (status, older) =
+        broker.get(&format!("/api/gateways/home/sessions/webchat-123/messages?before={before}")).await;
     assert_eq!((status, older.as_array().map(Vec::len)), (200, Some(2)), "{older}");
     let (status, none) = broker.get("/api/gateways/home/sessions/unknown/messages").await;
     assert_eq!((status, none), (200, json!([])));
 
     // DELETE
-    assert_eq!(broker.call("DELETE", "/api/gateways/home/sessions/webchat-123", None).await, (200, json!({ "ok": true })));
+    assert_eq!(
+        broker.call("DELETE", "/api/gateways/home/sessions/webchat-123", None).await,
+        (200, json!({ "ok": true }))
+    );
     assert_eq!(broker.get("/api/gateways/home/sessions/webchat-123").await.0, 404);
     assert_eq!(broker.call("DELETE", "/api/gateways/home", None).await, (200, json!({ "ok": true })));
     let (status, health) = broker.get("/health").await;

@@ -66,8 +66,7 @@ async fn questions_are_answered_one_at_a_time_and_in_order(database: Database) {
     let sent = browser.seen.iter().filter(|frame| frame["type"] == "delivery" && frame["state"] == "sent").count();
     assert_eq!(sent, 4);
     // The gateway never had two questions of one session at a time: its answers were not merged.
-    let answers: Vec<Value> =
-        gateway.rows("a").into_iter().filter(|row| row["role"] == "assistant").collect();
+    let answers: Vec<Value> = gateway.rows("a").into_iter().filter(|row| row["role"] == "assistant").collect();
     assert_eq!(answers.len(), 5, "{answers:?}");
 }
 
@@ -94,9 +93,11 @@ async fn thinking_is_removed_from_deltas_and_from_the_answer(database: Database)
     browser.ask("a", "think: the visible answer").await;
     let end = browser.until_terminal().await;
     assert_eq!(end["text"], "the visible answer");
-    let leaked = browser.seen.iter().filter(|frame| frame["type"] == "stream").any(|frame| {
-        frame["text"].as_str().is_some_and(|text| text.contains("think") || text.contains("about:"))
-    });
+    let leaked = browser
+        .seen
+        .iter()
+        .filter(|frame| frame["type"] == "stream")
+        .any(|frame| frame["text"].as_str().is_some_and(|text| text.contains("think") || text.contains("about:")));
     assert!(!leaked, "{}", browser.transcript());
     browser.send(json!({ "type": "history", "sessionKey": "a" })).await;
     let history = browser.until_type("history").await;
@@ -139,7 +140,12 @@ async fn questions_wait_for_a_gateway_that_is_away(database: Database) {
     browser.until_type("reconnected").await;
     let end = browser.until_terminal().await;
     assert_eq!(end["text"], "later");
-    assert!(browser.seen.iter().any(|f| f["type"] == "delivery" && f["state"] == "sent" && f["messageId"] == ack["messageId"]));
+    assert!(
+        browser
+            .seen
+            .iter()
+            .any(|f| f["type"] == "delivery" && f["state"] == "sent" && f["messageId"] == ack["messageId"])
+    );
 }
 
 async fn a_question_that_must_not_wait_is_refused_and_not_stored(database: Database) {

@@ -1,0 +1,380 @@
+//! What the gateway says: events, the handshake, and the answers to our requests.
+use std::time::Duration;
+
+use actix::prelude::*;
+use serde_json::json;
+
+use super::requests::{For, Request};
+use super::{GatewayLink, Phase, SESSIONS_LISTED, session};
+use crate::actors::messages::UpstreamSession;
+use crate::domain::error::{Error, ErrorCode};
+use crate::domain::event::LinkChange;
+use crate::domain::gateway::LinkState;
+use crate::domain::ids::ConversationId;
+use crate::domain::secret::Secret;
+use crate::gateway::frames::{
+    self, AgentsList, Challenge, ChatEvent, HelloOk, Inbound, ModelsList, SessionsList, Shutdown,
+};
+use crate::gateway::handshake::{self, Attempt, Auth, Connect};
+use crate::store::gateways::KeepDevice;
+
+impl GatewayLink {
+    pub(super) fn on_text(&mut self, text: &str, ctx: &mut Context<Self>) {
+        let inbound = match Inbound::parse(text) {
+            Ok(inbound) => inbound,
+            Err(error) => {
+                log::warn!(gateway_id = self.parts.gateway.id.as_str(); "{error}");
+                return;
+            }
+        };
+        match inbound {
+            Inbound::Event { event, payload, seq } => {
+                if let Some(seq) = seq {
+                    self.check_seq(seq, ctx);
+                }
+                self.on_event(&event, &payload, ctx);
+            }
+            Inbound::Response { id, result } => {
+                let Some((why, took_ms)) = self.requests.take(&id) else { return };
+                self.answered(why, result.map_err(session::RequestError::Refused), took_ms, ctx);
+                self.pump();
+            }
+            Inbound::Other => {}
+        }
+    }
+
+    /// Events are counted per connection; a hole means that the gateway dropped some for us.
+    pub(super) fn check_seq(&mut self, seq: u64, ctx: &mut Context<Self>) {
+        let hole = self.last_seq > 0 && seq > self.last_seq + 1;
+        self.last_seq = self.last_seq.max(seq);
+        if hole && matches!(self.phase, Phase::Up { .. }) {
+            self.holes_total += 1;
+            let busy: Vec<ConversationId> =
+                self.sessions.iter().filter(|(_, session)| session.run_id().is_some()).map(|(id, _)| *id).collect();
+            let protocol = self.status.protocol.unwrap_or(4);
+            for id in busy {
+                self.with_session(id, ctx, |session, now_ms| session.on_link_up(protocol, now_ms));
+            }
+        }
+    }
+
+    pub(super) fn on_event(&mut self, event: &str, payload: &serde_json::value::RawValue, ctx: &mut Context<Self>) {
+        match event {
+            "connect.challenge" => match frames::decode::<Challenge>(payload) {
+                Ok(challenge) if matches!(self.phase, Phase::AwaitingChallenge { .. }) => self.sign_in(&challenge),
+                Ok(_) => {}
+                Err(error) => log::warn!(gateway_id = self.parts.gateway.id.as_str(); "{error}"),
+            },
+            "chat" => match frames::decode::<ChatEvent>(payload) {
+                Ok(event) => self.on_chat(event, ctx),
+                Err(error) => log::warn!(gateway_id = self.parts.gateway.id.as_str(); "{error}"),
+            },
+            "shutdown" => {
+                if let Ok(shutdown) = frames::decode::<Shutdown>(payload) {
+                    log::info!(gateway_id = self.parts.gateway.id.as_str();
+                        "gateway `{}` says it is going down: {}", self.parts.gateway.id, shutdown.reason);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn sign_in(&mut self, challenge: &Challenge) {
+        let Some(device) = &self.device else { return };
+        let scopes = self.scopes.clone().unwrap_or_else(|| handshake::scopes_asked(self.parts.gateway.admin));
+        let auth = if self.use_device_token || !self.has_shared_secret() {
+            Auth { device_token: self.credentials.device_token.clone(), ..Auth::default() }
+        } else {
+            Auth {
+                token: self.credentials.token.clone(),
+                password: self.credentials.password.clone(),
+                device_token: None,
+            }
+        };
+        let params = handshake::connect_params(&Connect {
+            version: env!("CARGO_PKG_VERSION"),
+            scopes: &scopes,
+            auth: &auth,
+            challenge,
+            device,
+        });
+        self.phase = Phase::AwaitingHello { since: tokio::time::Instant::now() };
+        self.requests.reset();
+        self.ask(Request { method: "connect", params, why: For::Connect });
+        self.pump();
+    }
+
+    pub(super) fn has_shared_secret(&self) -> bool {
+        self.credentials.token.is_some() || self.credentials.password.is_some()
+    }
+
+    pub(super) fn on_hello(&mut self, hello: &HelloOk, took_ms: u64, ctx: &mut Context<Self>) {
+        let now = tokio::time::Instant::now();
+        let verdict = handshake::judge_hello(hello, self.parts.gateway.admin);
+        self.phase = Phase::Up { since: now };
+        self.connects_total += 1;
+        self.switched = false;
+        self.tick_interval = Duration::from_millis(hello.policy.tick_interval_ms);
+        if self.boot_id.is_some() && self.boot_id != hello.server.boot_id {
+            log::info!(gateway_id = self.parts.gateway.id.as_str(); "gateway `{}` was started anew", self.parts.gateway.id);
+        }
+        self.boot_id.clone_from(&hello.server.boot_id);
+        self.status.protocol = Some(hello.protocol);
+        self.status.version = Some(hello.server.version.clone());
+        self.status.scopes.clone_from(&hello.auth.scopes);
+        self.status.scopes_missing = verdict.scopes_missing;
+        self.status.default_agent.clone_from(&hello.snapshot.session_defaults.default_agent_id);
+        self.status.latency_ms = u32::try_from(took_ms).ok();
+        self.status.retry_at_ms = None;
+        if let Some(token) = &hello.auth.device_token {
+            self.keep_device_token(token.clone(), hello.auth.scopes.clone());
+        }
+        if let Some(retry) = verdict.retry {
+            let wait = self.plan(retry);
+            self.set_state(verdict.state, verdict.problem);
+            if let Some(ms) = wait {
+                // Rights are given to new connections only, so this one is ended and made anew after a while.
+                self.retry = Some(ctx.run_later(Duration::from_millis(ms), |this, ctx| {
+                    this.retry = None;
+                    this.lost(Some(1000), "asking for the missing rights again", ctx);
+                    this.dial(ctx);
+                }));
+            }
+            return;
+        }
+        self.lists_awaited = 2;
+        for (method, why) in [("agents.list", For::Agents), ("models.list", For::Models)] {
+            self.ask(Request { method, params: json!({}), why });
+        }
+        self.pump();
+    }
+
+    /// One of the gateway's lists has come, or will not come. With both the connection is complete: whoever sees
+    /// "connected" sees the agents and models as well.
+    pub(super) fn on_list(&mut self, ctx: &mut Context<Self>) {
+        if self.lists_awaited == 0 || !matches!(self.phase, Phase::Up { .. }) {
+            return;
+        }
+        self.lists_awaited -= 1;
+        if self.lists_awaited > 0 {
+            return;
+        }
+        self.set_state(LinkState::Connected, None);
+        let protocol = self.status.protocol.unwrap_or(4);
+        log::info!(gateway_id = self.parts.gateway.id.as_str(), protocol; "connected to gateway `{}`", self.parts.gateway.id);
+        self.tell_link(LinkChange::Up);
+        let params = json!({ "limit": SESSIONS_LISTED });
+        self.ask(Request { method: "sessions.list", params, why: For::SessionList });
+        for session in self.sessions.values_mut() {
+            session.note_link_up(protocol);
+        }
+        // Only sessions with something under way at once; the others when the gateway's list says that they moved.
+        let busy: Vec<ConversationId> =
+            self.sessions.iter().filter(|(_, session)| !session.is_idle()).map(|(id, _)| *id).collect();
+        for id in busy {
+            self.with_session(id, ctx, |session, now_ms| session.on_link_up(protocol, now_ms));
+        }
+        self.pump();
+    }
+
+    pub(super) fn keep_device_token(&mut self, token: Secret, scopes: Vec<String>) {
+        if self.credentials.device_token.as_ref() == Some(&token) && self.credentials.device_scopes == scopes {
+            return;
+        }
+        self.credentials.device_token = Some(token.clone());
+        self.credentials.device_scopes.clone_from(&scopes);
+        let keep = KeepDevice {
+            id: self.parts.gateway.id.clone(),
+            seed: None,
+            token: Some(token),
+            scopes,
+            vault: self.parts.vault.clone(),
+        };
+        if let Err(error) = self.parts.store.write_later(crate::store::Lane::Interactive, keep) {
+            // It comes again with the next hello.
+            log::warn!(gateway_id = self.parts.gateway.id.as_str(); "a device token could not be kept: {error}");
+        }
+    }
+
+    pub(super) fn on_chat(&mut self, event: ChatEvent, ctx: &mut Context<Self>) {
+        let id = match self.by_run.get(&event.run_id).or_else(|| self.by_canonical.get(&event.session_key)) {
+            Some(id) => *id,
+            None => {
+                if self.parts.gateway.track == crate::domain::gateway::Track::All {
+                    self.open_untracked(&event.session_key, ctx);
+                }
+                return;
+            }
+        };
+        // The gateway's own name of the session is learned at first contact; a run of ours may tell it before.
+        if !self.by_canonical.contains_key(&event.session_key) && !event.session_key.is_empty() {
+            self.by_canonical.insert(event.session_key.clone(), id);
+        }
+        self.with_session(id, ctx, |session, now_ms| session.on_event(event, now_ms));
+    }
+
+    /// Queues a request; without a connection it fails at once.
+    pub(super) fn ask(&mut self, request: Request) {
+        let up =
+            self.outgoing.is_some() && (matches!(self.phase, Phase::Up { .. }) || matches!(request.why, For::Connect));
+        if !up {
+            self.refuse(request.why);
+            return;
+        }
+        if let Err(request) = self.requests.push(request) {
+            self.refuse(request.why);
+        } else {
+            self.pump();
+        }
+    }
+
+    pub(super) fn refuse(&self, why: For) {
+        // Whoever asked may have gone; sessions hear of the end of the connection by itself.
+        match why {
+            For::List(reply) => drop(reply.send(Err(self.unavailable()))),
+            For::Delete(reply) => drop(reply.send(Err(self.unavailable()))),
+            For::Test(reply) => drop(reply.send(Err(self.unavailable()))),
+            _ => {}
+        }
+    }
+
+    pub(super) fn pump(&mut self) {
+        while let Some(outgoing) = &self.outgoing
+            && let Some(frame) = self.requests.next_frame(self.parts.config.requests_in_flight_max)
+        {
+            if !outgoing.text(frame) {
+                break;
+            }
+        }
+    }
+
+    pub(super) fn answered(
+        &mut self,
+        why: For,
+        result: Result<Box<serde_json::value::RawValue>, session::RequestError>,
+        took_ms: u64,
+        ctx: &mut Context<Self>,
+    ) {
+        match why {
+            For::Connect => self.on_connect_answer(result, took_ms, ctx),
+            For::Agents => {
+                if let Some(list) = self.decoded::<AgentsList>(result) {
+                    self.status.default_model =
+                        list.default_model().map(str::to_owned).or(self.status.default_model.take());
+                    self.status.default_agent = list.default_id.clone().or(self.status.default_agent.take());
+                    self.status.agents = list.agents;
+                    self.publish_status();
+                }
+                self.on_list(ctx);
+            }
+            For::Models => {
+                if let Some(list) = self.decoded::<ModelsList>(result) {
+                    self.status.models = list.models;
+                    self.publish_status();
+                }
+                self.on_list(ctx);
+            }
+            For::SessionList => {
+                if let Some(list) = self.decoded::<SessionsList>(result) {
+                    self.status.default_model = self.status.default_model.take().or(list.defaults.default_model());
+                    self.publish_status();
+                    self.catch_up(&list, ctx);
+                }
+            }
+            For::Send { conversation_id } => {
+                let ack = decode(result);
+                self.with_session(conversation_id, ctx, |session, now_ms| session.on_sent(ack, now_ms));
+            }
+            // The event tells; an abort that finds nothing means that the end is on its way.
+            For::Abort => {}
+            For::History { conversation_id, purpose } => {
+                let page = decode(result);
+                self.with_session(conversation_id, ctx, |session, now_ms| session.on_history(purpose, page, now_ms));
+                self.contacted(conversation_id);
+            }
+            For::List(reply) => {
+                let list = decode::<SessionsList>(result).map(upstream_sessions).map_err(|e| self.upstream_error(&e));
+                let _ = reply.send(list);
+            }
+            For::Delete(reply) => {
+                let done = decode::<serde_json::Value>(result).map(drop).map_err(|e| self.upstream_error(&e));
+                let _ = reply.send(done);
+            }
+            For::Test(reply) => {
+                let done = decode::<serde_json::Value>(result).map(|_| u32::try_from(took_ms).unwrap_or(u32::MAX));
+                let _ = reply.send(done.map_err(|e| self.upstream_error(&e)));
+            }
+        }
+    }
+
+    pub(super) fn on_connect_answer(
+        &mut self,
+        result: Result<Box<serde_json::value::RawValue>, session::RequestError>,
+        took_ms: u64,
+        ctx: &mut Context<Self>,
+    ) {
+        match result {
+            Ok(payload) => match frames::decode::<HelloOk>(&payload) {
+                Ok(hello) => self.on_hello(&hello, took_ms, ctx),
+                Err(error) => self.lost(Some(4000), &error.to_string(), ctx),
+            },
+            Err(session::RequestError::Refused(error)) => {
+                let scopes = self.scopes.clone().unwrap_or_else(|| handshake::scopes_asked(self.parts.gateway.admin));
+                let attempt = Attempt {
+                    scopes: &scopes,
+                    sent_device_token: self.use_device_token || !self.has_shared_secret(),
+                    has_device_token: self.credentials.device_token.is_some(),
+                    has_shared_secret: self.has_shared_secret(),
+                    switched: self.switched,
+                };
+                self.refused = Some(handshake::judge_refusal(&error, None, &attempt));
+                self.lost(Some(1000), "the gateway refused the handshake", ctx);
+            }
+            // The end of the connection, which is told by itself, or the tick's own timeout.
+            Err(_) => {}
+        }
+    }
+
+    pub(super) fn decoded<T: serde::de::DeserializeOwned>(
+        &self,
+        result: Result<Box<serde_json::value::RawValue>, session::RequestError>,
+    ) -> Option<T> {
+        match decode(result) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                log::debug!(gateway_id = self.parts.gateway.id.as_str(); "a list could not be had: {error:?}");
+                None
+            }
+        }
+    }
+
+    pub(super) fn upstream_error(&self, error: &session::RequestError) -> Error {
+        match error {
+            session::RequestError::Refused(refusal) => {
+                Error::new(ErrorCode::UpstreamRefused, format!("the gateway refused: {}", refusal.message))
+            }
+            _ => self.unavailable(),
+        }
+    }
+}
+
+fn decode<T: serde::de::DeserializeOwned>(
+    result: Result<Box<serde_json::value::RawValue>, session::RequestError>,
+) -> Result<T, session::RequestError> {
+    let payload = result?;
+    frames::decode(&payload).map_err(|error| session::RequestError::Unreadable(error.to_string()))
+}
+
+fn upstream_sessions(list: SessionsList) -> Vec<UpstreamSession> {
+    list.sessions
+        .into_iter()
+        .map(|row| UpstreamSession {
+            title: row.title().map(str::to_owned),
+            key: row.key,
+            agent_id: row.agent_id,
+            model: row.model,
+            updated_at: row.updated_at,
+            archived: row.archived,
+        })
+        .collect()
+}
