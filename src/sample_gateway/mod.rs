@@ -23,7 +23,6 @@ mod connection;
 mod devices;
 mod frames;
 mod gateway;
-mod guard;
 mod methods;
 mod peers;
 mod run;

@@ -20,7 +20,7 @@ use super::connection::Connection;
 use super::devices::Devices;
 use super::frames::{Request, response};
 use super::gateway::{Effect, Gateway, Phase};
-use super::guard::FrameGuard;
+use crate::ws::frame_guard::FrameGuard;
 use super::peers::{CONNECTIONS_MAX, Out, Peers, Wire};
 use super::run::Next;
 use super::{FRAME_BYTES_MAX, Options, methods};
@@ -233,7 +233,7 @@ async fn upgrade(
     }
     let wire = request.conn_data::<Wire>().cloned();
     let connection = Connection::new(shared.into_inner(), wire, headers.contains_key("origin"));
-    let payload = FrameGuard::new(payload, FRAME_BYTES_MAX as u64);
+    let payload = FrameGuard::new(payload, FRAME_BYTES_MAX);
     WsResponseBuilder::new(connection, &request, payload).frame_size(FRAME_BYTES_MAX).start()
 }
 

@@ -4,7 +4,9 @@
 #[macro_use]
 mod harness;
 
+mod docs;
 mod gateway;
 mod real_gateway;
+mod routes;
 mod store;
 mod ws;

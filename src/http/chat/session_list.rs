@@ -153,15 +153,19 @@ async fn only_upstream(
                 .as_ref()
                 .is_none_or(|part| session.key.to_lowercase().contains(part) || title.to_lowercase().contains(part))
     });
+    // A session that was named here and not contacted yet is known by its short name only.
+    let default_agent = state.directory.gateway(gateway_id).and_then(|card| card.status.default_agent.clone());
+    let prefix = default_agent.map(|agent| format!("agent:{agent}:"));
     let gateway_id = gateway_id.clone();
     state
         .store
         .read(move |db| {
             let mut rest = Vec::new();
             for session in sessions {
+                let short = prefix.as_ref().and_then(|prefix| session.key.strip_prefix(prefix.as_str()));
                 let name = SessionName {
                     gateway_id: gateway_id.clone(),
-                    key: session.key.clone(),
+                    key: short.unwrap_or(&session.key).to_owned(),
                     canonical: Some(session.key.clone()),
                 };
                 if conversations::find(db, &name)?.is_none() {

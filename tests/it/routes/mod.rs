@@ -1,0 +1,11 @@
+//! The HTTP routes on both databases, through the same application that the server runs.
+mod access;
+mod admin;
+mod admin_log;
+mod chat;
+mod frame;
+mod node;
+mod ops;
+mod secrets;
+
+pub(crate) use node::TestNode;
