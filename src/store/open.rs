@@ -95,6 +95,13 @@ impl Opener {
     }
 }
 
+/// Tells whether an SQLite file bears our mark; a new one does not bear it yet.
+pub fn is_marked(path: &Path) -> bool {
+    let mut header = [0_u8; 72];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
+    read.is_ok() && header.ends_with(&APPLICATION_ID.to_be_bytes())
+}
+
 /// Refuses an SQLite file that some other program made, without writing to it (D8).
 fn refuse_foreign_file(path: &Path) -> Result<(), Error> {
     let mut header = [0_u8; 100];

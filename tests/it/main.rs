@@ -8,5 +8,6 @@ mod docs;
 mod gateway;
 mod real_gateway;
 mod routes;
+mod standby;
 mod store;
 mod ws;

@@ -28,8 +28,18 @@ struct Start {
 }
 
 impl Broker {
-    /// Starts a broker on a database.
+    /// Starts a broker on a database and waits until it answers.
     pub(crate) async fn start(database: &Database, args: &[&str], env: &[(&str, &str)]) -> Self {
+        let start = Self::settings(database, database.data_dir(), args, env);
+        Self::launch(database.data_dir(), start).await
+    }
+
+    /// Starts one more broker on a database, with a data directory of its own; it stands by.
+    pub(crate) async fn standby(database: &Database, data_dir: &Path, env: &[(&str, &str)]) -> Self {
+        Self::spawn(data_dir, Self::settings(database, data_dir, &[], env)).await
+    }
+
+    fn settings(database: &Database, data_dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Start {
         let url = match database.location() {
             Location::Sqlite(path) => format!("sqlite:////{}", path.to_string_lossy().trim_start_matches('/')),
             Location::Postgres(url) => url.reveal().to_owned(),
@@ -37,12 +47,28 @@ impl Broker {
         let mut settings: Vec<(String, String)> =
             env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         settings.push(("DATABASE_URL".into(), url));
-        settings.push(("CLAWBROKER_DATA_DIR".into(), database.data_dir().to_string_lossy().into_owned()));
-        let start = Start { args: args.iter().map(|arg| (*arg).to_owned()).collect(), env: settings };
-        Self::launch(database.data_dir(), start).await
+        settings.push(("CLAWBROKER_DATA_DIR".into(), data_dir.to_string_lossy().into_owned()));
+        Start { args: args.iter().map(|arg| (*arg).to_owned()).collect(), env: settings }
     }
 
     async fn launch(data_dir: &Path, start: Start) -> Self {
+        let mut broker = Self::spawn(data_dir, start).await;
+        broker.ready(READY).await;
+        broker
+    }
+
+    /// Waits until it answers as the active node.
+    pub(crate) async fn ready(&mut self, time: Duration) {
+        let began = tokio::time::Instant::now();
+        while self.get("/ready").await.0 != 200 {
+            assert!(began.elapsed() < time, "the broker did not become ready:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let path = self.data_dir.join("admin.token");
+        self.token = std::fs::read_to_string(path).expect("the first start wrote it").trim().to_owned();
+    }
+
+    async fn spawn(data_dir: &Path, start: Start) -> Self {
         let server_file = data_dir.join("server.json");
         // What an earlier, killed broker left there must not be taken for the new one's.
         let _ = std::fs::remove_file(&server_file);
@@ -77,15 +103,7 @@ impl Broker {
             assert!(began.elapsed() < READY, "the broker did not start:\n{}", read_log(data_dir));
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
-        let token = std::fs::read_to_string(data_dir.join("admin.token")).unwrap_or_default().trim().to_owned();
-        let mut broker = Self { child, data_dir: data_dir.to_owned(), address, token, start };
-        while broker.get("/ready").await.0 != 200 {
-            assert!(began.elapsed() < READY, "the broker did not become ready:\n{}", broker.log());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        broker.token =
-            std::fs::read_to_string(data_dir.join("admin.token")).expect("the first start wrote it").trim().to_owned();
-        broker
+        Self { child, data_dir: data_dir.to_owned(), address, token: String::new(), start }
     }
 
     /// Kills it like a power cut would.

@@ -1,0 +1,57 @@
+//! Two brokers on one PostgreSQL (D5): one is active, the other answers 503 and takes over.
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::harness::{Broker, Database, Kind};
+use crate::ws::{register, sample_gateway};
+
+/// A stand-by takes over within the lease and a margin.
+const TAKE_OVER: Duration = Duration::from_secs(15);
+/// Both nodes must open the same sealed secrets.
+const KEY: (&str, &str) = ("CLAWBROKER_ENCRYPTION_KEY", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=");
+
+#[test]
+fn a_standby_refuses_and_takes_over_when_the_active_one_is_killed() {
+    actix::System::new().block_on(async {
+        let database = Database::migrated(Kind::Postgres);
+        let gateway = sample_gateway(|_| {});
+        let mut active = Broker::start(&database, &[], &[KEY]).await;
+        register(&active, &gateway).await;
+        active.gateway_is("gw", "connected").await;
+        let mut browser = active.browser("/ws/chat/gw").await;
+        browser.ask("a", "say: before").await;
+        browser.until_terminal().await;
+
+        let other = tempfile::tempdir().expect("a temporary folder");
+        let mut standby = Broker::standby(&database, other.path(), &[KEY]).await;
+        let (status, refused) = standby.get("/api/gateways").await;
+        assert_eq!((status, &refused["error"]["code"]), (503, &json!("standby")), "{refused}");
+        assert_eq!(standby.get("/health").await.0, 200);
+        assert_eq!(standby.get("/ready").await.0, 503);
+        assert_eq!(gateway.connections(), 1, "a stand-by does not talk to gateways");
+
+        active.kill();
+        standby.ready(TAKE_OVER).await;
+        standby.gateway_is("gw", "connected").await;
+        let mut back = standby.browser("/ws/chat/gw").await;
+        back.send(json!({ "type": "resume", "sessionKey": "a", "after": 1 })).await;
+        back.until_type("resumed").await;
+        assert_eq!(back.until_type("message").await["message"]["seq"], 2, "without a gap");
+        back.ask("a", "say: after").await;
+        assert_eq!(back.until_terminal().await["text"], "after");
+    });
+}
+
+#[test]
+fn a_graceful_stop_hands_over_at_once() {
+    actix::System::new().block_on(async {
+        let database = Database::migrated(Kind::Postgres);
+        let mut active = Broker::start(&database, &[], &[KEY]).await;
+        let other = tempfile::tempdir().expect("a temporary folder");
+        let mut standby = Broker::standby(&database, other.path(), &[KEY]).await;
+        assert_eq!(standby.get("/ready").await.0, 503);
+        assert_eq!(active.stop().await, Some(0));
+        standby.ready(TAKE_OVER).await;
+    });
+}
