@@ -9,7 +9,7 @@ use crate::domain::user::{Caller, Role, TOKEN_PREFIX};
 use crate::store::Store;
 use crate::store::audit::Actor;
 use crate::store::gateways::{self, AddGateway, ChangeGateway, Changes};
-use crate::store::users::{self, ADMIN, AddToken, AddUser, User};
+use crate::store::users::{self, ADMIN, AddToken, AddUser, RevokeToken, User};
 use crate::store::vault::{Vault, write_private};
 
 /// File in the data directory that holds the admin's token.
@@ -56,6 +56,9 @@ pub async fn run(store: &Store, config: &Config, vault: &Vault) -> Result<Bootst
     if let Some(token) = &config.auth.operator_token {
         let operator = ensure_user(store, "auth-token", "AUTH_TOKEN", Role::Operator).await?;
         add_token(store, &operator, "AUTH_TOKEN", token).await?;
+        end_others(store, &operator, &["AUTH_TOKEN"], Some(token)).await?;
+    } else if let Some(operator) = store.read(|db| users::by_name(db, "auth-token")).await? {
+        end_others(store, &operator, &["AUTH_TOKEN"], None).await?;
     }
     if let Some(url) = &config.gateway.url {
         ensure_gateway(store, config, vault, url).await?;
@@ -90,6 +93,19 @@ async fn add_token(store: &Store, user: &User, name: &str, token: &Secret) -> Re
     store.write(command).await.map(drop)
 }
 
+/// Ends the tokens of these names that an earlier configuration brought; the configured one takes their place.
+async fn end_others(store: &Store, user: &User, names: &[&str], configured: Option<&Secret>) -> Result<(), Error> {
+    let id = user.id;
+    let kept = configured.map(|token| digest(token.reveal()));
+    let known = store.read(move |db| users::tokens_with_digests(db, id)).await?;
+    for (token, digest) in known {
+        if names.contains(&token.name.as_str()) && token.revoked_at.is_none() && Some(digest) != kept {
+            store.write(RevokeToken { id: token.id, actor: Actor::system() }).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Takes the configured token, or the one in the file, or makes one. The file is written before the token counts.
 async fn ensure_admin_token(store: &Store, config: &Config, admin: &User) -> Result<bool, Error> {
     let path = config.app.data_dir.join(ADMIN_TOKEN_FILE);
@@ -97,6 +113,7 @@ async fn ensure_admin_token(store: &Store, config: &Config, admin: &User) -> Res
     if let Some(token) = &config.auth.admin_token {
         write_private(&path, token.reveal()).map_err(unwritable)?;
         add_token(store, admin, "CLAWBROKER_ADMIN_TOKEN", token).await?;
+        end_others(store, admin, &["CLAWBROKER_ADMIN_TOKEN", "first start"], Some(token)).await?;
         return Ok(false);
     }
     let kept =

@@ -31,6 +31,8 @@ pub struct Directory {
     stopping: AtomicBool,
     /// Until when this node may speak for the database, in wall-clock milliseconds; `i64::MAX` where no other can (D5).
     lease_until: AtomicI64,
+    /// The same on the monotonic clock, which no correction of the time moves.
+    lease_until_instant: RwLock<Option<tokio::time::Instant>>,
     sockets: AtomicU64,
 }
 
@@ -184,10 +186,13 @@ impl Directory {
 
     /// Tells whether the lease still holds by our own clock; asked before every effect outside (D5).
     pub fn lease_holds(&self, now_ms: i64) -> bool {
-        now_ms < self.lease_until.load(Ordering::SeqCst)
+        let in_time = read(&self.lease_until_instant).is_none_or(|until| tokio::time::Instant::now() < until);
+        in_time && now_ms < self.lease_until.load(Ordering::SeqCst)
     }
 
-    pub fn set_lease_until(&self, until_ms: i64) {
+    /// Notes until when the lease holds: by wall-clock time, and by monotonic time where it can end at all.
+    pub fn set_lease_until(&self, until_ms: i64, until: Option<tokio::time::Instant>) {
+        *write(&self.lease_until_instant) = until;
         self.lease_until.store(until_ms, Ordering::SeqCst);
     }
 

@@ -26,7 +26,7 @@ use super::store_writer::StoreWriter;
 use crate::config::Config;
 use crate::domain::clock::Clock;
 use crate::domain::delivery::Delivery;
-use crate::domain::event::{Event, Publish};
+use crate::domain::event::{Event, Publish, Topic};
 use crate::domain::gateway::Gateway;
 use crate::domain::ids::{GatewayId, NodeId};
 use crate::store::lease::{DropLease, LEASE_MS, Lease, RENEW_MS, STANDBY, TakeLease};
@@ -65,7 +65,7 @@ pub struct StoreEvents(pub Arc<Vec<Arc<Event>>>);
 /// The scheduler found deliveries whose wait is over.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct DeliveriesReady(pub Vec<Delivery>);
+pub struct DeliveriesReady(pub Vec<(Arc<Topic>, Delivery)>);
 
 /// Ask every actor about itself.
 #[derive(Message)]
@@ -148,11 +148,11 @@ impl Supervisor {
             return;
         }
         let (store, command) = (self.parts.store.clone(), self.take_lease());
-        let asked_at = self.parts.clock.now_ms();
+        let (asked_at, asked) = (self.parts.clock.now_ms(), tokio::time::Instant::now());
         async move { store.write(command).await }
             .into_actor(self)
             .map(move |result, this, ctx| match result {
-                Ok(Lease::Ours { epoch }) => this.become_active(epoch, asked_at, ctx),
+                Ok(Lease::Ours { epoch }) => this.become_active(epoch, asked_at, asked, ctx),
                 Ok(Lease::Theirs { for_ms, address }) => {
                     if !std::mem::replace(&mut this.standby_said, true) {
                         log::info!(lease_ms = for_ms; "another node ({address}) is active on this database; standing by");
@@ -167,9 +167,9 @@ impl Supervisor {
             .spawn(ctx);
     }
 
-    fn become_active(&mut self, epoch: i64, asked_at: i64, ctx: &mut Context<Self>) {
+    fn become_active(&mut self, epoch: i64, asked_at: i64, asked: tokio::time::Instant, ctx: &mut Context<Self>) {
         self.parts.store.epoch().store(epoch, Ordering::SeqCst);
-        self.hold_lease(asked_at);
+        self.hold_lease(asked_at, asked);
         if !self.alone() {
             ctx.run_later(Duration::from_millis(RENEW_MS), Self::renew_lease);
         }
@@ -209,9 +209,13 @@ impl Supervisor {
     }
 
     /// Notes until when we may speak for the database: our own clock ends the lease a little early.
-    fn hold_lease(&self, asked_at: i64) {
-        let until = if self.alone() { i64::MAX } else { asked_at + LEASE_MS - LEASE_MARGIN_MS };
-        self.parts.directory.set_lease_until(until);
+    fn hold_lease(&self, asked_at: i64, asked: tokio::time::Instant) {
+        if self.alone() {
+            self.parts.directory.set_lease_until(i64::MAX, None);
+        } else {
+            let held = Duration::from_millis(u64::try_from(LEASE_MS - LEASE_MARGIN_MS).unwrap_or(0));
+            self.parts.directory.set_lease_until(asked_at + LEASE_MS - LEASE_MARGIN_MS, Some(asked + held));
+        }
     }
 
     fn renew_lease(&mut self, ctx: &mut Context<Self>) {
@@ -219,13 +223,13 @@ impl Supervisor {
             return;
         }
         let (store, command) = (self.parts.store.clone(), self.take_lease());
-        let asked_at = self.parts.clock.now_ms();
+        let (asked_at, asked) = (self.parts.clock.now_ms(), tokio::time::Instant::now());
         let epoch = self.parts.store.epoch().load(Ordering::SeqCst);
         async move { store.write(command).await }
             .into_actor(self)
             .map(move |result, this, ctx| match result {
                 Ok(Lease::Ours { epoch: held }) if held == epoch => {
-                    this.hold_lease(asked_at);
+                    this.hold_lease(asked_at, asked);
                     ctx.run_later(Duration::from_millis(RENEW_MS), Self::renew_lease);
                 }
                 Ok(_) => this.step_down(ctx),
@@ -246,7 +250,7 @@ impl Supervisor {
     fn step_down(&mut self, ctx: &mut Context<Self>) {
         log::warn!("this node has lost its lease and stands by");
         self.parts.directory.set_active(false);
-        self.parts.directory.set_lease_until(0);
+        self.parts.directory.set_lease_until(0, None);
         self.parts.store.epoch().store(STANDBY, Ordering::SeqCst);
         self.stop_children();
         self.parts.hubs.publish(vec![Event::SteppedDown]);
@@ -390,11 +394,9 @@ impl Handler<DeliveriesReady> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, msg: DeliveriesReady, _ctx: &mut Self::Context) {
-        for delivery in msg.0 {
-            // The recipient's link is found by the delivery's conversation, which only links of its gateway know.
-            let delivery = Arc::new(delivery);
-            for link in self.links.values() {
-                link.do_send(DeliveryMoved { delivery: delivery.clone(), line: None });
+        for (topic, delivery) in msg.0 {
+            if let Some(gateway_id) = &topic.gateway_id {
+                self.to_link(gateway_id, DeliveryMoved { delivery: Arc::new(delivery), line: None });
             }
         }
     }

@@ -42,6 +42,7 @@ pub(super) struct Demo {
 pub(super) fn run(common: &Common, demo: &Demo) -> Result<(), Failure> {
     let loaded = load(common, demo)?;
     logging::start(&loaded.config.log.level);
+    loaded.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     serve::raise_file_limit();
     let mut config = loaded.config;
     if demo.listen.is_empty() && config.server.listen.iter().any(|address| node::check_port(address).is_err()) {
@@ -58,6 +59,12 @@ pub(super) fn run(common: &Common, demo: &Demo) -> Result<(), Failure> {
 }
 
 fn load(common: &Common, demo: &Demo) -> Result<Loaded, Failure> {
+    let open = |text: &&String| text.parse().is_ok_and(|address: ListenAddress| !address.is_loopback());
+    if let Some(open) = demo.listen.iter().find(open) {
+        return Err(Failure::usage(format!(
+            "the demo lets programs in without a token, so it listens on this machine only, and not on `{open}`"
+        )));
+    }
     let process = Sources::from_process()?;
     let absolute = |path: &PathBuf| process.working_dir.join(path);
     let data_dir = match &common.data_dir {

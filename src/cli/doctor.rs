@@ -85,9 +85,12 @@ pub(super) async fn run(common: &Common, doctor: &Doctor) -> Result<(), Failure>
         loaded.warnings.iter().map(|warning| Finding::note("settings", warning.as_str())).collect();
     findings.extend(files::all(config));
     findings.extend(checks::database(config).await);
-    findings.push(checks::server(config, server.as_ref()).await);
+    let running = checks::server(config, server.as_ref()).await;
+    let ready = running.state == State::Ok;
+    findings.push(running);
     findings.extend(checks::ports(config, server.as_ref()));
-    if let Some(server) = &server {
+    // Only an active node has links to gateways.
+    if let Some(server) = server.as_ref().filter(|_| ready) {
         findings.extend(checks::gateways(server).await);
     }
     let wrong = findings.iter().filter(|finding| finding.state == State::Wrong).count();

@@ -176,8 +176,12 @@ async fn list(config: &Config, format: &Format) -> Result<(), Failure> {
 }
 
 async fn test(config: &Config, one: &One) -> Result<(), Failure> {
-    let Reach::Server(server) = reach(config).await? else {
-        return Err(Failure::new("no server runs, so nothing can be tested: start one with `clawbroker serve`"));
+    let server = match reach(config).await? {
+        Reach::Server(server) => server,
+        Reach::Alone(alone) => {
+            alone.close().await;
+            return Err(Failure::new("no server runs, so nothing can be tested: start one with `clawbroker serve`"));
+        }
     };
     let tested = server.post(&format!("/api/admin/gateways/{}/test", escaped(one.id.as_str())), None).await?;
     let ok = tested.get("ok").and_then(Value::as_bool).unwrap_or(false);

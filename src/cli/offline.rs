@@ -109,14 +109,14 @@ async fn take_lease(store: &Store) -> Result<Option<NodeId>, Failure> {
             store.epoch().store(epoch, Ordering::SeqCst);
             Ok(Some(node_id))
         }
-        Lease::Theirs { address, .. } => Err(active_elsewhere(&address)),
+        Lease::Theirs { address, for_ms } => Err(active_elsewhere(&address, for_ms)),
     }
 }
 
 /// Takes the lease for a moment, unless another node has it; a database without our tables has none.
 pub(super) async fn lease_of_another(store: &Store, node_id: NodeId) -> Option<Failure> {
     match store.write(take(node_id)).await {
-        Ok(Lease::Theirs { address, .. }) => Some(active_elsewhere(&address)),
+        Ok(Lease::Theirs { address, for_ms }) => Some(active_elsewhere(&address, for_ms)),
         Ok(Lease::Ours { .. }) | Err(_) => None,
     }
 }
@@ -125,10 +125,11 @@ fn take(node_id: NodeId) -> TakeLease {
     TakeLease { node_id, address: "a command".to_owned(), alone: false }
 }
 
-fn active_elsewhere(address: &str) -> Failure {
+fn active_elsewhere(address: &str, for_ms: i64) -> Failure {
+    let seconds = (for_ms / 1_000).max(0) + 1;
     Failure::new(format!(
         "another node ({address}) is active on this database: run the command where its data directory is, or stop it \
-         first"
+         first; if it was killed, its lease ends in {seconds} s"
     ))
 }
 

@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::domain::clock::{Clock, SystemClock};
 use crate::domain::time::iso;
 use crate::node;
+use crate::store::open::is_marked;
 use crate::store::vault::{KEY_FILE, Vault};
 use crate::store::{Location, Opener, Store, gateways};
 
@@ -37,7 +38,7 @@ pub(super) async fn run(common: &Common, restore: &Restore) -> Result<(), Failur
              clawbroker.dump`",
         ));
     };
-    check_source(&restore.file, &opener)?;
+    check_source(&restore.file)?;
     let _locks = lock_alone(&config, &opener.location)?;
     // Checked as a copy: whatever comes of it, the backup stays as it was, and so does the database.
     let fresh = beside(&database, ".restoring");
@@ -64,16 +65,11 @@ pub(super) async fn run(common: &Common, restore: &Restore) -> Result<(), Failur
 }
 
 /// Refuses a file that cannot be a backup of ours.
-fn check_source(file: &Path, opener: &Opener) -> Result<(), Failure> {
-    let bytes = fs::metadata(file)
-        .map_err(|error| Failure::new(format!("`{}` cannot be read: {error}", file.display())))?
-        .len();
-    let foreign = || Failure::new(format!("`{}` is not a backup of a clawbroker database", file.display()));
-    if bytes == 0 {
-        return Err(foreign());
+fn check_source(file: &Path) -> Result<(), Failure> {
+    File::open(file).map_err(|error| Failure::new(format!("`{}` cannot be read: {error}", file.display())))?;
+    if !is_marked(file) {
+        return Err(Failure::new(format!("`{}` is not a backup of a clawbroker database", file.display())));
     }
-    let source = Opener { location: Location::Sqlite(file.to_owned()), ..opener.clone() };
-    source.check_ours().map_err(|_| foreign())?;
     let log = beside(file, "-wal");
     if fs::metadata(&log).is_ok_and(|log| log.len() > 0) {
         return Err(Failure::new(format!(

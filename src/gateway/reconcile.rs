@@ -1,9 +1,13 @@
 //! What the gateway's history says of a question whose outcome we missed (D4), and what its rows are to us (D1).
 //!
 //! Pure: the link asks for history and for what the store knows, and acts on the answers given here.
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use super::history::{HistoryPage, HistoryRow, Marker, RowRole, same_text};
+
+mod mapping;
+
+pub use mapping::{KnownTurn, Mapped, Meaning, map_tail, was_reset};
 
 /// A question that was handed to the gateway, or a run that somebody else started.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +19,8 @@ pub struct Asked<'a> {
     pub text: &'a str,
     /// When it was handed over, in epoch milliseconds.
     pub since_ms: i64,
+    /// Rows up to this number were there before; 0 where that is not known. Only protocol 3 needs it.
+    pub after_seq: i64,
     pub protocol: u32,
 }
 
@@ -26,11 +32,11 @@ const SKEW_MS: i64 = 120_000;
 pub enum Verdict<'a> {
     /// The gateway has not seen the question: send it again, under the same key.
     NotStarted,
-    /// It has been answered.
-    Answered(&'a HistoryRow),
+    /// It has been answered: by one row, or by several when others' questions were steered into its run.
+    Answered(Vec<&'a HistoryRow>),
     /// It is being answered, under this run id.
     Running { run_id: String, text: Option<&'a str> },
-    /// The gateway knows the question, and nothing runs: it may take it up again.
+    /// The gateway knows the question, and nothing that is known to be ours runs: it may take it up again.
     Waiting,
     /// The question may stand further up.
     LookFurther,
@@ -39,67 +45,137 @@ pub enum Verdict<'a> {
 /// Judges a question by the newest page of its session's history.
 pub fn judge<'a>(page: &'a HistoryPage, asked: &Asked<'_>) -> Verdict<'a> {
     let Some(key) = asked.key else { return judge_foreign(page, asked) };
-    let Some(at) = find_question(page, asked, key) else {
-        if let Some(running) = running_as(page, |run| run == key || run == asked.run_id) {
-            return running;
-        }
-        if page.pending_inputs.iter().any(|input| input.run_id.as_deref() == Some(key)) {
-            return Verdict::Waiting;
-        }
-        let reaches_back =
-            page.rows.first().is_none_or(|row| row.timestamp_ms.is_some_and(|at| at < asked.since_ms - SKEW_MS));
-        return if page.has_more && !reaches_back { Verdict::LookFurther } else { Verdict::NotStarted };
-    };
-    let after = page.rows.get(at + 1..).unwrap_or_default();
-    let until = after.iter().position(|row| row.role == RowRole::User && !row.is_recovery).unwrap_or(after.len());
-    let last_question = until == after.len();
-    let after = after.get(..until).unwrap_or_default();
-    let mut runs: HashSet<&str> = HashSet::from([key, asked.run_id]);
-    runs.extend(after.iter().filter(|row| row.is_recovery).filter_map(HistoryRow::delivery_key));
+    let Some(at) = find_question(page, asked, key) else { return judge_unseen(page, asked, key) };
+    let Behind { runs, rows, is_last } = behind(page, at, key, asked.run_id);
     if let Some(running) = running_as(page, |run| runs.contains(run)) {
         return running;
     }
-    let answer = after.iter().rev().find(|row| {
-        (row.is_answer() || row.is_failure()) && row.run_id.as_deref().is_none_or(|run| runs.contains(run))
-    });
-    let active = page.in_flight.is_some() || page.active_run_ids.as_ref().is_some_and(|ids| !ids.is_empty());
-    match answer {
-        Some(row) if !active => Verdict::Answered(row),
-        Some(row) if !last_question => Verdict::Answered(row),
-        // A run that resumes ours shows by its id first and by its row later; nobody asked anything after us.
-        // What was put behind a busy run by others waits under its own id.
-        None if last_question => {
-            let others: HashSet<&str> =
-                page.pending_inputs.iter().filter_map(|input| input.run_id.as_deref()).collect();
-            running_as(page, |run| !others.contains(run)).unwrap_or(Verdict::Waiting)
-        }
-        _ => Verdict::Waiting,
+    let answers = answers_of(rows, &runs, true);
+    // An active run may still be ours, unless all active runs are told or somebody asked after us.
+    if !answers.is_empty() && (!is_active(page) || page.active_run_ids.is_some() || !is_last) {
+        return Verdict::Answered(answers);
     }
+    // A run that resumes ours shows by its bare id first and by its row soon after. The id alone may be anybody's, and
+    // a wrong answer is worse than a late one.
+    Verdict::Waiting
+}
+
+/// Finds what answers a question as far as it is written, whatever else runs: for when waiting is over.
+pub fn answer_so_far<'a>(page: &'a HistoryPage, asked: &Asked<'_>) -> Vec<&'a HistoryRow> {
+    let Some(key) = asked.key else { return answers_of(&page.rows, &HashSet::from([asked.run_id]), false) };
+    let Some(at) = find_question(page, asked, key) else { return Vec::new() };
+    let Behind { runs, rows, .. } = behind(page, at, key, asked.run_id);
+    answers_of(rows, &runs, true)
+}
+
+/// Tells whether some run is active in the session.
+pub fn is_active(page: &HistoryPage) -> bool {
+    page.in_flight.is_some()
+        || page.has_active_run == Some(true)
+        || page.active_run_ids.as_ref().is_some_and(|ids| !ids.is_empty())
+}
+
+fn judge_unseen<'a>(page: &'a HistoryPage, asked: &Asked<'_>, key: &str) -> Verdict<'a> {
+    if let Some(running) = running_as(page, |run| run == key || run == asked.run_id) {
+        return running;
+    }
+    let waits = page.pending_inputs.iter().any(|input| input.run_id.as_deref() == Some(key));
+    // A reset after we asked has taken the row away, if there was one.
+    let was_reset = page
+        .rows
+        .iter()
+        .any(|row| row.marker == Some(Marker::Reset) && row.timestamp_ms.is_some_and(|at| at >= asked.since_ms));
+    // A run that went by another id had been seen in the log.
+    if waits || was_reset || asked.run_id != key {
+        return Verdict::Waiting;
+    }
+    let oldest = page.rows.first();
+    let reaches_back = oldest.is_none_or(|row| row.timestamp_ms.is_some_and(|at| at < asked.since_ms - SKEW_MS));
+    if page.has_more && !reaches_back { Verdict::LookFurther } else { Verdict::NotStarted }
 }
 
 fn judge_foreign<'a>(page: &'a HistoryPage, asked: &Asked<'_>) -> Verdict<'a> {
     if let Some(running) = running_as(page, |run| run == asked.run_id) {
         return running;
     }
-    let answer = page
-        .rows
-        .iter()
-        .rev()
-        .find(|row| (row.is_answer() || row.is_failure()) && row.run_id.as_deref() == Some(asked.run_id));
-    answer.map_or(Verdict::Waiting, Verdict::Answered)
+    let answers = answers_of(&page.rows, &HashSet::from([asked.run_id]), false);
+    let may_go_on = is_active(page) && page.active_run_ids.is_none();
+    if answers.is_empty() || may_go_on { Verdict::Waiting } else { Verdict::Answered(answers) }
 }
 
 fn find_question(page: &HistoryPage, asked: &Asked<'_>, key: &str) -> Option<usize> {
     if asked.protocol >= 4 {
         return page.rows.iter().rposition(|row| row.delivery_key() == Some(key));
     }
-    // Protocol 3 keeps no keys: the same text, not said before we asked.
+    // Protocol 3 keeps no keys: the same text, not said before we asked. Numbers that went back tell nothing.
+    let went_back = page.rows.iter().filter_map(|row| row.seq).max().is_none_or(|newest| newest < asked.after_seq);
+    let after_seq = if went_back { 0 } else { asked.after_seq };
     page.rows.iter().rposition(|row| {
         row.role == RowRole::User
             && !row.is_recovery
+            && row.seq.is_none_or(|seq| seq > after_seq)
             && row.timestamp_ms.is_none_or(|at| at >= asked.since_ms - SKEW_MS)
             && same_text(asked.text, &row.text)
     })
+}
+
+/// What stands in the log behind a question.
+struct Behind<'page, 'run> {
+    /// The ids under which its answer may run.
+    runs: HashSet<&'run str>,
+    /// The rows up to the next question that was not steered into its run.
+    rows: &'page [HistoryRow],
+    is_last: bool,
+}
+
+fn behind<'page: 'run, 'run>(
+    page: &'page HistoryPage,
+    at: usize,
+    key: &'run str,
+    run_id: &'run str,
+) -> Behind<'page, 'run> {
+    let mut runs: HashSet<&'run str> = HashSet::from([key, run_id]);
+    // A question that met a busy run is answered by that one.
+    runs.extend(page.rows.get(at).and_then(|row| row.steered_into.as_deref()));
+    let after = page.rows.get(at + 1..).unwrap_or_default();
+    let mut until = after.len();
+    let mut is_answered = false;
+    for (index, row) in after.iter().enumerate() {
+        is_answered |= may_answer(row) && row.run_id.as_deref().is_none_or(|run| runs.contains(run));
+        if row.is_recovery && !is_answered {
+            runs.extend(row.delivery_key());
+        } else if row.role == RowRole::User && !is_steered_into(row, &runs) {
+            // What is taken up again after our answer is somebody else's.
+            until = index;
+            break;
+        }
+    }
+    Behind { runs, rows: after.get(..until).unwrap_or_default(), is_last: until == after.len() }
+}
+
+fn is_steered_into(row: &HistoryRow, runs: &HashSet<&str>) -> bool {
+    row.steered_into.as_deref().is_some_and(|run| runs.contains(run))
+}
+
+/// Finds the rows that answer for these runs: the last one, and the last one before each question that was steered in.
+/// Protocol 3 tells of no run: `nameless` rows count as theirs.
+fn answers_of<'a>(rows: &'a [HistoryRow], runs: &HashSet<&str>, nameless: bool) -> Vec<&'a HistoryRow> {
+    let mut answers = Vec::new();
+    let mut last = None;
+    for row in rows {
+        let is_ours = row.run_id.as_deref().map_or(nameless, |run| runs.contains(run));
+        if is_steered_into(row, runs) {
+            answers.extend(last.take());
+        } else if is_ours && may_answer(row) {
+            last = Some(row);
+        }
+    }
+    answers.extend(last);
+    answers
+}
+
+fn may_answer(row: &HistoryRow) -> bool {
+    !row.is_injected && (row.is_answer() || row.is_failure())
 }
 
 fn running_as<'a>(page: &'a HistoryPage, ours: impl Fn(&str) -> bool) -> Option<Verdict<'a>> {
@@ -110,122 +186,5 @@ fn running_as<'a>(page: &'a HistoryPage, ours: impl Fn(&str) -> bool) -> Option<
     Some(Verdict::Running { run_id: id.clone(), text: None })
 }
 
-/// What we know of a turn when its rows come by.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KnownTurn<Id> {
-    pub id: Id,
-    /// It is not over: its rows are left for later.
-    pub open: bool,
-    /// The text of its answer line; `None` while it has none.
-    pub answer: Option<String>,
-}
-
-/// What a row is to us.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Meaning<Turn, Delivery> {
-    Question(Delivery),
-    Answer(Turn),
-    LateAnswer(Turn),
-    Step(Turn),
-    Line,
-}
-
-/// The rows of a page that can be mapped now, each with its meaning.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Mapped<'a, Turn, Delivery> {
-    pub rows: Vec<(&'a HistoryRow, Meaning<Turn, Delivery>)>,
-    /// Rows of a run that is not over were left.
-    pub held: bool,
-    /// The highest row number that is done.
-    pub up_to: i64,
-}
-
-/// Maps rows above `mapped_seq` to what they are, in order, up to the first row of an open turn.
-///
-/// `turns` are found by run id, `questions` by key (protocol 4). On protocol 3 rows have neither: a question is known by
-/// its text among `asked`, in order, and what follows it belongs to its turn.
-pub fn map_tail<'a, Turn: Copy + Eq, Delivery: Copy>(
-    rows: &'a [HistoryRow],
-    mapped_seq: i64,
-    turns: &HashMap<String, KnownTurn<Turn>>,
-    questions: &HashMap<String, Delivery>,
-    asked: &[(String, Delivery, KnownTurn<Turn>)],
-) -> Mapped<'a, Turn, Delivery> {
-    let mut mapped = Mapped { rows: Vec::new(), held: false, up_to: mapped_seq };
-    let mut asked_left = asked.iter().peekable();
-    // On protocol 3: the turn that the rows at hand belong to.
-    let mut current: Option<&KnownTurn<Turn>> = None;
-    let fresh: Vec<&HistoryRow> = rows.iter().filter(|row| row.seq.is_none_or(|seq| seq > mapped_seq)).collect();
-    for (index, row) in fresh.iter().copied().enumerate() {
-        let turn = match &row.run_id {
-            Some(run) => turns.get(run),
-            None if row.role == RowRole::User || row.is_injected => None,
-            None => current,
-        };
-        if turn.is_some_and(|turn| turn.open) {
-            mapped.held = true;
-            break;
-        }
-        let meaning = match row.role {
-            RowRole::User if row.is_recovery => Meaning::Line,
-            RowRole::User => {
-                current = None;
-                let by_key = row.delivery_key().and_then(|key| questions.get(key)).copied();
-                match by_key {
-                    Some(delivery) => Meaning::Question(delivery),
-                    None if row.idempotency_key.is_none() => {
-                        match asked_left.next_if(|(text, ..)| same_text(text, &row.text)) {
-                            Some((_, delivery, turn)) => {
-                                current = Some(turn);
-                                Meaning::Question(*delivery)
-                            }
-                            None => Meaning::Line,
-                        }
-                    }
-                    None => Meaning::Line,
-                }
-            }
-            RowRole::Assistant | RowRole::ToolResult if !row.is_injected => match turn {
-                Some(turn) => of_turn(row, turn, fresh.get(index + 1..).unwrap_or_default()),
-                None => Meaning::Line,
-            },
-            RowRole::Assistant | RowRole::ToolResult | RowRole::System | RowRole::Other => Meaning::Line,
-        };
-        mapped.rows.push((row, meaning));
-        mapped.up_to = mapped.up_to.max(row.seq.unwrap_or(mapped.up_to));
-    }
-    mapped
-}
-
-/// Tells what an assistant's or a tool's row of an ended turn is.
-fn of_turn<Turn: Copy, Delivery>(
-    row: &HistoryRow,
-    turn: &KnownTurn<Turn>,
-    later: &[&HistoryRow],
-) -> Meaning<Turn, Delivery> {
-    let may_answer = |row: &HistoryRow| row.is_answer() || row.is_failure();
-    if !may_answer(row) {
-        return Meaning::Step(turn.id);
-    }
-    let same_run = |other: &&&HistoryRow| {
-        other.role != RowRole::User && other.run_id == row.run_id && !other.is_injected && may_answer(other)
-    };
-    let until = later.iter().position(|row| row.role == RowRole::User && !row.is_recovery).unwrap_or(later.len());
-    let rest = later.get(..until).unwrap_or_default();
-    let exact = |row: &HistoryRow| turn.answer.as_ref().is_some_and(|answer| same_text(answer, &row.text));
-    let another_is_better = rest.iter().filter(same_run).any(|other| !exact(row) || exact(other));
-    match (&turn.answer, another_is_better) {
-        (_, true) => Meaning::Step(turn.id),
-        (Some(_), false) => Meaning::Answer(turn.id),
-        (None, false) => Meaning::LateAnswer(turn.id),
-    }
-}
-
-/// Tells whether the log has begun afresh: another transcript, or row numbers that went back.
-pub fn was_reset(page: &HistoryPage, session_id: Option<&str>, mapped_seq: i64) -> bool {
-    let marked = page.rows.iter().any(|row| row.marker == Some(Marker::Reset));
-    let other = matches!((session_id, page.session_id.as_deref()), (Some(known), Some(now)) if known != now);
-    let newest = page.rows.iter().filter_map(|row| row.seq).max();
-    let went_back = newest.is_some_and(|newest| newest < mapped_seq) || (page.rows.is_empty() && mapped_seq > 0);
-    (other || went_back) && !marked
-}
+#[cfg(test)]
+mod tests;

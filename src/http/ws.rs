@@ -23,6 +23,11 @@ use crate::domain::ids::{FEDERATED, GatewayId};
 use crate::ws::fragments::{FragmentJoiner, Joined};
 use crate::ws::frame_guard::{FrameGuard, TripHandle};
 
+/// Close code for a frame over the limit.
+const FRAME_TOO_LARGE: u16 = 1009;
+/// Close code for what is not the protocol.
+const PROTOCOL_ERROR: u16 = 4400;
+
 /// Adds the WebSocket routes.
 pub fn routes(cfg: &mut ServiceConfig) {
     cfg.service(chat);
@@ -224,7 +229,7 @@ impl StreamHandler<Result<Message, ProtocolError>> for WsTransport {
                 Ok(Joined::Incomplete) => self.tell(FromTransport::Heard, ctx),
                 Ok(Joined::Text(text)) => self.tell(FromTransport::Text(text), ctx),
                 Ok(Joined::Binary(bytes)) => self.text(ByteString::try_from(bytes).ok(), ctx),
-                Err(error) => self.broken(error.close_code().into(), "bad fragments", ctx),
+                Err(error) => self.broken(error.close_code().into(), "the fragments do not make a message", ctx),
             },
             Ok(Message::Ping(payload)) => {
                 ctx.pong(&payload);
@@ -240,10 +245,15 @@ impl StreamHandler<Result<Message, ProtocolError>> for WsTransport {
             Err(error) => {
                 let code = match (self.trip.get(), &error) {
                     (Some(trip), _) => trip.close_code().into(),
-                    (None, ProtocolError::Overflow | ProtocolError::Io(_)) => 1009,
-                    (None, _) => 4400,
+                    (None, ProtocolError::Overflow) => FRAME_TOO_LARGE,
+                    (None, _) => PROTOCOL_ERROR,
                 };
-                self.broken(code, if code == 1009 { "frame too large" } else { "protocol error" }, ctx);
+                let reason = if code == FRAME_TOO_LARGE {
+                    "the frame is larger than this broker takes"
+                } else {
+                    "this is not the WebSocket protocol"
+                };
+                self.broken(code, reason, ctx);
             }
         }
     }
@@ -257,12 +267,16 @@ impl WsTransport {
     fn text(&mut self, text: Option<ByteString>, ctx: &mut WebsocketContext<Self>) {
         match text {
             Some(text) => self.tell(FromTransport::Text(text), ctx),
-            None => self.broken(4400, "text frames are UTF-8", ctx),
+            None => self.broken(PROTOCOL_ERROR, "the text is not UTF-8", ctx),
         }
     }
 
+    /// Answers a frame that cannot be taken and closes. The session is not asked: the stream ends right after this.
     fn broken(&mut self, code: u16, reason: &'static str, ctx: &mut WebsocketContext<Self>) {
-        self.tell(FromTransport::Broken { code, reason }, ctx);
+        let error = if code == FRAME_TOO_LARGE { ErrorCode::FrameTooLarge } else { ErrorCode::BadFrame };
+        let frame = serde_json::json!({ "type": "error", "error": reason, "code": error });
+        ctx.text(frame.to_string());
+        self.close(code, reason, ctx);
     }
 
     /// Tells the session. While it has no room, nothing more is read from the socket.

@@ -10,7 +10,7 @@ use super::schema::deliveries;
 use super::tx::{Command, Tx};
 use crate::domain::delivery::{Applied, Delivery, DeliveryState, Move, Outcome, backoff_ms};
 use crate::domain::error::{Error, ErrorCode};
-use crate::domain::event::Event;
+use crate::domain::event::{Event, Topic};
 use crate::domain::ids::{ConversationId, DeliveryId, MessageId, PartyId};
 use crate::domain::message::Line;
 use crate::domain::party::Party;
@@ -391,10 +391,10 @@ pub struct FireDue {
 }
 
 impl Command for FireDue {
-    /// Those that are now ready to be handed out.
-    type Output = Vec<Delivery>;
+    /// Those that are now ready to be handed out, each with its conversation's name.
+    type Output = Vec<(Arc<Topic>, Delivery)>;
 
-    fn apply(&self, tx: &mut Tx<'_>) -> Result<Vec<Delivery>, Error> {
+    fn apply(&self, tx: &mut Tx<'_>) -> Result<Self::Output, Error> {
         let now_ms = tx.now_ms();
         let mut ready = Vec::new();
         for id in &self.ids {
@@ -405,7 +405,7 @@ impl Command for FireDue {
                 None => stored.delivery,
             };
             if delivery.state == DeliveryState::Pending && delivery.available_at <= now_ms {
-                ready.push(delivery);
+                ready.push((tx.topic(delivery.conversation_id)?, delivery));
             }
         }
         Ok(ready)

@@ -42,14 +42,17 @@ pub enum Pooling {
 /// SQLite starts with `BEGIN IMMEDIATE`: a transaction that reads first and writes later fails with "database is
 /// locked" at once, whatever the busy timeout. PostgreSQL limits how long a node that fell asleep in it can hold its
 /// locks (D5).
-pub(super) fn begin_write(db: &mut Db, pooling: Pooling) -> QueryResult<()> {
+pub(super) fn begin_write(db: &mut Db, settings: &Settings) -> QueryResult<()> {
     match db {
         Db::Sqlite(conn) => AnsiTransactionManager::begin_transaction_sql(conn, "BEGIN IMMEDIATE"),
         Db::Postgres(conn) => {
             AnsiTransactionManager::begin_transaction(conn)?;
-            let path = match pooling {
+            let path = match settings.pooling {
                 Pooling::Session => String::new(),
-                Pooling::Transaction => format!("; SET LOCAL search_path = {SCHEMA}"),
+                Pooling::Transaction => {
+                    let commit = if settings.full_durability { "on" } else { "off" };
+                    format!("; SET LOCAL search_path = {SCHEMA}; SET LOCAL synchronous_commit = {commit}")
+                }
             };
             conn.batch_execute(&format!("SET LOCAL idle_in_transaction_session_timeout = '3s'{path}"))
         }

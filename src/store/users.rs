@@ -145,6 +145,20 @@ pub fn tokens_of(db: &mut Db, user: Option<UserId>) -> Result<Vec<Token>, Error>
     query.load::<TokenRow>(db)?.into_iter().map(Token::try_from).collect()
 }
 
+/// Lists the tokens of a user with their digests, to tell which one is configured.
+pub fn tokens_with_digests(db: &mut Db, user: UserId) -> Result<Vec<(Token, [u8; 32])>, Error> {
+    let rows: Vec<(TokenRow, Vec<u8>)> = tokens::table
+        .filter(tokens::user_id.eq(user.as_bytes().as_slice()))
+        .select((TokenRow::as_select(), tokens::digest))
+        .load(db)?;
+    rows.into_iter()
+        .map(|(row, digest)| {
+            let digest = digest.try_into().map_err(|_| Error::corrupt("a token digest of a wrong length"))?;
+            Ok((Token::try_from(row)?, digest))
+        })
+        .collect()
+}
+
 /// Reads every token that may still be used, with who it stands for: the edge keeps them in memory.
 pub fn callers(db: &mut Db, now_ms: i64) -> Result<Vec<([u8; 32], Caller)>, Error> {
     let rows: Vec<(TokenRow, Vec<u8>, UserRow)> = tokens::table

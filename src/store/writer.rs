@@ -245,11 +245,13 @@ impl Worker {
             let size = batch.len() as u64;
             self.seed.stats.commands_total.fetch_add(size, Ordering::Relaxed);
             self.seed.stats.batch_max_seen.fetch_max(size, Ordering::Relaxed);
-            if self.seed.parts.epoch.load(Ordering::SeqCst) == STANDBY {
+            // Read once: what is refused and what is checked must agree.
+            let epoch = self.seed.parts.epoch.load(Ordering::SeqCst);
+            if epoch == STANDBY {
                 batch = refuse_in_standby(batch);
             }
             if !batch.is_empty() {
-                self.write(&mut batch);
+                self.write(&mut batch, epoch);
             }
             for job in batch {
                 job.settle();
@@ -287,11 +289,11 @@ impl Worker {
         Some(batch)
     }
 
-    fn write(&mut self, batch: &mut [Box<dyn Job>]) {
-        let ended = match self.attempt(batch, false) {
+    fn write(&mut self, batch: &mut [Box<dyn Job>], epoch: i64) {
+        let ended = match self.attempt(batch, epoch, false) {
             Ended::Repeat => {
                 self.seed.stats.replays_total.fetch_add(1, Ordering::Relaxed);
-                self.attempt(batch, true)
+                self.attempt(batch, epoch, true)
             }
             ended => ended,
         };
@@ -321,7 +323,7 @@ impl Worker {
         }
     }
 
-    fn attempt(&mut self, batch: &mut [Box<dyn Job>], savepoints: bool) -> Ended {
+    fn attempt(&mut self, batch: &mut [Box<dyn Job>], epoch: i64, savepoints: bool) -> Ended {
         let db = match self.db.take() {
             Some(db) => db,
             None => match self.seed.parts.opener.writable() {
@@ -333,10 +335,9 @@ impl Worker {
             },
         };
         let db = self.db.insert(db);
-        let pooling = self.seed.parts.opener.settings.pooling;
-        let epoch = self.seed.parts.epoch.load(Ordering::SeqCst);
+        let settings = &self.seed.parts.opener.settings;
         self.memory.enter(epoch);
-        if let Err(error) = dialect::begin_write(db, pooling).map_err(Error::from).and_then(|()| check_epoch(db, epoch))
+        if let Err(error) = dialect::begin_write(db, settings).map_err(Error::from).and_then(|()| check_epoch(db, epoch))
         {
             let fate = if error.code() == ErrorCode::Standby { Fate::Keep } else { Fate::Reopen };
             // The rollback of a transaction that never began fails; the connection is judged by what comes next.

@@ -22,6 +22,15 @@ pub enum Deltas {
     Increment,
 }
 
+impl Deltas {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Cumulative => "cumulative",
+            Self::Increment => "increment",
+        }
+    }
+}
+
 /// Names the session in a frame, and on a federated socket the gateway.
 fn name(frame: &mut Value, topic: &Topic, federated: bool) {
     set(frame, "sessionKey", json!(&*topic.key));
@@ -48,12 +57,24 @@ pub(super) fn connected(
         "models": status.models,
         "defaultModel": status.default_model,
         "gateway": { "id": id, "state": status.state },
-        "deltas": match deltas { Deltas::Cumulative => "cumulative", Deltas::Increment => "increment" },
+        "deltas": deltas.name(),
     });
     if federated {
         set(&mut frame, "gatewayId", json!(id));
     }
     text(&frame)
+}
+
+/// `connected` of a federated socket while there is no gateway.
+pub(super) fn nothing_connected(deltas: Deltas) -> ByteString {
+    text(&json!({
+        "type": "connected",
+        "agents": [],
+        "models": [],
+        "defaultModel": null,
+        "gateway": null,
+        "deltas": deltas.name(),
+    }))
 }
 
 /// `disconnected`.

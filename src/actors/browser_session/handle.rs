@@ -134,6 +134,8 @@ impl BrowserSession {
             };
             match found {
                 Some(found) if caller.may_read(found.owner_id) => Ok(Some(found)),
+                // What is not yours does not exist (SEC-2); only whoever would make it hears that the name is taken.
+                Some(_) if open == Open::Find => Ok(None),
                 Some(_) => Err(Error::new(
                     ErrorCode::AlreadyExists,
                     format!("the session key `{}` is taken on gateway `{}`", wanted.key, wanted.gateway_id),
@@ -320,6 +322,12 @@ impl BrowserSession {
                 Ok(None) => return Box::pin(done()),
                 Err(error) => return this.refuse(error, Some(&abort.named), None),
             };
+            let other_runs = |wanted: &String| {
+                this.parts.directory.run(id).is_some_and(|live| live.turn_id.to_string() != *wanted)
+            };
+            if abort.run_id.as_ref().is_some_and(other_runs) {
+                return Box::pin(done());
+            }
             let (reply, _) = oneshot::channel();
             let request = LinkRequest::Abort { conversation_id: id, queued: abort.queued, reply };
             if this.parts.links.try_send(ToLink { gateway_id, request }).is_err() {
@@ -407,13 +415,14 @@ impl BrowserSession {
         let make = if after.is_some() { Open::Find } else { Open::FindOrMake };
         let opened = self.open(name, make, false);
         Box::pin(opened.then(move |opened, this: &mut Self, _| -> Done {
+            let hidden = |error: &Error| error.code() == ErrorCode::AlreadyExists;
             let id = match opened {
                 Ok(Some(id)) => id,
-                Ok(None) => {
+                Err(error) if !hidden(&error) => return this.refuse(error, Some(&named), None),
+                _ => {
                     let error = Error::new(ErrorCode::NotFound, "the session does not exist");
                     return this.refuse(error, Some(&named), None);
                 }
-                Err(error) => return this.refuse(error, Some(&named), None),
             };
             let store = this.parts.store.clone();
             let resume_lines_max = this.parts.limits.resume_lines_max as i64;
@@ -475,6 +484,10 @@ impl BrowserSession {
 
     fn mark_read(&mut self, read: inbound::Read) -> Done {
         let name = match (self.name(&read.named), read.seq) {
+            (Ok(_), _) if self.parts.caller.role < Role::Member => {
+                let error = Error::new(ErrorCode::Forbidden, "a viewer's socket is read-only");
+                return self.refuse(error, Some(&read.named), None);
+            }
             (Ok(name), Some(seq)) => (name, seq),
             (Ok(_), None) => {
                 let error = Error::new(ErrorCode::BadFrame, "`read` needs `seq`: the last line that was read");

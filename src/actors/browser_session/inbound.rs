@@ -48,6 +48,9 @@ pub(super) struct Chat {
 pub(super) struct Abort {
     #[serde(flatten)]
     pub(super) named: Named,
+    /// Only this run; when another one runs by now, nothing is done.
+    #[serde(default)]
+    pub(super) run_id: Option<String>,
     #[serde(default)]
     pub(super) queued: bool,
 }

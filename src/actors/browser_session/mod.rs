@@ -76,8 +76,6 @@ pub enum FromTransport {
     Heard,
     /// The last batch was taken: there is room for the next.
     Written,
-    /// A frame was refused; the socket must close.
-    Broken { code: u16, reason: &'static str },
     /// The socket has ended.
     Gone,
 }
@@ -146,6 +144,10 @@ impl Actor for BrowserSession {
         ctx.set_mailbox_capacity(256);
         self.parts.hub.enter(self.id, ctx.address().recipient());
         self.greet(ctx);
+        if let Some(at) = self.parts.caller.expires_at {
+            let left = u64::try_from(at - self.parts.clock.now_ms()).unwrap_or(0);
+            ctx.run_later(Duration::from_millis(left), |this, ctx| this.close(1008, "the token has expired", ctx));
+        }
         ctx.run_interval(PING_EVERY, |this, ctx| {
             if this.heard_at.elapsed() > SILENCE_MAX {
                 this.close(1001, "no answer to pings", ctx);
@@ -174,16 +176,6 @@ impl Handler<FromTransport> for BrowserSession {
             FromTransport::Written => {
                 self.writing = false;
                 self.flush();
-            }
-            FromTransport::Broken { code, reason } => {
-                if code == 1009 {
-                    let error = Error::new(
-                        ErrorCode::FrameTooLarge,
-                        format!("a frame must not be larger than {} bytes", self.parts.limits.frame_bytes_max),
-                    );
-                    self.send(frames::error(&error, None, None, None), ctx);
-                }
-                self.close(code, reason, ctx);
             }
             FromTransport::Gone => ctx.stop(),
         }
@@ -222,6 +214,9 @@ impl BrowserSession {
             Scope::Gateway(id) => self.parts.directory.gateway(id).into_iter().collect(),
             Scope::Federated => self.parts.directory.gateways(),
         };
+        if cards.is_empty() {
+            self.send(frames::nothing_connected(self.parts.deltas), ctx);
+        }
         for card in cards {
             let frame =
                 frames::connected("connected", &card.gateway.id, &card.status, self.parts.deltas, self.federated());
@@ -349,10 +344,6 @@ impl BrowserSession {
 
     fn on_text(&mut self, text: &str, ctx: &mut Context<Self>) {
         if self.closing {
-            return;
-        }
-        if self.parts.caller.expires_at.is_some_and(|at| at <= self.parts.clock.now_ms()) {
-            self.close(1008, "the token has expired", ctx);
             return;
         }
         if !self.take_allowance() || self.inbound.len() >= INBOUND_MAX {

@@ -88,8 +88,18 @@ impl BrowserSession {
         let Mode::Loading { waiting, overflowed } = &mut watch.mode else { return };
         let (waiting, overflowed) = (std::mem::take(waiting), *overflowed);
         watch.mode = Mode::Live { next_seq: last_seq + 1 };
+        // A run whose end was read with the log is over: its texts that still wait say nothing any more.
+        let over = |turn: TurnId| {
+            waiting.iter().any(|event| {
+                matches!(event.as_ref(), Event::Line { line, end: Some(end), .. }
+                    if end.turn_id == turn && line.seq <= last_seq)
+            })
+        };
         for event in &waiting {
-            self.on_watched(event, ctx);
+            let stale = matches!(event.as_ref(), Event::Live { live, .. } if over(live.turn_id));
+            if !stale {
+                self.on_watched(event, ctx);
+            }
         }
         if overflowed {
             self.catch_up(id, ctx);
@@ -167,7 +177,12 @@ impl BrowserSession {
             .map(move |read, this, ctx| {
                 let Ok(Some(turn)) = read else { return };
                 let still = this.watches.get(&id).and_then(|watch| watch.run).is_some_and(|r| r.turn_id == turn.id);
-                if still && !turn.state.is_open() && turn.answer_id.is_none() {
+                if still && turn.answer_id.is_some() {
+                    // Its answer went out as a line.
+                    if let Some(watch) = this.watches.get_mut(&id) {
+                        watch.run = None;
+                    }
+                } else if still && !turn.state.is_open() {
                     let end = TurnEnd {
                         turn_id: turn.id,
                         state: turn.state,
@@ -182,7 +197,7 @@ impl BrowserSession {
             .spawn(ctx);
     }
 
-    /// Sends lines as `message` frames; a line that answers the run in view ends that view.
+    /// Sends lines as `message` frames.
     pub(super) fn send_lines(&mut self, id: ConversationId, lines: &[Arc<Line>], ctx: &mut Context<Self>) {
         let federated = self.federated();
         let Some(topic) = self.watches.get(&id).map(|watch| watch.topic.clone()) else { return };

@@ -26,6 +26,17 @@ impl GatewayLink {
                 }
                 Err(error) => {
                     log::error!(gateway_id = this.parts.gateway.id.as_str(); "a gateway's state could not be read: {error}");
+                    if error.code() == ErrorCode::Internal {
+                        // What is stored cannot be read; it is left as it is (STO-3), and an admin is told.
+                        let problem = Problem {
+                            code: "state_unreadable".to_owned(),
+                            message: "this gateway's stored secrets or sessions cannot be read; the log tells more".to_owned(),
+                            remedy: Some("restore the key file `secret.key`, or set this gateway's secrets anew".to_owned()),
+                            request_id: None,
+                        };
+                        this.set_state(LinkState::Refused, Some(problem));
+                        return;
+                    }
                     ctx.run_later(Duration::from_secs(2), Self::load);
                 }
             })

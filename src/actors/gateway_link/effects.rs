@@ -181,7 +181,10 @@ impl GatewayLink {
         }
         .into_actor(self)
         .map(move |read, this, ctx| match read {
-            Ok((Some(conversation), Some(line))) => {
+            // A question is for the gateway of its conversation and for no other.
+            Ok((Some(conversation), Some(line)))
+                if conversation.gateway_id.as_ref() == Some(&this.parts.gateway.id) =>
+            {
                 this.join(conversation, ctx);
                 let question = question_of(&delivery, &line);
                 this.with_session(id, ctx, |session, now_ms| session.on_question(question, now_ms));
@@ -365,6 +368,8 @@ impl GatewayLink {
                 // A lost checkpoint is made up for by the next one.
                 let _ = self.parts.store.write_later(Lane::Bulk, command);
             }
+            // A node past its lease does not speak any more (D5).
+            Effect::Tell(_) if !self.parts.directory.lease_holds(self.parts.clock.now_ms()) => {}
             Effect::Tell(live) => {
                 let Some(session) = self.sessions.get(&id) else { return };
                 self.parts.hubs.publish_live(Event::Live { topic: session.topic.clone(), live: Arc::new(live) });

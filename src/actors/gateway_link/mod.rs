@@ -32,6 +32,7 @@ use super::supervisor::{Child, ChildStopped};
 use crate::config::{GatewayConfig, Limits};
 use crate::domain::clock::Clock;
 use crate::domain::delivery::{Delivery, DeliveryState};
+use crate::domain::event::LinkChange;
 use crate::domain::gateway::{Gateway, LinkState, LinkStatus};
 use crate::domain::ids::ConversationId;
 use crate::domain::message::Line;
@@ -304,6 +305,9 @@ impl Handler<Stop> for GatewayLink {
 
     fn handle(&mut self, _: Stop, ctx: &mut Self::Context) {
         self.leaving = true;
+        if self.status.is_connected() {
+            self.tell_link(LinkChange::Down { reason: "the gateway's settings were changed".to_owned(), retry_in_ms: None });
+        }
         if let Some(outgoing) = self.outgoing.take() {
             outgoing.close(1001, "going away");
         }

@@ -19,6 +19,11 @@ const SKEW_MS: i64 = 5_000;
 /// When this was written: an earlier time is a clock that was never set.
 const WRITTEN_MS: i64 = 1_795_000_000_000;
 
+/// What a server on SQLite holds while it runs.
+const LOCK_FILE: &str = "clawbroker.lock";
+/// What a node that stands by gives as the reason why it is not ready.
+const STANDBY: &str = "standby";
+
 /// Looks at the database, and at what only it can tell.
 pub(super) async fn database(config: &Config) -> Vec<Finding> {
     const NAME: &str = "database";
@@ -119,7 +124,8 @@ pub(super) async fn server(config: &Config, server: Option<&Client>) -> Finding 
     const NAME: &str = "server";
     let Some(server) = server else {
         let location = node::opener(&config.store).location;
-        let locked = config.app.data_dir.exists()
+        // Looking must not make the file.
+        let locked = config.app.data_dir.join(LOCK_FILE).exists()
             && matches!(location, Location::Sqlite(_))
             && lock_for_server(&config.app.data_dir, &location).is_err();
         return match locked {
@@ -130,6 +136,10 @@ pub(super) async fn server(config: &Config, server: Option<&Client>) -> Finding 
     };
     match server.get("/ready").await {
         Ok(_) => Finding::ok(NAME, format!("runs at {} and is ready", server.address)),
+        Err(failure) if failure.to_string().contains(STANDBY) => {
+            let text = format!("runs at {} and stands by: another node is active on this database", server.address);
+            Finding::note(NAME, text)
+        }
         Err(failure) => Finding::wrong(NAME, format!("runs at {} and is not ready: {failure}", server.address)),
     }
 }

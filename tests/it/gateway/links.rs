@@ -14,6 +14,7 @@ on_both_databases!(
     protocol_3_streams_as_well,
     a_restarted_gateway_is_found_again,
     a_disabled_gateway_is_not_dialled,
+    a_question_goes_to_its_own_gateway_and_to_no_other,
 );
 
 async fn a_wrong_token_is_shown_and_the_gateway_is_left_alone(database: Database) {
@@ -119,4 +120,32 @@ async fn a_disabled_gateway_is_not_dialled(database: Database) {
     gateway.connected(0).await;
     broker.call("PATCH", "/api/admin/gateways/gw", Some(json!({ "enabled": true }))).await;
     broker.gateway_is("gw", "connected").await;
+}
+
+async fn a_question_goes_to_its_own_gateway_and_to_no_other(database: Database) {
+    let (away, there) = (sample_gateway(|_| {}), sample_gateway(|_| {}));
+    let mut broker = Broker::start(&database, &[], &[]).await;
+    register(&broker, &away).await;
+    let body = json!({ "id": "other", "name": "Other", "url": there.url, "token": "sample-token" });
+    assert_eq!(broker.post("/api/gateways", body).await.0, 200);
+    broker.gateway_is("gw", "connected").await;
+    broker.gateway_is("other", "connected").await;
+    away.stop_listening().await;
+    away.kill();
+    broker.gateway_is("gw", "waiting").await;
+    let mut browser = broker.browser("/ws/chat/gw").await;
+    assert_eq!(browser.ask("a", "say: for the one that is away").await["state"], "queued");
+    // At the start everything that waits is looked at.
+    broker.kill();
+    broker.start_again().await;
+    broker.gateway_is("other", "connected").await;
+    let mut browser = broker.browser("/ws/chat/other").await;
+    browser.ask("a", "say: for the one that is there").await;
+    assert_eq!(browser.until_terminal().await["text"], "for the one that is there");
+    assert_eq!(there.sends().len(), 1, "{:?}", there.sends());
+    away.listen_again().await.expect("the port is free again");
+    let mut browser = broker.browser("/ws/chat/gw").await;
+    browser.send(json!({ "type": "resume", "sessionKey": "a", "after": 1 })).await;
+    let end = browser.until("the answer", |f| f.to_string().contains("for the one that is away") && f["type"] != "resumed").await;
+    assert!(end["type"] == "stream" || end["type"] == "message", "{end}");
 }

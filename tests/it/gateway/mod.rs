@@ -1,3 +1,4 @@
 //! Links to gateways: what an admin sees of them, and what they never tell.
 mod links;
+mod replay;
 mod secrets;

@@ -17,7 +17,8 @@ pub(crate) async fn check(
     // The last passes over the log may still be on their way.
     let began = tokio::time::Instant::now();
     loop {
-        match compare(database, broker, peer, gateway, session).await {
+        let rows = peer.history(session).await;
+        match compare(database, broker, &rows, gateway, session).await {
             Ok(()) => break,
             Err(fault) if began.elapsed() > std::time::Duration::from_secs(20) => {
                 panic!("{session}: {fault}\n{}", broker.log());
@@ -30,14 +31,15 @@ pub(crate) async fn check(
     }
 }
 
-async fn compare(
+/// Tells whether each row of a gateway's log is one line or one step of ours, in the same order and with the same text.
+pub(crate) async fn compare(
     database: &Database,
     broker: &Broker,
-    peer: &Peer,
+    rows: &[Value],
     gateway: &str,
     session: &str,
 ) -> Result<(), String> {
-    let rows: Vec<HistoryRow> = peer.history(session).await.iter().map(HistoryRow::from_value).collect();
+    let rows: Vec<HistoryRow> = rows.iter().map(HistoryRow::from_value).collect();
     let (_, ours) = broker.get(&format!("/api/gateways/{gateway}/sessions/{session}")).await;
     let id: ConversationId =
         ours["id"].as_str().unwrap_or_default().parse().map_err(|_| format!("no session: {ours}"))?;
@@ -102,7 +104,7 @@ async fn compare(
 }
 
 /// Per question: one terminal frame, or the answer as `message`; never two, never none.
-fn exactly_one_end(browser: &Browser, session: &str) {
+pub(crate) fn exactly_one_end(browser: &Browser, session: &str) {
     let of_session = |frame: &&Value| frame["sessionKey"] == session;
     let mut ends: Vec<String> = browser
         .seen

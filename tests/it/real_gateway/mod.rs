@@ -2,7 +2,7 @@
 //!
 //! After each story every row of the gateway's history must belong to exactly one line or step of ours, the texts must be
 //! equal but for the gateway's own clean-up, and each browser must have seen exactly one end for each question.
-mod check;
+pub(crate) mod check;
 mod stories;
 
 /// Tells whether the real gateway may be started: it takes minutes and 750 MB.

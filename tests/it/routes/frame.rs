@@ -162,9 +162,9 @@ fn a_node_that_stands_by_or_stops_answers_few_paths() {
             }
             node.state.directory.set_active(true);
             // The lease is over by our own clock.
-            node.state.directory.set_lease_until(0);
+            node.state.directory.set_lease_until(0, None);
             node.get("/api/gateways/").with_token(&token).await.expect_error(503, "standby");
-            node.state.directory.set_lease_until(i64::MAX);
+            node.state.directory.set_lease_until(i64::MAX, None);
             node.get("/ready").send().await.expect_status(200);
             node.state.directory.set_stopping();
             node.get("/api/gateways").with_token(&token).await.expect_error(503, "shutting_down");

@@ -118,7 +118,7 @@ impl TestNode {
         let clock = Arc::new(ManualClock::at(START_MS));
         let directory = Arc::new(Directory::default());
         directory.set_active(true);
-        directory.set_lease_until(i64::MAX);
+        directory.set_lease_until(i64::MAX, None);
         let hubs = Arc::new(Hubs::new(directory.clone(), 1_024));
         let opener = database.opener();
         let epoch = Arc::new(AtomicI64::new(0));

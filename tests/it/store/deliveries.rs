@@ -36,7 +36,7 @@ async fn time_moves_what_waits_for_it(store: TestStore) {
     let fire = || FireDue { ids: ids.clone() };
     let ready = store.write(fire()).await.unwrap();
     assert_eq!(
-        ready.iter().map(|delivery| delivery.id).collect::<Vec<_>>(),
+        ready.iter().map(|(_, delivery)| delivery.id).collect::<Vec<_>>(),
         [ids[0], ids[2]],
         "nothing else is due yet"
     );
@@ -44,7 +44,7 @@ async fn time_moves_what_waits_for_it(store: TestStore) {
 
     store.clock.advance_ms(2_000);
     let ready = store.write(fire()).await.unwrap();
-    assert_eq!(ready.iter().map(|delivery| delivery.id).collect::<Vec<_>>(), [ids[0]]);
+    assert_eq!(ready.iter().map(|(_, delivery)| delivery.id).collect::<Vec<_>>(), [ids[0]]);
     assert_eq!(store.told(), ["delivery pending -> expired", "delivery leased -> pending"]);
     let given_back = store.delivery(ids[3]).await;
     assert_eq!(given_back.delivery.available_at, at(2_000) + backoff_ms(1));

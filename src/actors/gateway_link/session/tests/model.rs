@@ -1,0 +1,617 @@
+//! A session against a small gateway with its own will: questions, connections, crashes and delays in any order.
+//!
+//! Checked: one key in flight at a time; a key that a page has shown is not sent again; first sends in order of lines;
+//! answers go to the questions they belong to; and in the end each question has exactly one end.
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::store::turns::BeginForeignTurn;
+
+/// A run upstream that is not over.
+#[derive(Clone, Debug)]
+struct Active {
+    run_id: String,
+    /// The key of the question it answers.
+    key: String,
+    text: String,
+    is_written: bool,
+}
+
+/// The gateway's side: what survives a crash is the log alone.
+#[derive(Debug, Default)]
+struct Upstream {
+    is_alive: bool,
+    rows: Vec<Value>,
+    active: Option<Active>,
+    waiting: VecDeque<String>,
+    /// Keys it remembers, and whether they are over.
+    known: HashMap<String, bool>,
+    /// The question that a crash has cut off.
+    cut_off: Option<String>,
+    /// Keys for which a model was asked.
+    started: HashSet<String>,
+    resumed: u32,
+    tells_ids: bool,
+    protocol: u32,
+    now: i64,
+}
+
+fn answer_to(key: &str) -> String {
+    format!("the answer to {key}, in full")
+}
+
+impl Upstream {
+    fn log(&mut self, mut row: Value) {
+        let seq = self.rows.len() + 1;
+        row["timestamp"] = json!(self.now);
+        row["__openclaw"]["id"] = json!(format!("row-{seq}"));
+        row["__openclaw"]["seq"] = json!(seq);
+        self.rows.push(row);
+    }
+
+    fn has_row(&self, key: &str) -> bool {
+        let name = json!(format!("{key}:user"));
+        self.rows.iter().any(|row| row["idempotencyKey"] == name)
+    }
+
+    fn send(&mut self, key: &str) -> SendStatus {
+        match self.known.get(key) {
+            Some(true) => return SendStatus::Ok,
+            Some(false) => return SendStatus::InFlight,
+            None if self.has_row(key) => return SendStatus::Started,
+            None => {}
+        }
+        self.known.insert(key.to_owned(), false);
+        if self.active.is_some() {
+            self.waiting.push_back(key.to_owned())
+        } else {
+            self.start(key.to_owned())
+        }
+        SendStatus::Started
+    }
+
+    fn start(&mut self, key: String) {
+        self.cut_off = None;
+        self.started.insert(key.clone());
+        self.active = Some(Active { run_id: key.clone(), key, text: String::new(), is_written: false });
+    }
+
+    /// Takes a step of the active run and returns its event.
+    fn work(&mut self, how: Work) -> Option<ChatEvent> {
+        if self.active.is_none() {
+            let key = self.waiting.pop_front()?;
+            self.start(key);
+            return None;
+        }
+        let run = self.active.as_mut()?;
+        if !run.is_written {
+            run.is_written = true;
+            let key = run.key.clone();
+            if run.run_id == key {
+                self.log(json!({"role": "user", "content": format!("question {key}"), "idempotencyKey": format!("{key}:user")}));
+            } else {
+                let text = "[System] Your previous turn was interrupted by a restart";
+                let key = format!("{}:user", run.run_id);
+                self.log(json!({"role": "user", "content": text, "idempotencyKey": key}));
+            }
+            return None;
+        }
+        let whole = answer_to(&run.key);
+        match how {
+            Work::Grow if run.text.len() < whole.len() => {
+                let at = run.text.len();
+                let to = (at + 12).min(whole.len());
+                run.text = whole[..to].to_owned();
+                let mut event = chat(&run.run_id, ChatState::Delta, Some(&run.text));
+                event.delta_text = (self.protocol >= 4).then(|| whole[at..to].to_owned());
+                Some(event)
+            }
+            Work::Grow | Work::Finish => {
+                let run = self.active.take()?;
+                self.log(
+                    json!({"role": "assistant", "content": [{"type": "text", "text": whole}], "stopReason": "stop",
+                    "__openclaw": {"runId": run.run_id}}),
+                );
+                self.known.insert(run.key, true);
+                Some(chat(&run.run_id, ChatState::Final, Some(&whole)))
+            }
+            Work::Fail => {
+                let run = self.active.take()?;
+                self.log(json!({"role": "assistant", "content": [{"type": "text", "text": "failed"}],
+                    "stopReason": "error", "errorMessage": "it failed", "__openclaw": {"runId": run.run_id}}));
+                self.known.insert(run.key, true);
+                Some(chat(&run.run_id, ChatState::Error, None))
+            }
+        }
+    }
+
+    fn abort(&mut self, run_id: &str) -> Option<ChatEvent> {
+        let run = self.active.take_if(|run| run.run_id == run_id && run.is_written)?;
+        self.known.insert(run.key.clone(), true);
+        if !run.text.is_empty() {
+            self.log(
+                json!({"role": "assistant", "content": [{"type": "text", "text": run.text}], "stopReason": "stop",
+                "openclawAbort": {"aborted": true, "runId": run.run_id}, "provider": "openclaw"}),
+            );
+        }
+        let text = (!run.text.is_empty()).then_some(run.text.as_str());
+        Some(chat(&run.run_id, ChatState::Aborted, text))
+    }
+
+    fn crash(&mut self) {
+        self.is_alive = false;
+        self.known.clear();
+        self.waiting.clear();
+        if let Some(run) = self.active.take()
+            && self.has_row(&run.key)
+        {
+            self.cut_off = Some(run.key);
+        }
+    }
+
+    /// Takes up what a crash has cut off, under another id.
+    fn resume(&mut self) {
+        if self.is_alive
+            && self.active.is_none()
+            && let Some(key) = self.cut_off.take()
+        {
+            self.resumed += 1;
+            let run_id = format!("resumed-{}", self.resumed);
+            self.active = Some(Active { run_id, key, text: String::new(), is_written: false });
+        }
+    }
+
+    fn page(&self, limit: u32) -> Value {
+        let from = self.rows.len().saturating_sub(limit as usize);
+        let mut rows = self.rows[from..].to_vec();
+        if self.protocol < 4 {
+            for row in &mut rows {
+                row.as_object_mut().expect("a row").remove("idempotencyKey");
+                row["__openclaw"].as_object_mut().expect("an object").remove("runId");
+            }
+            return json!({"sessionId": "log", "messages": rows});
+        }
+        let ids: Vec<&String> = self.active.iter().map(|run| &run.run_id).chain(&self.waiting).collect();
+        let mut page = idle(rows);
+        page["hasMore"] = json!(from > 0);
+        page["nextOffset"] = json!(self.rows.len() - from);
+        let mut info = json!({"key": "agent:main:s", "hasActiveRun": !ids.is_empty()});
+        if self.tells_ids || ids.is_empty() {
+            info["activeRunIds"] = json!(ids);
+        }
+        page["sessionInfo"] = info;
+        if let Some(run) = self.active.as_ref().filter(|run| run.is_written) {
+            page["inFlightRun"] = json!({"runId": run.run_id, "text": run.text});
+        }
+        let items: Vec<Value> = self.waiting.iter().map(|key| json!({"runId": key, "state": "queued"})).collect();
+        page["pendingInputs"] = json!({"items": items});
+        page
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Work {
+    Grow,
+    Finish,
+    Fail,
+}
+
+/// What may happen next.
+#[derive(Clone, Copy, Debug)]
+enum Happening {
+    Ask,
+    Foreign,
+    /// The gateway takes a request.
+    Take,
+    /// The gateway is too busy for it.
+    Refuse,
+    Work(Work),
+    /// A frame of the gateway arrives.
+    Arrive,
+    Store,
+    StoreBusy,
+    LinkDown,
+    LinkUp,
+    Hole,
+    Crash,
+    Start,
+    Resume,
+    Wait(u16),
+    Abort(bool),
+    Touch,
+}
+
+#[derive(Debug)]
+enum ToGateway {
+    Send(DeliveryId),
+    Abort(String),
+    History(Purpose, u32),
+}
+
+#[derive(Debug)]
+enum FromGateway {
+    Sent(Result<SendStatus, ()>),
+    Page(Purpose, Value),
+    Event(Box<ChatEvent>),
+}
+
+#[derive(Debug)]
+enum Write {
+    Begin(BeginTurn),
+    BeginForeign(BeginForeignTurn),
+    End(Box<EndTurn>),
+    Import(usize),
+    Map(Box<HistoryPage>),
+}
+
+struct World {
+    session: Session,
+    upstream: Upstream,
+    now: i64,
+    link_up: bool,
+    requests: VecDeque<ToGateway>,
+    frames: VecDeque<FromGateway>,
+    store: VecDeque<Write>,
+    timers: Vec<(i64, Wake)>,
+    keys: Vec<DeliveryId>,
+    /// Our keys that were sent and whose turns are open, or over.
+    sent: HashMap<DeliveryId, bool>,
+    first_sends: Vec<usize>,
+    seen: HashSet<DeliveryId>,
+    /// Turns that were begun: whose, and whether they are over.
+    turns: HashMap<TurnId, (Option<DeliveryId>, String, bool)>,
+    ended: HashMap<DeliveryId, u32>,
+    cancelled: HashSet<DeliveryId>,
+    foreign: u32,
+    looks: u32,
+}
+
+impl World {
+    fn new(contacted: bool, protocol: u32, tells_ids: bool) -> Self {
+        let upstream = Upstream { is_alive: true, protocol, tells_ids, now: START_MS, ..Upstream::default() };
+        Self {
+            session: Session::new(conversation(contacted), Arc::new(Options { history_rows: 6, ..options() })),
+            upstream,
+            now: START_MS,
+            link_up: false,
+            requests: VecDeque::new(),
+            frames: VecDeque::new(),
+            store: VecDeque::new(),
+            timers: Vec::new(),
+            keys: Vec::new(),
+            sent: HashMap::new(),
+            first_sends: Vec::new(),
+            seen: HashSet::new(),
+            turns: HashMap::new(),
+            ended: HashMap::new(),
+            cancelled: HashSet::new(),
+            foreign: 0,
+            looks: 0,
+        }
+    }
+
+    fn perform(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Send { delivery_id, text } => self.check_send(delivery_id, &text),
+                Effect::Abort { run_id } if self.link_up => self.requests.push_back(ToGateway::Abort(run_id)),
+                Effect::History { purpose, limit, .. } => {
+                    assert!(self.link_up, "nobody is there to answer");
+                    self.looks += u32::from(purpose == Purpose::Reconcile);
+                    self.requests.push_back(ToGateway::History(purpose, limit));
+                }
+                Effect::Begin(command) => self.store.push_back(Write::Begin(command)),
+                Effect::BeginForeign(command) => self.store.push_back(Write::BeginForeign(command)),
+                Effect::End(command) => self.store.push_back(Write::End(command)),
+                Effect::Import(command) => self.store.push_back(Write::Import(command.rows.len())),
+                Effect::Map(page) => self.store.push_back(Write::Map(page)),
+                Effect::WakeIn { ms, wake } => {
+                    self.timers.push((self.now + i64::try_from(ms).expect("a time"), wake));
+                    assert!(self.timers.len() < 64, "timers multiply");
+                }
+                Effect::Cancel(ids) => self.cancelled.extend(ids),
+                Effect::Abort { .. }
+                | Effect::NoteContact(_)
+                | Effect::Checkpoint(_)
+                | Effect::Tell(_)
+                | Effect::RunId(_) => {}
+            }
+        }
+    }
+
+    fn check_send(&mut self, delivery: DeliveryId, text: &str) {
+        assert!(self.link_up, "sent to nobody");
+        assert!(!self.seen.contains(&delivery), "D4: a key that the log has shown is not sent again");
+        let others = self.sent.iter().filter(|(other, over)| **other != delivery && !**over).count();
+        assert_eq!(others, 0, "D4: one question in flight");
+        assert!(self.turns.values().any(|(of, _, over)| *of == Some(delivery) && !over), "D4: its lease is on disk");
+        let index = self.keys.iter().position(|key| *key == delivery).expect("a question of ours");
+        assert_eq!(text, format!("question {delivery}"));
+        if self.sent.insert(delivery, false).is_none() {
+            assert!(self.first_sends.last().is_none_or(|last| *last < index), "DLV-4: in order of lines");
+            self.first_sends.push(index);
+        }
+        self.requests.push_back(ToGateway::Send(delivery));
+    }
+
+    fn happen(&mut self, what: Happening) {
+        match what {
+            Happening::Ask => {
+                let delivery = DeliveryId::new();
+                let seq = i64::try_from(self.keys.len()).expect("few");
+                self.keys.push(delivery);
+                let question =
+                    Question { delivery_id: delivery, text: format!("question {delivery}").into(), ..question(seq) };
+                let effects = self.session.on_question(question, self.now);
+                self.perform(effects);
+            }
+            Happening::Foreign if self.upstream.is_alive && self.upstream.protocol >= 4 => {
+                self.foreign += 1;
+                let key = format!("foreign-{}", self.foreign);
+                let _ = self.upstream.send(&key);
+            }
+            Happening::Take => self.take(false),
+            Happening::Refuse => self.take(true),
+            Happening::Work(how) if self.upstream.is_alive => {
+                let event = self.upstream.work(how);
+                self.tell(event);
+            }
+            Happening::Arrive => self.arrive(),
+            Happening::Store => self.write(false),
+            Happening::StoreBusy => self.write(true),
+            Happening::LinkDown => self.cut(),
+            Happening::LinkUp if self.upstream.is_alive => {
+                self.link_up = true;
+                let effects = self.session.on_link_up(self.upstream.protocol, self.now);
+                self.perform(effects);
+            }
+            Happening::Hole if self.link_up => {
+                let before = self.frames.len();
+                self.frames.retain(|frame| !matches!(frame, FromGateway::Event(_)));
+                if self.frames.len() < before {
+                    let effects = self.session.on_link_up(self.upstream.protocol, self.now);
+                    self.perform(effects);
+                }
+            }
+            Happening::Crash => {
+                self.cut();
+                self.upstream.crash();
+            }
+            Happening::Start => self.upstream.is_alive = true,
+            Happening::Resume => self.upstream.resume(),
+            Happening::Wait(ms) => self.wait(i64::from(ms)),
+            Happening::Abort(queued) => {
+                let effects = self.session.abort(queued);
+                self.perform(effects);
+            }
+            Happening::Touch => {
+                let effects = self.session.on_touched(self.now);
+                self.perform(effects);
+            }
+            Happening::Foreign | Happening::Work(_) | Happening::LinkUp | Happening::Hole => {}
+        }
+    }
+
+    fn tell(&mut self, event: Option<ChatEvent>) {
+        if self.link_up {
+            self.frames.extend(event.map(|event| FromGateway::Event(Box::new(event))));
+        }
+    }
+
+    fn cut(&mut self) {
+        if !std::mem::replace(&mut self.link_up, false) {
+            return;
+        }
+        self.session.on_link_down();
+        // Requests that the gateway has not read are lost, and so are its answers; the link tells the session of both.
+        let lost = self.requests.drain(..).map(|request| match request {
+            ToGateway::Send(_) => None,
+            ToGateway::Abort(_) => None,
+            ToGateway::History(purpose, _) => Some(purpose),
+        });
+        let answers = self.frames.drain(..).map(|frame| match frame {
+            FromGateway::Page(purpose, _) => Some(purpose),
+            FromGateway::Sent(_) | FromGateway::Event(_) => None,
+        });
+        let purposes: Vec<Purpose> = lost.chain(answers).flatten().collect();
+        for purpose in purposes {
+            let effects = self.session.on_history(purpose, Err(RequestError::Closed), self.now);
+            self.perform(effects);
+        }
+        let effects = self.session.on_sent(Err(RequestError::Closed), self.now);
+        self.perform(effects);
+    }
+
+    fn take(&mut self, busy: bool) {
+        if !self.upstream.is_alive || !self.link_up {
+            return;
+        }
+        match self.requests.pop_front() {
+            Some(ToGateway::Send(_)) if busy => self.frames.push_back(FromGateway::Sent(Err(()))),
+            Some(ToGateway::Send(delivery)) => {
+                let status = self.upstream.send(&delivery.to_string());
+                self.frames.push_back(FromGateway::Sent(Ok(status)));
+            }
+            Some(ToGateway::Abort(run_id)) => {
+                let event = self.upstream.abort(&run_id);
+                self.tell(event);
+            }
+            Some(ToGateway::History(purpose, limit)) => {
+                let page = self.upstream.page(limit);
+                self.frames.push_back(FromGateway::Page(purpose, page));
+            }
+            None => {}
+        }
+    }
+
+    fn arrive(&mut self) {
+        let Some(frame) = self.frames.pop_front() else { return };
+        let effects = match frame {
+            FromGateway::Sent(Ok(status)) => {
+                self.session.on_sent(Ok(SendAck { run_id: String::new(), status }), self.now)
+            }
+            FromGateway::Sent(Err(())) => {
+                self.session.on_sent(Err(RequestError::Refused(refusal("UNAVAILABLE", true))), self.now)
+            }
+            FromGateway::Page(purpose, value) => {
+                let page = page(value);
+                self.seen.extend(self.keys.iter().filter(|key| page.question(&key.to_string()).is_some()));
+                self.session.on_history(purpose, Ok(page), self.now)
+            }
+            FromGateway::Event(event) => self.session.on_event(*event, self.now),
+        };
+        self.perform(effects);
+    }
+
+    fn write(&mut self, busy: bool) {
+        let Some(write) = self.store.pop_front() else { return };
+        let refused = || Err(error(ErrorCode::StoreBusy));
+        let effects = match write {
+            Write::Begin(_) | Write::BeginForeign(_) if busy => self.session.on_begun(refused(), self.now),
+            Write::End(_) if busy => self.session.on_ended(Err(error(ErrorCode::StoreBusy)), self.now),
+            Write::Import(_) if busy => self.session.on_imported(Err(error(ErrorCode::StoreBusy))),
+            Write::Map(_) if busy => self.session.on_mapped(Err(error(ErrorCode::StoreBusy))),
+            Write::Begin(command) => {
+                let result = if self.cancelled.contains(&command.delivery_id) {
+                    Err(error(ErrorCode::DeliveryEnded))
+                } else {
+                    Ok(self.begun(command.turn_id, Some(command.delivery_id), command.delivery_id.to_string()))
+                };
+                self.session.on_begun(result, self.now)
+            }
+            Write::BeginForeign(command) => {
+                let turn = self.begun(command.turn_id, None, command.run_id);
+                self.session.on_begun(Ok(turn), self.now)
+            }
+            Write::End(end) => {
+                self.check_end(&end);
+                self.session.on_ended(Ok(!end.text.is_empty()), self.now)
+            }
+            Write::Import(rows) => self.session.on_imported(Ok(rows)),
+            Write::Map(page) => {
+                let up_to = page.rows.iter().filter_map(|row| row.seq).max().unwrap_or(0);
+                let mapped = Mapped { up_to, upstream_session: "log".to_owned(), answers: 1 };
+                self.session.on_mapped(Ok(mapped))
+            }
+        };
+        self.perform(effects);
+    }
+
+    /// Begins a turn; a run that has one keeps it.
+    fn begun(&mut self, id: TurnId, delivery_id: Option<DeliveryId>, run_id: String) -> Turn {
+        let known = self.turns.iter().find(|(_, (.., run, _))| *run == run_id).map(|(id, (.., over))| (*id, *over));
+        let (id, over) = known.unwrap_or((id, false));
+        self.turns.entry(id).or_insert((delivery_id, run_id.clone(), false));
+        Turn {
+            id,
+            conversation_id: self.session.conversation.id,
+            delivery_id,
+            message_id: None,
+            answer_id: None,
+            run_id,
+            state: if over { TurnState::Final } else { TurnState::Started },
+            text: String::new(),
+            started_at: self.now,
+        }
+    }
+
+    fn check_end(&mut self, end: &EndTurn) {
+        let (delivery, run_id, over) = self.turns.get_mut(&end.turn_id).expect("a turn that was begun");
+        assert!(!std::mem::replace(over, true), "a turn ends once");
+        let key = delivery.map_or(run_id.clone(), |delivery| delivery.to_string());
+        // A run that resumes what somebody else asked answers that.
+        if !key.starts_with("resumed-") {
+            let expected = answer_to(&key);
+            assert!(expected.starts_with(&end.text) || end.text == "failed", "{} is no answer to {key}", end.text);
+            if end.state == TurnState::Final {
+                assert_eq!(end.text, expected, "a whole answer");
+            }
+        }
+        let Some(delivery) = *delivery else { return };
+        *self.ended.entry(delivery).or_default() += 1;
+        self.sent.entry(delivery).and_modify(|over| *over = true);
+        if let DeliveryEnd::Dead { started: false, .. } = end.delivery {
+            assert!(!self.upstream.started.contains(&key), "D4: it may be started afresh");
+        }
+    }
+
+    fn wait(&mut self, ms: i64) {
+        self.now += ms;
+        self.upstream.now = self.now;
+        self.timers.sort_by_key(|(at, _)| *at);
+        let due: Vec<Wake> = self.timers.extract_if(.., |(at, _)| *at <= self.now).map(|(_, wake)| wake).collect();
+        for wake in due {
+            let effects = self.session.on_wake(wake, self.now);
+            self.perform(effects);
+        }
+        let effects = self.session.on_tick(self.now);
+        self.perform(effects);
+    }
+
+    /// Everything works from now on, and half an hour passes.
+    fn settle(&mut self) {
+        self.happen(Happening::Start);
+        if !self.link_up {
+            self.happen(Happening::LinkUp);
+        }
+        for _ in 0..(1_800_000 / 700) {
+            for _ in 0..4 {
+                self.happen(Happening::Take);
+                self.happen(Happening::Store);
+                self.happen(Happening::Arrive);
+            }
+            self.happen(Happening::Work(Work::Grow));
+            self.happen(Happening::Wait(700));
+        }
+    }
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        4 => Just(Happening::Ask),
+        2 => Just(Happening::Foreign),
+        10 => Just(Happening::Take),
+        1 => Just(Happening::Refuse),
+        8 => Just(Happening::Work(Work::Grow)),
+        2 => Just(Happening::Work(Work::Finish)),
+        1 => Just(Happening::Work(Work::Fail)),
+        12 => Just(Happening::Arrive),
+        10 => Just(Happening::Store),
+        2 => Just(Happening::StoreBusy),
+        2 => Just(Happening::LinkDown),
+        4 => Just(Happening::LinkUp),
+        1 => Just(Happening::Hole),
+        1 => Just(Happening::Crash),
+        2 => Just(Happening::Start),
+        2 => Just(Happening::Resume),
+        6 => prop_oneof![Just(200_u16), Just(1_000), Just(6_000), Just(60_000)].prop_map(Happening::Wait),
+        1 => any::<bool>().prop_map(Happening::Abort),
+        1 => Just(Happening::Touch),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn questions_end_once_whatever_happens(
+        happenings in prop::collection::vec(happening(), 0..120),
+        contacted: bool,
+        tells_ids: bool,
+        is_old in prop::bool::weighted(0.25),
+    ) {
+        let mut world = World::new(contacted, if is_old { 3 } else { 4 }, tells_ids);
+        for what in &happenings {
+            world.happen(*what);
+        }
+        world.settle();
+        for (index, key) in world.keys.iter().enumerate() {
+            let ends = world.ended.get(key).copied().unwrap_or(0);
+            let expected = u32::from(!world.cancelled.contains(key));
+            prop_assert_eq!(ends, expected, "question {} of {}: {:?}", index, world.keys.len(), world.session.run);
+        }
+        prop_assert!(world.session.is_idle(), "{:?}", world.session);
+    }
+}

@@ -1,0 +1,49 @@
+//! `token`: what is made without a server counts when one starts, and what a server made ends when it is told to.
+use serde_json::json;
+
+use super::run;
+use crate::harness::{Broker, Database};
+
+on_both_databases!(tokens_work_whoever_made_them, roles_belong_to_users);
+
+async fn tokens_work_whoever_made_them(database: Database) {
+    let alone = run(&database, &["token", "create", "--name", "before"]).fine();
+    let broker = Broker::start(&database, &[], &[]).await;
+    let served =
+        run(&database, &["token", "create", "--user", "ann", "--role", "member", "--expires-in-days", "1"]).fine();
+    for (ran, name) in [(&alone, "admin"), (&served, "ann")] {
+        let token = ran.out.trim();
+        assert!(token.starts_with("cbk_") && token.len() == 47 && !token.contains(char::is_whitespace), "{ran:?}");
+        assert!(ran.err.contains(&format!("the user `{name}`")) && !ran.err.contains(token), "{ran:?}");
+        assert_eq!(status_for(&broker, token).await, 200);
+    }
+    let listed = run(&database, &["token", "list", "--json"]).fine();
+    assert!(!listed.out.contains(served.out.trim()), "a token is told once");
+    let tokens = listed.json();
+    let anns = tokens.as_array().unwrap().iter().find(|token| token["user"] == "ann").unwrap().clone();
+    run(&database, &["token", "revoke", anns["id"].as_str().unwrap()]).fine();
+    assert_eq!(status_for(&broker, served.out.trim()).await, 401);
+    assert!(run(&database, &["token", "list"]).fine().out.contains("revoked"));
+}
+
+async fn roles_belong_to_users(database: Database) {
+    for server in [false, true] {
+        let broker = if server { Some(Broker::start(&database, &[], &[]).await) } else { None };
+        let name = if server { "ben" } else { "ann" };
+        let sentence = run(&database, &["token", "create", "--user", name]).refused(1);
+        assert_eq!(sentence, format!("there is no user `{name}`; add --role to make it, for example --role member"));
+        let made = run(&database, &["token", "create", "--user", name, "--role", "viewer", "--json"]).fine().json();
+        assert_eq!((&made["user"], &made["expires_at"]), (&json!(name), &json!(null)));
+        let sentence = run(&database, &["token", "create", "--user", name, "--role", "admin"]).refused(1);
+        assert!(sentence.starts_with(&format!("the user `{name}` has the role `viewer`")), "{sentence}");
+        run(&database, &["token", "create", "--user", name]).fine();
+        drop(broker);
+    }
+}
+
+async fn status_for(broker: &Broker, token: &str) -> u16 {
+    let request = awc::Client::new()
+        .get(format!("http://{}/api/gateways", broker.address))
+        .insert_header(("Authorization", format!("Bearer {token}")));
+    request.send().await.expect("an answer").status().as_u16()
+}
