@@ -44,7 +44,9 @@ pub use listeners::check_port;
 
 /// How long browsers have to take their close frames before the server goes on stopping.
 const GOODBYE: Duration = Duration::from_secs(3);
-/// How often a stop looks whether the browsers have gone.
+/// How long a start waits for the lock on the data before it says that another server has it.
+const LOCK_WAIT: Duration = Duration::from_millis(500);
+/// How often a start looks for the lock, and a stop whether the browsers have gone.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// A running broker. It lives in the actix system that it was started in.
@@ -73,7 +75,7 @@ impl Node {
         install_crypto();
         let opener = opener(&config.store);
         make_private_dir(&config.app.data_dir)?;
-        let locks = lock_for_server(&config.app.data_dir, &opener.location)?;
+        let locks = lock(&config, &opener.location).await?;
         let listeners = Listeners::bind(&config.server.listen)?;
         let opener = prepared(opener).await?;
         let vault = vault(&config)?;
@@ -164,6 +166,17 @@ impl Node {
             drop(self.handle.stop(false));
         }
         in_time
+    }
+}
+
+/// Takes the lock on the data; a command may hold it for a moment, or a server that is about to end.
+async fn lock(config: &Config, location: &Location) -> Result<Vec<ServerLock>, Error> {
+    let until = Instant::now() + LOCK_WAIT;
+    loop {
+        match lock_for_server(&config.app.data_dir, location) {
+            Err(_) if Instant::now() < until => tokio::time::sleep(LOOK).await,
+            taken_or_not => return taken_or_not,
+        }
     }
 }
 

@@ -20,10 +20,10 @@ use super::connection::Connection;
 use super::devices::Devices;
 use super::frames::{Request, response};
 use super::gateway::{Effect, Gateway, Phase};
-use crate::ws::frame_guard::FrameGuard;
 use super::peers::{CONNECTIONS_MAX, Out, Peers, Wire};
 use super::run::Next;
 use super::{FRAME_BYTES_MAX, Options, methods};
+use crate::ws::frame_guard::FrameGuard;
 
 /// Everything that changes; locked for moments, never across an await.
 pub(super) struct Core {

@@ -337,7 +337,8 @@ impl Worker {
         let db = self.db.insert(db);
         let settings = &self.seed.parts.opener.settings;
         self.memory.enter(epoch);
-        if let Err(error) = dialect::begin_write(db, settings).map_err(Error::from).and_then(|()| check_epoch(db, epoch))
+        if let Err(error) =
+            dialect::begin_write(db, settings).map_err(Error::from).and_then(|()| check_epoch(db, epoch))
         {
             let fate = if error.code() == ErrorCode::Standby { Fate::Keep } else { Fate::Reopen };
             // The rollback of a transaction that never began fails; the connection is judged by what comes next.

@@ -11,7 +11,10 @@ fn every_error_code_has_a_page_that_names_it_and_its_status() {
     let index = read("docs/errors/README.md");
     for (_, name, status) in ErrorCode::ALL {
         let page = read(&format!("docs/errors/{name}.md"));
-        assert!(page.contains(name) && page.contains(&status.to_string()), "docs/errors/{name}.md");
+        assert!(page.contains(name), "docs/errors/{name}.md");
+        // These come on sockets, where there is no status.
+        let on_sockets = ["bad_frame", "frame_too_large", "scope_missing"].contains(name);
+        assert!(on_sockets || page.contains(&status.to_string()), "docs/errors/{name}.md tells the status");
         assert!(index.contains(&format!("{name}.md")), "the index leads to {name}");
     }
 }
@@ -45,7 +48,9 @@ fn every_setting_is_documented() {
 #[test]
 fn documents_lead_to_files_that_exist() {
     let root = env!("CARGO_MANIFEST_DIR");
-    for document in ["README.md", "ARCHITECTURE.md", "docs/rest.md", "docs/websocket.md", "docs/gateways.md", "docs/operations.md"] {
+    for document in
+        ["README.md", "ARCHITECTURE.md", "docs/rest.md", "docs/websocket.md", "docs/gateways.md", "docs/operations.md"]
+    {
         let text = read(document);
         let folder = std::path::Path::new(root).join(document);
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {

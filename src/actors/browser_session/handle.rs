@@ -322,9 +322,8 @@ impl BrowserSession {
                 Ok(None) => return Box::pin(done()),
                 Err(error) => return this.refuse(error, Some(&abort.named), None),
             };
-            let other_runs = |wanted: &String| {
-                this.parts.directory.run(id).is_some_and(|live| live.turn_id.to_string() != *wanted)
-            };
+            let other_runs =
+                |wanted: &String| this.parts.directory.run(id).is_some_and(|live| live.turn_id.to_string() != *wanted);
             if abort.run_id.as_ref().is_some_and(other_runs) {
                 return Box::pin(done());
             }

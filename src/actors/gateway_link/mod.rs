@@ -306,7 +306,10 @@ impl Handler<Stop> for GatewayLink {
     fn handle(&mut self, _: Stop, ctx: &mut Self::Context) {
         self.leaving = true;
         if self.status.is_connected() {
-            self.tell_link(LinkChange::Down { reason: "the gateway's settings were changed".to_owned(), retry_in_ms: None });
+            self.tell_link(LinkChange::Down {
+                reason: "the gateway's settings were changed".to_owned(),
+                retry_in_ms: None,
+            });
         }
         if let Some(outgoing) = self.outgoing.take() {
             outgoing.close(1001, "going away");

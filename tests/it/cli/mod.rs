@@ -1,6 +1,7 @@
 //! The command line as a person or a script uses it: the real binary, with a server running and with none.
 mod copies;
 mod gateways;
+mod node;
 mod servers;
 mod tokens;
 

@@ -9,7 +9,11 @@ use serde_json::{Value, json};
 use super::{Running, bare, command, finish, run};
 use crate::harness::{Broker, Browser, Database, Kind, run_on};
 
-on_both_databases!(the_first_start_tells_the_token_and_no_other_does, a_healthy_server_has_a_clean_bill);
+on_both_databases!(
+    the_first_start_tells_the_token_and_no_other_does,
+    a_stop_sends_browsers_away_and_ends_in_good_order,
+    a_healthy_server_has_a_clean_bill,
+);
 
 /// How long a newcomer waits for the first chat at most.
 const MINUTE: Duration = Duration::from_secs(60);
@@ -24,6 +28,16 @@ async fn the_first_start_tells_the_token_and_no_other_does(database: Database) {
     broker.start_again().await;
     until(&broker, "in /").await;
     assert_eq!(broker.log().matches(&broker.token).count(), 1, "told once");
+}
+
+async fn a_stop_sends_browsers_away_and_ends_in_good_order(database: Database) {
+    let mut broker = Broker::start(&database, &[], &[]).await;
+    let (status, made) = broker.post("/api/gateways", json!({ "id": "gw", "name": "Away", "url": "ws://127.0.0.1:9" })).await;
+    assert_eq!(status, 200, "{made}");
+    let mut browser = broker.browser("/ws/chat/gw").await;
+    browser.until_type("connected").await;
+    let (stopped, ()) = tokio::join!(broker.stop(), async { while browser.next().await.is_some() {} });
+    assert_eq!((stopped, browser.closed), (Some(0), Some(1012)), "{}", broker.log());
 }
 
 /// Waits for a text that is printed a moment after the server is ready.

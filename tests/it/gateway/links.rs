@@ -146,6 +146,8 @@ async fn a_question_goes_to_its_own_gateway_and_to_no_other(database: Database) 
     away.listen_again().await.expect("the port is free again");
     let mut browser = broker.browser("/ws/chat/gw").await;
     browser.send(json!({ "type": "resume", "sessionKey": "a", "after": 1 })).await;
-    let end = browser.until("the answer", |f| f.to_string().contains("for the one that is away") && f["type"] != "resumed").await;
+    let end = browser
+        .until("the answer", |f| f.to_string().contains("for the one that is away") && f["type"] != "resumed")
+        .await;
     assert!(end["type"] == "stream" || end["type"] == "message", "{end}");
 }

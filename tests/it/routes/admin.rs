@@ -45,30 +45,48 @@ async fn a_gateway_shows_what_is_wrong_and_what_to_do(node: TestNode) {
 async fn a_gateway_is_changed_field_by_field(node: TestNode) {
     let new = json!({ "id": "lab", "name": "Lab", "url": "ws://a", "token": "t", "password": "p", "admin": true, "track": "all" });
     let made = node.post("/api/admin/gateways").json(&new).by(Role::Operator).await.expect_status(201).json;
-    assert_eq!((&made["token_set"], &made["password_set"], &made["admin"], &made["track"]), (&json!(true), &json!(true), &json!(true), &json!("all")));
+    assert_eq!(
+        (&made["token_set"], &made["password_set"], &made["admin"], &made["track"]),
+        (&json!(true), &json!(true), &json!(true), &json!("all"))
+    );
     node.post("/api/admin/gateways").json(&new).by(Role::Operator).await.expect_error(400, "already_exists");
     let extra = json!({ "id": "x", "name": "x", "url": "ws://x", "tokn": "t" });
-    let refused = node.post("/api/admin/gateways").json(&extra).by(Role::Operator).await.expect_error(422, "validation_error");
+    let refused =
+        node.post("/api/admin/gateways").json(&extra).by(Role::Operator).await.expect_error(422, "validation_error");
     assert_eq!(refused.fields(), ["tokn"]);
     let change = |body: Value| node.patch("/api/admin/gateways/lab").json(&body).by(Role::Operator);
     let changed = change(json!({ "token": null, "name": "Laboratory" })).await.expect_status(200).json;
-    assert_eq!((&changed["token_set"], &changed["password_set"], &changed["name"]), (&json!(false), &json!(true), &json!("Laboratory")));
+    assert_eq!(
+        (&changed["token_set"], &changed["password_set"], &changed["name"]),
+        (&json!(false), &json!(true), &json!("Laboratory"))
+    );
     let changed = change(json!({ "password": "", "enabled": false, "url": "wss://b" })).await.expect_status(200).json;
-    assert_eq!((&changed["password_set"], &changed["enabled"], &changed["url"]), (&json!(false), &json!(false), &json!("wss://b")));
+    assert_eq!(
+        (&changed["password_set"], &changed["enabled"], &changed["url"]),
+        (&json!(false), &json!(false), &json!("wss://b"))
+    );
     assert_eq!(change(json!({ "url": "http://x" })).await.expect_error(422, "validation_error").fields(), ["url"]);
     assert_eq!(change(json!({ "id": "other" })).await.expect_error(422, "validation_error").fields(), ["id"]);
     node.delete("/api/admin/gateways/lab").by(Role::Operator).await.expect_status(200);
     change(json!({})).await.expect_error(404, "gateway_not_found");
     let audit = node.get("/api/admin/audit").by(Role::Viewer).await.expect_status(200).json;
-    let actions: Vec<&str> = audit["items"].as_array().unwrap().iter().map(|row| row["action"].as_str().unwrap()).collect();
+    let actions: Vec<&str> =
+        audit["items"].as_array().unwrap().iter().map(|row| row["action"].as_str().unwrap()).collect();
     assert_eq!(actions.iter().filter(|action| action.starts_with("gateway.")).count(), 4, "{actions:?}");
 }
 
 async fn a_test_asks_the_gateway(node: TestNode) {
     node.gateway("lab").await;
     let tested = node.post("/api/admin/gateways/lab/test").by(Role::Operator).await.expect_status(200).json;
-    assert_eq!((&tested["ok"], &tested["latency_ms"], &tested["gateway"]["id"]), (&json!(true), &json!(7), &json!("lab")));
-    node.patch("/api/admin/gateways/lab").json(&json!({ "enabled": false })).by(Role::Operator).await.expect_status(200);
+    assert_eq!(
+        (&tested["ok"], &tested["latency_ms"], &tested["gateway"]["id"]),
+        (&json!(true), &json!(7), &json!("lab"))
+    );
+    node.patch("/api/admin/gateways/lab")
+        .json(&json!({ "enabled": false }))
+        .by(Role::Operator)
+        .await
+        .expect_status(200);
     let tested = node.post("/api/admin/gateways/lab/test").by(Role::Operator).await.expect_status(200).json;
     assert_eq!((&tested["ok"], &tested["message"]), (&json!(false), &json!("the gateway is disabled")));
     node.post("/api/admin/gateways/none/test").by(Role::Operator).await.expect_error(404, "gateway_not_found");
@@ -83,7 +101,12 @@ async fn users_are_made_changed_and_removed(node: TestNode) {
     let again = node.post(path).header("idempotency-key", "u-1").json(&new).by(Role::Admin).await.expect_status(201);
     assert_eq!(again.json, made.json);
     let other = json!({ "name": "eve", "role": "member" });
-    node.post(path).header("idempotency-key", "u-1").json(&other).by(Role::Admin).await.expect_error(409, "idempotency_conflict");
+    node.post(path)
+        .header("idempotency-key", "u-1")
+        .json(&other)
+        .by(Role::Admin)
+        .await
+        .expect_error(409, "idempotency_conflict");
     node.post(path).json(&new).by(Role::Admin).await.expect_error(409, "already_exists");
     for (wrong, field) in [
         (json!({ "name": "x y", "role": "member" }), "name"),
@@ -97,8 +120,17 @@ async fn users_are_made_changed_and_removed(node: TestNode) {
         assert!(!refused.text.contains("short\"") && !refused.text.contains("123456789012"), "{}", refused.text);
     }
     let one = format!("{path}/{}", made.json["id"].as_str().unwrap());
-    let changed = node.patch(&one).json(&json!({ "role": "operator", "password": null })).by(Role::Admin).await.expect_status(200).json;
-    assert_eq!((&changed["role"], &changed["password_set"], &changed["display_name"]), (&json!("operator"), &json!(false), &json!("Ann")));
+    let changed = node
+        .patch(&one)
+        .json(&json!({ "role": "operator", "password": null }))
+        .by(Role::Admin)
+        .await
+        .expect_status(200)
+        .json;
+    assert_eq!(
+        (&changed["role"], &changed["password_set"], &changed["display_name"]),
+        (&json!("operator"), &json!(false), &json!("Ann"))
+    );
     let list = node.get(path).by(Role::Admin).await.expect_status(200).json;
     assert!(list["items"].as_array().unwrap().contains(&changed));
     let admin = list["items"].as_array().unwrap().iter().find(|user| user["name"] == "admin").unwrap();
@@ -118,7 +150,10 @@ async fn a_token_is_told_once(node: TestNode) {
     let made = send(&new).await.expect_status(201).json;
     let token = made["token"].as_str().unwrap().to_owned();
     assert!(token.starts_with("cbk_") && token.starts_with(made["prefix"].as_str().unwrap()) && token.len() == 47);
-    assert_eq!((&made["user"], &made["secret_shown"], &made["expires_at"]), (&json!("ann"), &json!(false), &json!("2099-01-01T00:00:00.000Z")));
+    assert_eq!(
+        (&made["user"], &made["secret_shown"], &made["expires_at"]),
+        (&json!("ann"), &json!(false), &json!("2099-01-01T00:00:00.000Z"))
+    );
     let again = send(&new).await.expect_status(201);
     assert_eq!((&again.json["id"], &again.json["secret_shown"]), (&made["id"], &json!(true)));
     assert!(!again.text.contains(&token));
@@ -145,19 +180,30 @@ async fn a_token_is_told_once(node: TestNode) {
 }
 
 async fn a_revoked_token_ends_at_once(node: TestNode) {
-    let made = node.post("/api/admin/tokens").json(&json!({ "name": "x" })).by(Role::Admin).await.expect_status(201).json;
+    let made =
+        node.post("/api/admin/tokens").json(&json!({ "name": "x" })).by(Role::Admin).await.expect_status(201).json;
     let token = made["token"].as_str().unwrap();
     node.get("/api/gateways").with_token(token).await.expect_status(200);
     let one = format!("/api/admin/tokens/{}", made["id"].as_str().unwrap());
     node.delete(&one).by(Role::Admin).await.expect_status(200);
     node.get("/api/gateways").with_token(token).await.expect_error(401, "unauthenticated");
     node.delete(&one).by(Role::Admin).await.expect_status(200);
-    node.delete("/api/admin/tokens/01890000-0000-7000-8000-000000000000").by(Role::Admin).await.expect_error(404, "not_found");
+    node.delete("/api/admin/tokens/01890000-0000-7000-8000-000000000000")
+        .by(Role::Admin)
+        .await
+        .expect_error(404, "not_found");
     // Whoever is removed or gets another role loses or changes what its tokens may.
     let bob = node.token("bob", Role::Operator).await;
     let list = node.get("/api/admin/users").by(Role::Admin).await.json;
-    let id = list["items"].as_array().unwrap().iter().find(|user| user["name"] == "bob").unwrap()["id"].as_str().unwrap().to_owned();
-    node.patch(&format!("/api/admin/users/{id}")).json(&json!({ "role": "viewer" })).by(Role::Admin).await.expect_status(200);
+    let id = list["items"].as_array().unwrap().iter().find(|user| user["name"] == "bob").unwrap()["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    node.patch(&format!("/api/admin/users/{id}"))
+        .json(&json!({ "role": "viewer" }))
+        .by(Role::Admin)
+        .await
+        .expect_status(200);
     node.get("/api/admin/deliveries").with_token(&bob).await.expect_error(403, "forbidden");
     node.delete(&format!("/api/admin/users/{id}")).by(Role::Admin).await.expect_status(200);
     node.get("/api/gateways").with_token(&bob).await.expect_error(401, "unauthenticated");
@@ -187,10 +233,17 @@ async fn a_backup_is_a_private_copy(node: TestNode) {
 
 async fn the_overview_counts(node: TestNode) {
     node.gateway("lab").await;
-    node.post("/api/gateways/lab/sessions").json(&json!({ "session_key": "a" })).by(Role::Member).await.expect_status(200);
+    node.post("/api/gateways/lab/sessions")
+        .json(&json!({ "session_key": "a" }))
+        .by(Role::Member)
+        .await
+        .expect_status(200);
     node.clock.advance_ms(5_000);
     let stats = node.get("/api/admin/stats").by(Role::Viewer).await.expect_status(200).json;
-    assert_eq!((&stats["gateways"], &stats["gateways_connected"], &stats["uptime_s"]), (&json!(1), &json!(1), &json!(5)));
+    assert_eq!(
+        (&stats["gateways"], &stats["gateways_connected"], &stats["uptime_s"]),
+        (&json!(1), &json!(1), &json!(5))
+    );
     assert_eq!((&stats["conversations"], &stats["messages"], &stats["users"]), (&json!(1), &json!(0), &json!(3)));
     assert_eq!(stats["deliveries"], json!({ "pending": 0, "leased": 0, "dead": 0 }));
     let actors = node.get("/api/admin/actors").by(Role::Viewer).await.expect_status(200).json;

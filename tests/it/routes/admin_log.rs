@@ -46,16 +46,33 @@ async fn conversations_are_listed_read_and_deleted(node: TestNode) {
         node.clock.advance_ms(1_000);
         ids.push(session(&node, key).await);
     }
-    let first = node.get("/api/admin/conversations?limit=2&kind=session&gateway_id=lab").by(Role::Viewer).await.expect_status(200);
+    let first = node
+        .get("/api/admin/conversations?limit=2&kind=session&gateway_id=lab")
+        .by(Role::Viewer)
+        .await
+        .expect_status(200);
     assert_eq!(first.header("x-total-count"), "3");
     let next = first.json["next"].as_str().unwrap();
-    let rest = node.get(&format!("/api/admin/conversations?limit=2&kind=session&gateway_id=lab&cursor={next}")).by(Role::Viewer).await;
+    let rest = node
+        .get(&format!("/api/admin/conversations?limit=2&kind=session&gateway_id=lab&cursor={next}"))
+        .by(Role::Viewer)
+        .await;
     let rest = rest.expect_status(200).json;
     assert_eq!((&rest["items"][0]["id"], &rest["next"]), (&json!(ids[0]), &Value::Null));
     let none = node.get("/api/admin/conversations?gateway_id=other").by(Role::Viewer).await.expect_status(200).json;
     assert_eq!(none, json!({ "items": [], "next": null }));
-    for (query, field) in [("kind=x", "kind"), ("gateway_id=a%2Fb", "gateway_id"), ("owner_id=1", "owner_id"), ("limit=0", "limit"), ("x=1", "x")] {
-        let refused = node.get(&format!("/api/admin/conversations?{query}")).by(Role::Viewer).await.expect_error(422, "validation_error");
+    for (query, field) in [
+        ("kind=x", "kind"),
+        ("gateway_id=a%2Fb", "gateway_id"),
+        ("owner_id=1", "owner_id"),
+        ("limit=0", "limit"),
+        ("x=1", "x"),
+    ] {
+        let refused = node
+            .get(&format!("/api/admin/conversations?{query}"))
+            .by(Role::Viewer)
+            .await
+            .expect_error(422, "validation_error");
         assert_eq!((refused.fields(), &refused.json["detail"][0]["loc"][0]), (vec![field], &json!("query")));
     }
     let one = format!("/api/admin/conversations/{}", ids[0]);
@@ -70,7 +87,11 @@ async fn conversations_are_listed_read_and_deleted(node: TestNode) {
     node.get(&format!("{one}/messages")).by(Role::Viewer).await.expect_error(404, "not_found");
     let cancelled = node.get("/api/admin/deliveries?state=cancelled").by(Role::Operator).await.expect_status(200).json;
     assert_eq!(cancelled["items"][0]["reason"], "conversation_deleted");
-    let agents = node.post("/api/admin/conversations").json(&json!({ "agent_id": "x", "user_id": null })).by(Role::Operator).await;
+    let agents = node
+        .post("/api/admin/conversations")
+        .json(&json!({ "agent_id": "x", "user_id": null }))
+        .by(Role::Operator)
+        .await;
     assert_eq!(agents.expect_error(422, "validation_error").fields(), ["agent_id"]);
 }
 
@@ -78,14 +99,20 @@ async fn a_message_is_accepted_and_has_a_receipt(node: TestNode) {
     node.gateway("lab").await;
     let conversation = session(&node, "a").await;
     let path = format!("/api/admin/conversations/{conversation}/messages");
-    let send = |key: &'static str, body: Value| node.post(&path).header("idempotency-key", key).json(&body).by(Role::Operator);
-    let accepted = send("m-1", json!({ "content": [{ "type": "text", "text": "hello" }] })).await.expect_status(201).json;
+    let send =
+        |key: &'static str, body: Value| node.post(&path).header("idempotency-key", key).json(&body).by(Role::Operator);
+    let accepted =
+        send("m-1", json!({ "content": [{ "type": "text", "text": "hello" }] })).await.expect_status(201).json;
     assert_eq!(accepted["message"]["content"], json!([{ "type": "text", "text": "hello" }]));
     let delivery = &accepted["deliveries"][0];
-    assert_eq!((&delivery["state"], &delivery["recipient"]["kind"], &delivery["recipient"]["id"]), (&json!("pending"), &json!("gateway"), &json!("lab")));
+    assert_eq!(
+        (&delivery["state"], &delivery["recipient"]["kind"], &delivery["recipient"]["id"]),
+        (&json!("pending"), &json!("gateway"), &json!("lab"))
+    );
     assert_eq!(send("m-1", json!({ "content": "hello" })).await.expect_status(201).json, accepted);
     send("m-1", json!({ "content": "other" })).await.expect_error(409, "idempotency_conflict");
-    let line = send("m-2", json!({ "content": "noted", "role": "system", "deliver": false })).await.expect_status(201).json;
+    let line =
+        send("m-2", json!({ "content": "noted", "role": "system", "deliver": false })).await.expect_status(201).json;
     assert_eq!((&line["message"]["role"], &line["deliveries"]), (&json!("system"), &json!([])));
     for (wrong, field) in [
         (json!({}), "content"),
@@ -100,21 +127,36 @@ async fn a_message_is_accepted_and_has_a_receipt(node: TestNode) {
         let refused = node.post(&path).json(&wrong).by(Role::Operator).await.expect_error(422, "validation_error");
         assert_eq!(refused.fields(), [field], "{wrong}");
     }
-    node.post(&path).json(&json!({ "content": "x".repeat(300_000) })).by(Role::Operator).await.expect_error(413, "message_too_large");
+    node.post(&path)
+        .json(&json!({ "content": "x".repeat(300_000) }))
+        .by(Role::Operator)
+        .await
+        .expect_error(413, "message_too_large");
 
     let id = accepted["message"]["id"].as_str().unwrap();
-    let receipt = async || node.get(&format!("/api/admin/messages/{id}")).by(Role::Viewer).await.expect_status(200).json;
+    let receipt =
+        async || node.get(&format!("/api/admin/messages/{id}")).by(Role::Viewer).await.expect_status(200).json;
     let before = receipt().await;
-    assert_eq!((&before["durability"], &before["deliveries"][0]["events"][0]["what"]), (&json!("full"), &json!("accepted")));
+    assert_eq!(
+        (&before["durability"], &before["deliveries"][0]["events"][0]["what"]),
+        (&json!("full"), &json!("accepted"))
+    );
     let delivery_id: DeliveryId = delivery["id"].as_str().unwrap().parse().unwrap();
     let turn_id = TurnId::new();
     node.state.store.write(BeginTurn { turn_id, delivery_id }).await.unwrap();
     node.state.store.write(answer(turn_id, "hi there")).await.unwrap();
     let after = receipt().await;
-    let events: Vec<&str> =
-        after["deliveries"][0]["events"].as_array().unwrap().iter().map(|event| event["what"].as_str().unwrap()).collect();
+    let events: Vec<&str> = after["deliveries"][0]["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| event["what"].as_str().unwrap())
+        .collect();
     assert_eq!(events, ["accepted", "leased", "completed"]);
-    assert_eq!((&after["deliveries"][0]["outcome"], &after["reply"]["content"][0]["text"]), (&json!("answered"), &json!("hi there")));
+    assert_eq!(
+        (&after["deliveries"][0]["outcome"], &after["reply"]["content"][0]["text"]),
+        (&json!("answered"), &json!("hi there"))
+    );
     let unknown = "/api/admin/messages/01890000-0000-7000-8000-000000000000";
     node.get(unknown).by(Role::Viewer).await.expect_error(404, "not_found");
 }
@@ -127,7 +169,8 @@ async fn the_log_is_read_in_both_directions_and_exported(node: TestNode) {
     }
     let base = format!("/api/admin/conversations/{conversation}/messages");
     let page = async |query: &str| node.get(&format!("{base}?{query}")).by(Role::Viewer).await;
-    let seqs = |page: &Value| page["items"].as_array().unwrap().iter().map(|m| m["seq"].as_i64().unwrap()).collect::<Vec<_>>();
+    let seqs =
+        |page: &Value| page["items"].as_array().unwrap().iter().map(|m| m["seq"].as_i64().unwrap()).collect::<Vec<_>>();
     let newest = page("limit=2").await.expect_status(200);
     assert_eq!((seqs(&newest.json), newest.header("x-total-count")), (vec![4, 5], "5"));
     let older = page(&format!("limit=2&before={}", newest.json["next"].as_str().unwrap())).await.expect_status(200);
@@ -139,11 +182,19 @@ async fn the_log_is_read_in_both_directions_and_exported(node: TestNode) {
     page("after=1&before=3").await.expect_error(422, "validation_error");
     page("after=x").await.expect_error(422, "validation_error");
     page("before=01890000-0000-7000-8000-000000000000").await.expect_error(404, "not_found");
-    let export = node.get(&format!("/api/admin/conversations/{conversation}/export")).by(Role::Operator).await.expect_status(200);
+    let export = node
+        .get(&format!("/api/admin/conversations/{conversation}/export"))
+        .by(Role::Operator)
+        .await
+        .expect_status(200);
     assert_eq!(export.header("content-type"), "application/x-ndjson");
     let lines: Vec<Value> = export.text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.iter().map(|line| line["seq"].as_i64().unwrap()).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
-    let wrong = node.get(&format!("/api/admin/conversations/{conversation}/export")).header("accept", "application/json").by(Role::Operator).await;
+    let wrong = node
+        .get(&format!("/api/admin/conversations/{conversation}/export"))
+        .header("accept", "application/json")
+        .by(Role::Operator)
+        .await;
     wrong.expect_error(406, "not_acceptable");
 }
 
@@ -156,33 +207,63 @@ async fn dead_deliveries_are_redriven_and_removed(node: TestNode) {
         refuse(&node, &one, started).await;
         accepted.push(one);
     }
-    let dead = node.get("/api/admin/deliveries?state=dead&recipient=gateway:lab&limit=3").by(Role::Operator).await.expect_status(200);
+    let dead = node
+        .get("/api/admin/deliveries?state=dead&recipient=gateway:lab&limit=3")
+        .by(Role::Operator)
+        .await
+        .expect_status(200);
     assert_eq!((dead.json["items"].as_array().unwrap().len(), dead.header("x-total-count")), (3, "4"));
     assert_eq!(dead.json["items"][0]["reason"], "refused");
     let next = dead.json["next"].as_str().unwrap();
-    let rest = node.get(&format!("/api/admin/deliveries?state=dead&cursor={next}")).by(Role::Operator).await.expect_status(200).json;
+    let rest = node
+        .get(&format!("/api/admin/deliveries?state=dead&cursor={next}"))
+        .by(Role::Operator)
+        .await
+        .expect_status(200)
+        .json;
     assert_eq!((rest["items"].as_array().unwrap().len(), &rest["next"]), (1, &Value::Null));
-    let none = node.get("/api/admin/deliveries?recipient=agent:nobody").by(Role::Operator).await.expect_status(200).json;
+    let none =
+        node.get("/api/admin/deliveries?recipient=agent:nobody").by(Role::Operator).await.expect_status(200).json;
     assert_eq!(none["items"], json!([]));
     for query in ["state=x", "recipient=lab", "recipient=robot:lab", "older_than=soon"] {
-        node.get(&format!("/api/admin/deliveries?{query}")).by(Role::Operator).await.expect_error(422, "validation_error");
+        node.get(&format!("/api/admin/deliveries?{query}"))
+            .by(Role::Operator)
+            .await
+            .expect_error(422, "validation_error");
     }
     let of = |index: usize| accepted[index]["deliveries"][0]["id"].as_str().unwrap();
     // One that never reached its gateway goes again; one that did could ask twice.
-    let redriven = node.post(&format!("/api/admin/deliveries/{}/redrive", of(0))).by(Role::Operator).await.expect_status(200).json;
+    let redriven =
+        node.post(&format!("/api/admin/deliveries/{}/redrive", of(0))).by(Role::Operator).await.expect_status(200).json;
     assert_eq!((&redriven["state"], &redriven["attempt"]), (&json!("pending"), &json!(0)));
-    node.post(&format!("/api/admin/deliveries/{}/redrive", of(0))).by(Role::Operator).await.expect_error(409, "delivery_ended");
-    node.post(&format!("/api/admin/deliveries/{}/redrive", of(2))).by(Role::Operator).await.expect_error(409, "delivery_ended");
-    let cancelled = node.post(&format!("/api/admin/deliveries/{}/cancel", of(0))).by(Role::Operator).await.expect_status(200).json;
+    node.post(&format!("/api/admin/deliveries/{}/redrive", of(0)))
+        .by(Role::Operator)
+        .await
+        .expect_error(409, "delivery_ended");
+    node.post(&format!("/api/admin/deliveries/{}/redrive", of(2)))
+        .by(Role::Operator)
+        .await
+        .expect_error(409, "delivery_ended");
+    let cancelled =
+        node.post(&format!("/api/admin/deliveries/{}/cancel", of(0))).by(Role::Operator).await.expect_status(200).json;
     assert_eq!((&cancelled["state"], &cancelled["reason"]), (&json!("cancelled"), &json!("operator")));
     let unknown = "/api/admin/deliveries/01890000-0000-7000-8000-000000000000";
     node.post(&format!("{unknown}/cancel")).by(Role::Operator).await.expect_error(404, "not_found");
     node.post(&format!("{unknown}/redrive")).by(Role::Operator).await.expect_error(404, "not_found");
-    let many = node.post("/api/admin/deliveries/redrive").json(&json!({ "older_than": "long ago" })).by(Role::Operator).await;
+    let many =
+        node.post("/api/admin/deliveries/redrive").json(&json!({ "older_than": "long ago" })).by(Role::Operator).await;
     many.expect_error(422, "validation_error");
-    let many = node.post("/api/admin/deliveries/redrive").json(&json!({ "older_than": "2000-01-01T00:00:00Z" })).by(Role::Operator).await;
+    let many = node
+        .post("/api/admin/deliveries/redrive")
+        .json(&json!({ "older_than": "2000-01-01T00:00:00Z" }))
+        .by(Role::Operator)
+        .await;
     assert_eq!(many.expect_status(200).json, json!({ "redriven": 0, "refused": 0, "more": false }));
-    let many = node.post("/api/admin/deliveries/redrive").json(&json!({ "recipient": "gateway:lab" })).by(Role::Operator).await;
+    let many = node
+        .post("/api/admin/deliveries/redrive")
+        .json(&json!({ "recipient": "gateway:lab" }))
+        .by(Role::Operator)
+        .await;
     assert_eq!(many.expect_status(200).json, json!({ "redriven": 2, "refused": 1, "more": false }));
     let counted = node.delete("/api/admin/deliveries?dry_run=true").by(Role::Operator).await.expect_status(200).json;
     assert_eq!(counted, json!({ "matching": 1, "removed": 0 }));
@@ -192,7 +273,10 @@ async fn dead_deliveries_are_redriven_and_removed(node: TestNode) {
     // The message keeps how it ended.
     let id = accepted[2]["message"]["id"].as_str().unwrap();
     let receipt = node.get(&format!("/api/admin/messages/{id}")).by(Role::Viewer).await.expect_status(200).json;
-    assert_eq!((&receipt["deliveries"], &receipt["ended"]["state"], &receipt["ended"]["reason"]), (&json!([]), &json!(DeliveryState::Dead.as_str()), &json!("refused")));
+    assert_eq!(
+        (&receipt["deliveries"], &receipt["ended"]["state"], &receipt["ended"]["reason"]),
+        (&json!([]), &json!(DeliveryState::Dead.as_str()), &json!("refused"))
+    );
 }
 
 async fn the_audit_log_tells_who_did_what(node: TestNode) {
@@ -201,10 +285,17 @@ async fn the_audit_log_tells_who_did_what(node: TestNode) {
     let path = format!("/api/admin/conversations/{conversation}");
     let reply = node.delete(&path).header("x-request-id", "req-7").by(Role::Operator).await.expect_status(200);
     assert_eq!(reply.header("x-request-id"), "req-7");
-    let rows = node.get(&format!("/api/admin/audit?target={conversation}")).by(Role::Viewer).await.expect_status(200).json;
+    let rows =
+        node.get(&format!("/api/admin/audit?target={conversation}")).by(Role::Viewer).await.expect_status(200).json;
     let row = &rows["items"][0];
-    assert_eq!((&row["actor"], &row["action"], &row["request_id"]), (&json!("operator"), &json!("conversation.delete"), &json!("req-7")));
-    assert_eq!((&row["address"], &row["target_kind"], &row["after"]["key"]), (&json!("192.0.2.7"), &json!("conversation"), &json!("a")));
+    assert_eq!(
+        (&row["actor"], &row["action"], &row["request_id"]),
+        (&json!("operator"), &json!("conversation.delete"), &json!("req-7"))
+    );
+    assert_eq!(
+        (&row["address"], &row["target_kind"], &row["after"]["key"]),
+        (&json!("192.0.2.7"), &json!("conversation"), &json!("a"))
+    );
     let mut seen = 0;
     let mut path = "/api/admin/audit?limit=2".to_owned();
     loop {

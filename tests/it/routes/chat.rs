@@ -79,35 +79,60 @@ async fn the_ancestors_readme_works(node: TestNode) {
     let unknown = node.get("/api/gateways/none/status").by(by).await.expect_error(404, "gateway_not_found");
     assert_eq!(unknown.json["detail"], "Gateway not found");
 
-    let new = json!({ "session_key": "webchat-123", "title": "First", "agent_id": "main", "model": "model-1", "extra": 1 });
+    let new =
+        json!({ "session_key": "webchat-123", "title": "First", "agent_id": "main", "model": "model-1", "extra": 1 });
     let session = node.post("/api/gateways/gw-1/sessions").json(&new).by(by).await.expect_status(200).json;
     let fields = [
-        "id", "gateway_id", "session_key", "title", "agent_id", "model", "created_at", "last_activity", "canonical_key",
-        "tracked", "unread", "first_seq", "last_seq", "archived",
+        "id",
+        "gateway_id",
+        "session_key",
+        "title",
+        "agent_id",
+        "model",
+        "created_at",
+        "last_activity",
+        "canonical_key",
+        "tracked",
+        "unread",
+        "first_seq",
+        "last_seq",
+        "archived",
     ];
     assert_eq!(keys(&session), BTreeSet::from(fields));
-    assert_eq!((&session["session_key"], &session["title"], &session["unread"]), (&json!("webchat-123"), &json!("First"), &json!(0)));
+    assert_eq!(
+        (&session["session_key"], &session["title"], &session["unread"]),
+        (&json!("webchat-123"), &json!("First"), &json!(0))
+    );
     node.post("/api/gateways/gw-1/sessions").json(&new).by(by).await.expect_error(400, "already_exists");
     assert_eq!(node.get("/api/gateways/gw-1/sessions/webchat-123").by(by).await.expect_status(200).json, session);
     assert_eq!(node.get("/api/gateways/gw-1/sessions").by(by).await.expect_status(200).json, json!([session]));
     node.get("/api/gateways/gw-1/sessions/none").by(by).await.expect_error(404, "not_found");
 
     talk(&node, "operator", "gw-1", "webchat-123", "hello").await;
-    let messages = node.get("/api/gateways/gw-1/sessions/webchat-123/messages?limit=50").by(by).await.expect_status(200).json;
+    let messages =
+        node.get("/api/gateways/gw-1/sessions/webchat-123/messages?limit=50").by(by).await.expect_status(200).json;
     assert_eq!(texts(&messages), ["hello", "re: hello"]);
     let first = &messages[0];
     assert_eq!(
         keys(first),
         BTreeSet::from(["id", "session_id", "seq", "role", "content", "timestamp", "created_at", "sender"])
     );
-    assert_eq!((&first["session_id"], &first["role"], &first["sender"]["kind"]), (&session["id"], &json!("user"), &json!("user")));
+    assert_eq!(
+        (&first["session_id"], &first["role"], &first["sender"]["kind"]),
+        (&session["id"], &json!("user"), &json!("user"))
+    );
     assert!(first["timestamp"].is_i64() && first["created_at"].as_str().unwrap().ends_with('Z'));
     assert_eq!(messages[1]["role"], "assistant");
 
-    let changed = node.patch("/api/gateways/gw-1/sessions/webchat-123").json(&json!({ "title": null, "archived": true })).by(by).await;
+    let changed = node
+        .patch("/api/gateways/gw-1/sessions/webchat-123")
+        .json(&json!({ "title": null, "archived": true }))
+        .by(by)
+        .await;
     let changed = changed.expect_status(200).json;
     assert_eq!((&changed["title"], &changed["archived"], &changed["unread"]), (&Value::Null, &json!(true), &json!(2)));
-    let nothing = node.patch("/api/gateways/gw-1/sessions/webchat-123").json(&json!({})).by(by).await.expect_status(200).json;
+    let nothing =
+        node.patch("/api/gateways/gw-1/sessions/webchat-123").json(&json!({})).by(by).await.expect_status(200).json;
     assert_eq!(nothing["archived"], true);
 
     let gone = "/api/gateways/gw-1/sessions/webchat-123";
@@ -121,7 +146,9 @@ async fn the_ancestors_readme_works(node: TestNode) {
 }
 
 async fn gateways_are_made_once_for_each_key(node: TestNode) {
-    let send = |key: &'static str, body: Value| node.post("/api/gateways").header("idempotency-key", key).json(&body).by(Role::Operator);
+    let send = |key: &'static str, body: Value| {
+        node.post("/api/gateways").header("idempotency-key", key).json(&body).by(Role::Operator)
+    };
     let body = json!({ "name": "My Lab", "url": "wss://gw.example", "token": "a" });
     let first = send("k-1", body.clone()).await.expect_status(200).json;
     assert_eq!(first["id"], "my-lab");
@@ -136,7 +163,8 @@ async fn gateways_are_made_once_for_each_key(node: TestNode) {
         (json!({ "name": "x", "url": "ws://x", "id": "federated" }), "id"),
         (json!({ "name": "x", "url": "ws://x", "track": "some" }), "track"),
     ] {
-        let refused = node.post("/api/gateways").json(&wrong).by(Role::Operator).await.expect_error(422, "validation_error");
+        let refused =
+            node.post("/api/gateways").json(&wrong).by(Role::Operator).await.expect_error(422, "validation_error");
         assert_eq!(refused.fields(), [field]);
         assert!(!refused.text.contains("user:pw"));
     }
@@ -149,7 +177,11 @@ async fn a_gateway_takes_its_sessions_along_only_when_told(node: TestNode) {
     let ann = |path: &str| node.get(path).as_user("ann", Role::Member);
     assert_eq!(ann("/api/gateways/lab/sessions").await.expect_status(200).json.as_array().unwrap().len(), 1);
     assert_eq!(texts(&ann("/api/gateways/lab/sessions/a/messages").await.json), ["hello", "re: hello"]);
-    node.post("/api/gateways/lab/sessions").json(&json!({ "session_key": "b" })).as_user("ann", Role::Member).await.expect_error(404, "gateway_not_found");
+    node.post("/api/gateways/lab/sessions")
+        .json(&json!({ "session_key": "b" }))
+        .as_user("ann", Role::Member)
+        .await
+        .expect_error(404, "gateway_not_found");
     node.gateway("lab").await;
     node.delete("/api/gateways/lab?purge=true").by(Role::Operator).await.expect_status(200);
     ann("/api/gateways/lab/sessions").await.expect_error(404, "gateway_not_found");
@@ -163,8 +195,15 @@ async fn sessions_are_the_callers_own(node: TestNode) {
     // Bob learns nothing of it, but that the name is taken.
     assert_eq!(node.get(base).as_user("bob", Role::Member).await.expect_status(200).json, json!([]));
     node.get(&format!("{base}/ann-1")).as_user("bob", Role::Member).await.expect_error(404, "not_found");
-    assert_eq!(node.get(&format!("{base}/ann-1/messages")).as_user("bob", Role::Member).await.expect_status(200).json, json!([]));
-    node.patch(&format!("{base}/ann-1")).json(&json!({ "title": "x" })).as_user("bob", Role::Member).await.expect_error(404, "not_found");
+    assert_eq!(
+        node.get(&format!("{base}/ann-1/messages")).as_user("bob", Role::Member).await.expect_status(200).json,
+        json!([])
+    );
+    node.patch(&format!("{base}/ann-1"))
+        .json(&json!({ "title": "x" }))
+        .as_user("bob", Role::Member)
+        .await
+        .expect_error(404, "not_found");
     node.delete(&format!("{base}/ann-1")).as_user("bob", Role::Member).await.expect_error(404, "not_found");
     let taken = node.post(base).json(&json!({ "session_key": "ann-1" })).as_user("bob", Role::Member).await;
     taken.expect_error(409, "already_exists");
@@ -180,7 +219,11 @@ async fn sessions_are_the_callers_own(node: TestNode) {
 async fn a_session_goes_by_both_of_its_names(node: TestNode) {
     node.gateway("lab").await;
     for key in ["Web Chat/1", "agent:main:direct", "ключ:1"] {
-        node.post("/api/gateways/lab/sessions").json(&json!({ "session_key": key })).by(Role::Member).await.expect_status(200);
+        node.post("/api/gateways/lab/sessions")
+            .json(&json!({ "session_key": key }))
+            .by(Role::Member)
+            .await
+            .expect_status(200);
     }
     let found = |path: &'static str| node.get(path).by(Role::Member);
     for (path, key) in [
@@ -210,7 +253,9 @@ async fn sessions_are_listed_by_page(node: TestNode) {
     loop {
         let page = node.get(&path).by(Role::Member).await.expect_status(200);
         assert_eq!(page.header("x-total-count"), "4");
-        seen.extend(page.json.as_array().unwrap().iter().map(|session| session["session_key"].as_str().unwrap().to_owned()));
+        seen.extend(
+            page.json.as_array().unwrap().iter().map(|session| session["session_key"].as_str().unwrap().to_owned()),
+        );
         let Some(next) = page.header("link").strip_prefix('<').and_then(|link| link.split('>').next()) else { break };
         path = next.to_owned();
     }
@@ -220,7 +265,9 @@ async fn sessions_are_listed_by_page(node: TestNode) {
     node.get("/api/gateways/lab/sessions?limit=501").by(Role::Member).await.expect_error(422, "validation_error");
     node.get("/api/gateways/lab/sessions?cursor=xyz").by(Role::Member).await.expect_error(422, "validation_error");
     // The same key gives the same session, another body a conflict.
-    let send = |body: Value| node.post("/api/gateways/lab/sessions").header("idempotency-key", "k").json(&body).by(Role::Member);
+    let send = |body: Value| {
+        node.post("/api/gateways/lab/sessions").header("idempotency-key", "k").json(&body).by(Role::Member)
+    };
     let first = send(json!({ "session_key": "once" })).await.expect_status(200).json;
     assert_eq!(send(json!({ "session_key": "once" })).await.expect_status(200).json["id"], first["id"]);
     send(json!({ "session_key": "twice" })).await.expect_error(409, "idempotency_conflict");
@@ -228,7 +275,11 @@ async fn sessions_are_listed_by_page(node: TestNode) {
 
 async fn what_only_the_gateway_has_is_shown_to_operators(node: TestNode) {
     node.gateway("lab").await;
-    node.post("/api/gateways/lab/sessions").json(&json!({ "session_key": "ours" })).by(Role::Operator).await.expect_status(200);
+    node.post("/api/gateways/lab/sessions")
+        .json(&json!({ "session_key": "ours" }))
+        .by(Role::Operator)
+        .await
+        .expect_status(200);
     let upstream = |key: &str| UpstreamSession {
         key: key.into(),
         title: Some(format!("Title of {key}")),
@@ -252,9 +303,17 @@ async fn what_only_the_gateway_has_is_shown_to_operators(node: TestNode) {
     }
     let expected = [("ours", true), ("agent:main:x", false), ("agent:main:y", false), ("agent:main:z", false)];
     assert_eq!(seen, expected.map(|(key, tracked)| (key.to_owned(), tracked)));
-    let one = node.get("/api/gateways/lab/sessions?q=title%20of%20agent:main:y").by(Role::Operator).await.expect_status(200).json;
+    let one = node
+        .get("/api/gateways/lab/sessions?q=title%20of%20agent:main:y")
+        .by(Role::Operator)
+        .await
+        .expect_status(200)
+        .json;
     assert_eq!(one.as_array().unwrap().len(), 1);
-    assert_eq!((&one[0]["id"], &one[0]["created_at"], &one[0]["last_activity"]), (&Value::Null, &Value::Null, &json!("1970-01-01T00:00:00.000Z")));
+    assert_eq!(
+        (&one[0]["id"], &one[0]["created_at"], &one[0]["last_activity"]),
+        (&Value::Null, &Value::Null, &json!("1970-01-01T00:00:00.000Z"))
+    );
     for role in [Role::Viewer, Role::Member] {
         let list = node.get("/api/gateways/lab/sessions").by(role).await.expect_status(200).json;
         assert!(list.as_array().unwrap().iter().all(|session| session["tracked"] == true), "{role:?}");
@@ -277,14 +336,19 @@ async fn messages_are_read_by_page(node: TestNode) {
     let next = older.header("link").trim_start_matches('<').split('>').next().unwrap().to_owned();
     let oldest = get(next).await.expect_status(200);
     assert_eq!((texts(&oldest.json), oldest.header("link")), (vec!["1".to_owned()], ""));
-    let elsewhere = get("/api/gateways/lab/sessions/b/messages".into()).await.json[0]["id"].as_str().unwrap().to_owned();
+    let elsewhere =
+        get("/api/gateways/lab/sessions/b/messages".into()).await.json[0]["id"].as_str().unwrap().to_owned();
     get(format!("{base}?before={elsewhere}")).await.expect_error(404, "not_found");
     get(format!("{base}?before=7")).await.expect_error(422, "validation_error");
     for limit in ["0", "501", "x", "-1"] {
         get(format!("{base}?limit={limit}")).await.expect_error(422, "validation_error");
     }
     // An unknown session, an unknown gateway, a name that cannot be one.
-    for path in ["/api/gateways/lab/sessions/none/messages", "/api/gateways/none/sessions/a/messages", "/api/gateways/federated/sessions/a/messages"] {
+    for path in [
+        "/api/gateways/lab/sessions/none/messages",
+        "/api/gateways/none/sessions/a/messages",
+        "/api/gateways/federated/sessions/a/messages",
+    ] {
         assert_eq!(get(path.into()).await.expect_status(200).json, json!([]), "{path}");
     }
     assert!(node.upstream.lock().unwrap().touched > 0, "a session that was not contacted yet is contacted");
@@ -292,7 +356,11 @@ async fn messages_are_read_by_page(node: TestNode) {
 
 async fn deleting_upstream_comes_first(node: TestNode) {
     node.gateway("lab").await;
-    node.post("/api/gateways/lab/sessions").json(&json!({ "session_key": "Mine" })).by(Role::Member).await.expect_status(200);
+    node.post("/api/gateways/lab/sessions")
+        .json(&json!({ "session_key": "Mine" }))
+        .by(Role::Member)
+        .await
+        .expect_status(200);
     node.upstream.lock().unwrap().refuses = true;
     let path = "/api/gateways/lab/sessions/Mine?upstream=true";
     node.delete(path).by(Role::Member).await.expect_error(502, "upstream_refused");
@@ -302,5 +370,9 @@ async fn deleting_upstream_comes_first(node: TestNode) {
     assert_eq!(node.upstream.lock().unwrap().deleted, ["agent:main:mine", "agent:main:mine"]);
     node.get("/api/gateways/lab/sessions/Mine").by(Role::Member).await.expect_error(404, "not_found");
     // The name is free again.
-    node.post("/api/gateways/lab/sessions").json(&json!({ "session_key": "Mine" })).as_user("bob", Role::Member).await.expect_status(200);
+    node.post("/api/gateways/lab/sessions")
+        .json(&json!({ "session_key": "Mine" }))
+        .as_user("bob", Role::Member)
+        .await
+        .expect_status(200);
 }

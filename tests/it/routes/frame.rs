@@ -20,7 +20,9 @@ async fn every_answer_has_its_id_and_our_headers(node: TestNode) {
     let made = node.get("/nowhere").header("x-request-id", "not plain!").send().await.expect_error(404, "not_found");
     assert_eq!(made.header("x-request-id").len(), 36);
     for reply in [given, made, node.get("/docs").send().await] {
-        for name in ["x-content-type-options", "x-frame-options", "referrer-policy", "content-security-policy", "cache-control"] {
+        for name in
+            ["x-content-type-options", "x-frame-options", "referrer-policy", "content-security-policy", "cache-control"]
+        {
             assert!(reply.headers.contains_key(name), "{name}: {reply:?}");
         }
     }
@@ -35,7 +37,11 @@ async fn errors_have_one_body_whatever_they_come_from(node: TestNode) {
     node.call(Method::OPTIONS, "/api/gateways").send().await.expect_error(405, "method_not_allowed");
     node.get("/api/gateways").header("accept", "text/html").by(Role::Viewer).await.expect_error(406, "not_acceptable");
     node.get("/api/gateways").header("accept", "text/html, */*;q=0.1").by(Role::Viewer).await.expect_status(200);
-    node.get("/api/gateways").header("x-long", &"x".repeat(17_000)).by(Role::Viewer).await.expect_error(431, "header_too_large");
+    node.get("/api/gateways")
+        .header("x-long", &"x".repeat(17_000))
+        .by(Role::Viewer)
+        .await
+        .expect_error(431, "header_too_large");
     node.get("/api/gateways").send().await.expect_error(401, "unauthenticated");
     let unknown = node.get("/api/gateways").with_token("cbk_wrong").await.expect_error(401, "unauthenticated");
     assert!(unknown.header("www-authenticate").starts_with("Bearer"));
@@ -63,8 +69,13 @@ async fn bodies_are_checked_in_order(node: TestNode) {
     node.post(path).body("text/plain", "x").by(Role::Operator).await.expect_error(403, "forbidden");
     let gone = "/api/admin/users/01890000-0000-7000-8000-000000000000";
     node.patch(gone).body("text/plain", "x").by(Role::Admin).await.expect_error(404, "not_found");
-    node.post("/api/gateways/none/sessions").body("text/plain", "x").by(Role::Member).await.expect_error(404, "gateway_not_found");
-    let malformed = node.patch("/api/admin/users/1").json(&json!({})).by(Role::Admin).await.expect_error(422, "validation_error");
+    node.post("/api/gateways/none/sessions")
+        .body("text/plain", "x")
+        .by(Role::Member)
+        .await
+        .expect_error(404, "gateway_not_found");
+    let malformed =
+        node.patch("/api/admin/users/1").json(&json!({})).by(Role::Admin).await.expect_error(422, "validation_error");
     assert_eq!(malformed.json["detail"][0]["loc"][0], "path");
 
     let send = |kind: &str, text: &str| node.post(path).body(kind, text).by(Role::Admin);
@@ -76,8 +87,11 @@ async fn bodies_are_checked_in_order(node: TestNode) {
     send("application/json", "[]").await.expect_error(422, "validation_error");
     send("application/json", "\"\u{1}\"").await.expect_error(422, "validation_error");
     send("application/json", &"[".repeat(10_000)).await.expect_error(422, "validation_error");
-    send("application/json", &format!("{{\"name\":\"{}\"}}", "x".repeat(1_100_000))).await.expect_error(413, "payload_too_large");
-    let zipped = node.post(path).header("content-encoding", "gzip").body("application/json", "{}").by(Role::Admin).await;
+    send("application/json", &format!("{{\"name\":\"{}\"}}", "x".repeat(1_100_000)))
+        .await
+        .expect_error(413, "payload_too_large");
+    let zipped =
+        node.post(path).header("content-encoding", "gzip").body("application/json", "{}").by(Role::Admin).await;
     zipped.expect_error(415, "unsupported_media_type");
     let missing = send("application/json", "{}").await.expect_error(422, "validation_error");
     assert_eq!(missing.fields(), ["name"]);
@@ -100,7 +114,10 @@ async fn wrong_credentials_are_counted_by_address(node: TestNode) {
 }
 
 /// Runs a test of what has nothing to do with the database.
-fn on_sqlite<F: Future<Output = ()>>(change: impl FnOnce(&mut clawbroker::config::Config), test: impl FnOnce(TestNode) -> F) {
+fn on_sqlite<F: Future<Output = ()>>(
+    change: impl FnOnce(&mut clawbroker::config::Config),
+    test: impl FnOnce(TestNode) -> F,
+) {
     actix::System::new().block_on(async move { test(TestNode::with(Database::migrated(Kind::Sqlite), change)).await });
 }
 
@@ -201,7 +218,12 @@ fn local_clients_are_trusted_only_when_told_so_and_never_through_a_proxy_or_a_fo
             for foreign in ["http://evil.example", "null", "http://localhost:8001"] {
                 get().from(local).header("origin", foreign).send().await.expect_error(401, "unauthenticated");
             }
-            get().from(local).header("x-forwarded-for", "198.51.100.9").send().await.expect_error(401, "unauthenticated");
+            get()
+                .from(local)
+                .header("x-forwarded-for", "198.51.100.9")
+                .send()
+                .await
+                .expect_error(401, "unauthenticated");
             get().from("192.0.2.1:1").send().await.expect_error(401, "unauthenticated");
             get().from(local).with_token("cbk_wrong").await.expect_error(401, "unauthenticated");
         },

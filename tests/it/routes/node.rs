@@ -158,7 +158,9 @@ impl TestNode {
         let service = Rc::new(test::init_service(app(self.state.clone())).await);
         let serve: Serve = Rc::new(move |request| {
             let service = service.clone();
-            Box::pin(async move { Reply::of(service.call(request).await.expect("an answer").map_into_boxed_body()).await })
+            Box::pin(
+                async move { Reply::of(service.call(request).await.expect("an answer").map_into_boxed_body()).await },
+            )
         });
         *self.service.borrow_mut() = Some(serve.clone());
         serve

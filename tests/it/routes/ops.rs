@@ -6,7 +6,11 @@ use serde_json::{Value, json};
 
 use super::TestNode;
 
-on_both_databases!(health_says_what_the_ancestors_ask_for, metrics_are_for_observers_and_this_machine, a_ticket_is_given_to_whoever_signed_in);
+on_both_databases!(
+    health_says_what_the_ancestors_ask_for,
+    metrics_are_for_observers_and_this_machine,
+    a_ticket_is_given_to_whoever_signed_in
+);
 
 async fn health_says_what_the_ancestors_ask_for(node: TestNode) {
     let health = node.get("/health").send().await.expect_status(200);
@@ -29,7 +33,12 @@ async fn metrics_are_for_observers_and_this_machine(node: TestNode) {
     node.gateway("lab").await;
     node.get("/metrics").send().await.expect_error(401, "unauthenticated");
     node.get("/metrics").by(Role::Member).await.expect_error(403, "forbidden");
-    node.get("/metrics").from("127.0.0.1:9").header("x-forwarded-for", "1.2.3.4").send().await.expect_error(401, "unauthenticated");
+    node.get("/metrics")
+        .from("127.0.0.1:9")
+        .header("x-forwarded-for", "1.2.3.4")
+        .send()
+        .await
+        .expect_error(401, "unauthenticated");
     node.get("/metrics").from("127.0.0.1:9").send().await.expect_status(200);
     let metrics = node.get("/metrics").by(Role::Viewer).await.expect_status(200);
     assert!(metrics.header("content-type").starts_with("application/openmetrics-text"));
@@ -63,7 +72,8 @@ async fn a_ticket_is_given_to_whoever_signed_in(node: TestNode) {
     let made = node.post("/api/ws-ticket").by(Role::Viewer).await.expect_status(200);
     let ticket = made.json["ticket"].as_str().unwrap().to_owned();
     let tokens = node.get("/api/admin/tokens").by(Role::Admin).await.expect_status(200);
-    let id = tokens.json["items"].as_array().unwrap().iter().find(|token| token["user"] == "viewer").unwrap()["id"].clone();
+    let id =
+        tokens.json["items"].as_array().unwrap().iter().find(|token| token["user"] == "viewer").unwrap()["id"].clone();
     node.delete(&format!("/api/admin/tokens/{}", id.as_str().unwrap())).by(Role::Admin).await.expect_status(200);
     shake(&ticket).await.expect_error(401, "unauthenticated");
     node.get("/api/gateways").by(Role::Viewer).await.expect_error(401, "unauthenticated");

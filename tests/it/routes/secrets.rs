@@ -22,19 +22,42 @@ async fn no_answer_holds_a_secret(node: TestNode) {
     }
     let wrong = json!({ "id": "lab 2", "name": "", "url": format!("ws://x:{PASSWORD}@y"), "token": [TOKEN], "password": { "x": PASSWORD } });
     texts.push(node.post("/api/admin/gateways").json(&wrong).by(Role::Admin).await.text);
-    texts.push(node.patch("/api/admin/gateways/lab").json(&json!({ "token": TOKEN, "url": "ws://z" })).by(Role::Admin).await.text);
+    texts.push(
+        node.patch("/api/admin/gateways/lab")
+            .json(&json!({ "token": TOKEN, "url": "ws://z" }))
+            .by(Role::Admin)
+            .await
+            .text,
+    );
     let user = json!({ "name": "ann", "role": "member", "password": USER_PASSWORD });
     texts.push(node.post("/api/admin/users").json(&user).by(Role::Admin).await.expect_status(201).text);
     texts.push(node.post("/api/admin/users").json(&user).by(Role::Admin).await.text);
-    let made = node.post("/api/admin/tokens").json(&json!({ "name": "x", "user": "ann" })).by(Role::Admin).await.expect_status(201);
+    let made = node
+        .post("/api/admin/tokens")
+        .json(&json!({ "name": "x", "user": "ann" }))
+        .by(Role::Admin)
+        .await
+        .expect_status(201);
     let token = made.json["token"].as_str().unwrap().to_owned();
     if node.database.kind() == Kind::Sqlite {
         texts.push(node.post("/api/admin/backup").by(Role::Admin).await.expect_status(201).text);
     }
     for path in [
-        "/", "/health", "/ready", "/metrics", "/openapi.json", "/api/gateways", "/api/gateways/lab/status", "/api/admin/gateways",
-        "/api/admin/gateways/lab", "/api/admin/users", "/api/admin/tokens", "/api/admin/audit?limit=500", "/api/admin/stats",
-        "/api/admin/actors", "/api/admin/conversations",
+        "/",
+        "/health",
+        "/ready",
+        "/metrics",
+        "/openapi.json",
+        "/api/gateways",
+        "/api/gateways/lab/status",
+        "/api/admin/gateways",
+        "/api/admin/gateways/lab",
+        "/api/admin/users",
+        "/api/admin/tokens",
+        "/api/admin/audit?limit=500",
+        "/api/admin/stats",
+        "/api/admin/actors",
+        "/api/admin/conversations",
     ] {
         let reply = node.get(path).by(Role::Admin).await.expect_status(200);
         texts.push(format!("{:?} {}", reply.headers, reply.text));

@@ -102,7 +102,10 @@ async fn deleting_ends_what_is_open_and_tells_of_it(store: TestStore) {
     let waiting = store.ask(&caller, conversation.id, "two").await;
     store.told();
     store.write(DeleteConversation { id: conversation.id }).await.unwrap();
-    assert_eq!(store.told(), ["delivery leased -> cancelled", "delivery pending -> cancelled", "deleted 1..2"],);
+    assert_eq!(
+        store.told(),
+        ["delivery leased -> cancelled", "delivery pending -> cancelled", "turn aborted", "deleted 1..2"],
+    );
     for asked in [running, waiting] {
         let stored = store.delivery(asked.delivery.unwrap().id).await.delivery;
         assert_eq!(stored.state, DeliveryState::Cancelled);

@@ -143,7 +143,7 @@ async fn a_purge_takes_everything_of_the_gateway_and_nothing_else(store: TestSto
     store.told();
     let id = conversation.gateway_id.clone().unwrap();
     store.write(RemoveGateway { id, purge: true, actor: Actor::system() }).await.unwrap();
-    assert_eq!(store.told(), ["deleted 1..1", "gateway gw true"]);
+    assert_eq!(store.told(), ["delivery leased -> cancelled", "turn aborted", "deleted 1..1", "gateway gw true"]);
     for table in ["conversations", "messages", "deliveries", "participants"] {
         assert_eq!(store.number(&format!("SELECT count(*) AS value FROM {table}")).await, 1, "{table}");
     }

@@ -16,7 +16,10 @@ on_both_databases!(
     more_scopes_than_approved_are_done_without,
     a_device_token_stands_in_for_a_wrong_token,
     a_worthless_device_token_is_shown,
+    a_missing_device_is_shown_and_not_tried_again,
     other_protocols_are_shown_and_not_tried_again,
+    a_range_of_protocols_that_misses_is_shown_and_not_tried_again,
+    a_device_that_is_approved_silently_connects,
     a_foreign_origin_is_shown_and_not_tried_again,
 );
 
@@ -140,6 +143,20 @@ async fn a_worthless_device_token_is_shown(database: Database) {
 
 async fn other_protocols_are_shown_and_not_tried_again(database: Database) {
     refused(database, "protocol-mismatch-new-client", "PROTOCOL_MISMATCH").await;
+}
+
+async fn a_range_of_protocols_that_misses_is_shown_and_not_tried_again(database: Database) {
+    refused(database, "protocol-mismatch-old-client", "PROTOCOL_MISMATCH").await;
+}
+
+async fn a_missing_device_is_shown_and_not_tried_again(database: Database) {
+    refused(database, "auth-missing-token", "DEVICE_IDENTITY_REQUIRED").await;
+}
+
+async fn a_device_that_is_approved_silently_connects(database: Database) {
+    let replay = Replay::of(&["device-auto-approved-loopback"]).await;
+    let (_broker, shown) = state_of(&database, &replay, "connected").await;
+    assert_eq!(shown["scopes"], json!(["operator.read", "operator.write"]), "{shown}");
 }
 
 async fn a_foreign_origin_is_shown_and_not_tried_again(database: Database) {

@@ -9,6 +9,7 @@ on_both_databases!(
     a_gateway_that_is_stopped_lets_the_answer_finish,
     a_gateway_that_restarts_lets_the_answer_finish,
     a_killed_gateway_takes_the_question_up_again,
+    a_killed_broker_goes_on_where_it_was,
 );
 
 async fn a_broken_connection_loses_nothing(database: Database) {
@@ -59,4 +60,26 @@ async fn a_killed_gateway_takes_the_question_up_again(database: Database) {
     stage.holds(&second, &stage.replay.told(&second.key)).await;
     let answers: Vec<_> = stage.browser.seen.iter().filter(|frame| frame["messageId"] == end["messageId"]).collect();
     assert_eq!(answers.len(), 1, "{answers:?}");
+}
+
+/// The recording stands still in mid-answer until somebody aborts it.
+async fn a_killed_broker_goes_on_where_it_was(database: Database) {
+    let mut stage = Stage::of(database, &["chat-abort-midstream"]).await;
+    let question = stage.ask(0).await;
+    let told = stage.replay.told(&question.key);
+    stage.browser.until("all that came", |frame| frame["text"] == json!(told.text)).await;
+    stage.broker.kill();
+    stage.broker.start_again().await;
+    stage.broker.gateway_is("gw", "connected").await;
+    stage.browser = stage.broker.browser("/ws/chat/gw").await;
+    stage.browser.send(json!({ "type": "resume", "sessionKey": question.session, "after": 1 })).await;
+    let resumed = stage.browser.until_type("resumed").await;
+    assert_eq!(resumed["lastSeq"], 1, "{resumed}");
+    stage.browser.until("the text so far", |frame| frame["text"] == json!(told.text)).await;
+    stage.browser.send(json!({ "type": "abort", "sessionKey": question.session })).await;
+    let end = stage.ends_as(&question, &question.key).await;
+    assert_eq!((&end["state"], &end["seq"]), (&json!("aborted"), &json!(2)), "{end}");
+    stage.played().await;
+    stage.agrees(&question.session).await;
+    stage.holds(&question, &told).await;
 }

@@ -49,8 +49,9 @@ pub(super) struct Script {
     names: Names,
     /// Keys of questions that somebody else asks.
     others: HashSet<String>,
-    /// Recorded keys that were asked, by ours or by others, and ours by the recorded ones' place.
+    /// Recorded keys that were asked, by our client or by others.
     used: HashSet<String>,
+    /// Our client's keys, with the recorded ones that they stand for.
     our_keys: HashMap<String, String>,
     /// Connections that may be played; beyond it the last one is played again.
     pub(super) may_reach: usize,

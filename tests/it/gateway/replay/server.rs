@@ -7,6 +7,7 @@ use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::recording::Away;
 use super::script::{Dial, Play, Script};
@@ -49,8 +50,11 @@ async fn play(stream: TcpStream, script: &RefCell<Script>, wake: &Notify) {
     // Frames are small: without this each may wait for the acknowledgement of the one before.
     stream.set_nodelay(true).expect("a TCP socket");
     let mut socket = actix_codec::Framed::new(stream, Codec::new());
+    let mut played_at = Instant::now();
     loop {
         let pause = script.borrow().pause();
+        // Counted from the last frame: a client that asks much does not hold the script up.
+        let due = played_at + pause.unwrap_or_default();
         tokio::select! {
             () = wake.notified() => {}
             frame = socket.next() => match frame {
@@ -68,7 +72,8 @@ async fn play(stream: TcpStream, script: &RefCell<Script>, wake: &Notify) {
                 Some(Ok(Frame::Pong(_) | Frame::Binary(_) | Frame::Continuation(_))) => {}
                 Some(Ok(Frame::Close(_)) | Err(_)) | None => return script.borrow_mut().left(),
             },
-            () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {
+            () = tokio::time::sleep_until(due), if pause.is_some() => {
+                played_at = Instant::now();
                 let played = script.borrow_mut().play();
                 let said = match played {
                     Play::Nothing => Ok(()),

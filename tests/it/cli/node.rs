@@ -1,0 +1,30 @@
+//! The broker inside the test's own process, as `serve` puts it together.
+use clawbroker::config::{Config, DatabaseUrl};
+use clawbroker::node::Node;
+use clawbroker::store::Location;
+
+use crate::harness::Database;
+
+on_both_databases!(a_node_starts_stops_and_starts_again_in_one_process);
+
+fn config(database: &Database) -> Config {
+    let mut config = Config::default();
+    config.server.listen = vec!["127.0.0.1:0".parse().expect("an address")];
+    config.app.data_dir = database.data_dir().to_owned();
+    config.store.url = match database.location() {
+        Location::Sqlite(path) => DatabaseUrl::Sqlite(path),
+        Location::Postgres(url) => DatabaseUrl::Postgres(url),
+    };
+    config
+}
+
+async fn a_node_starts_stops_and_starts_again_in_one_process(database: Database) {
+    for first_start in [true, false] {
+        let mut node = Node::start(config(&database)).await.expect("it starts");
+        let bootstrapped = node.ready().await.expect("it becomes the active one");
+        assert_eq!(bootstrapped.first_start, first_start);
+        let ready = awc::Client::new().get(format!("http://{}/ready", node.addresses[0])).send().await;
+        assert_eq!(ready.expect("an answer").status().as_u16(), 200);
+        assert!(node.stop().await, "in time");
+    }
+}
