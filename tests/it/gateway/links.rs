@@ -53,7 +53,7 @@ async fn pairing_is_shown_and_after_the_approval_it_connects(database: Database)
     register(&broker, &gateway).await;
     let shown = broker.gateway_is("gw", "pairing_required").await;
     let request = shown["problem"]["request_id"].as_str().expect("the exact request").to_owned();
-    assert_eq!(gateway.pending_pairings(), [request.clone()]);
+    assert_eq!(gateway.pending_pairings(), [request.as_str()]);
     let remedy = shown["problem"]["remedy"].as_str().expect("what to run");
     assert!(remedy.contains(&format!("openclaw devices approve {request}")), "{remedy}");
     assert!(gateway.approve(&request));

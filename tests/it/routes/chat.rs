@@ -174,12 +174,12 @@ async fn a_gateway_takes_its_sessions_along_only_when_told(node: TestNode) {
     node.gateway("lab").await;
     talk(&node, "ann", "lab", "a", "hello").await;
     node.delete("/api/gateways/lab").by(Role::Operator).await.expect_status(200);
-    let ann = |path: &str| node.get(path).as_user("ann", Role::Member);
+    let ann = |path: &str| node.get(path).by_user("ann", Role::Member);
     assert_eq!(ann("/api/gateways/lab/sessions").await.expect_status(200).json.as_array().unwrap().len(), 1);
     assert_eq!(texts(&ann("/api/gateways/lab/sessions/a/messages").await.json), ["hello", "re: hello"]);
     node.post("/api/gateways/lab/sessions")
         .json(&json!({ "session_key": "b" }))
-        .as_user("ann", Role::Member)
+        .by_user("ann", Role::Member)
         .await
         .expect_error(404, "gateway_not_found");
     node.gateway("lab").await;
@@ -193,26 +193,26 @@ async fn sessions_are_the_callers_own(node: TestNode) {
     talk(&node, "ann", "lab", "ann-1", "secret plan").await;
     let base = "/api/gateways/lab/sessions";
     // Bob learns nothing of it, but that the name is taken.
-    assert_eq!(node.get(base).as_user("bob", Role::Member).await.expect_status(200).json, json!([]));
-    node.get(&format!("{base}/ann-1")).as_user("bob", Role::Member).await.expect_error(404, "not_found");
+    assert_eq!(node.get(base).by_user("bob", Role::Member).await.expect_status(200).json, json!([]));
+    node.get(&format!("{base}/ann-1")).by_user("bob", Role::Member).await.expect_error(404, "not_found");
     assert_eq!(
-        node.get(&format!("{base}/ann-1/messages")).as_user("bob", Role::Member).await.expect_status(200).json,
+        node.get(&format!("{base}/ann-1/messages")).by_user("bob", Role::Member).await.expect_status(200).json,
         json!([])
     );
     node.patch(&format!("{base}/ann-1"))
         .json(&json!({ "title": "x" }))
-        .as_user("bob", Role::Member)
+        .by_user("bob", Role::Member)
         .await
         .expect_error(404, "not_found");
-    node.delete(&format!("{base}/ann-1")).as_user("bob", Role::Member).await.expect_error(404, "not_found");
-    let taken = node.post(base).json(&json!({ "session_key": "ann-1" })).as_user("bob", Role::Member).await;
+    node.delete(&format!("{base}/ann-1")).by_user("bob", Role::Member).await.expect_error(404, "not_found");
+    let taken = node.post(base).json(&json!({ "session_key": "ann-1" })).by_user("bob", Role::Member).await;
     taken.expect_error(409, "already_exists");
     // A viewer reads everything and changes nothing; an operator does both.
     assert_eq!(node.get(base).by(Role::Viewer).await.expect_status(200).json.as_array().unwrap().len(), 1);
     node.get(&format!("{base}/ann-1")).by(Role::Viewer).await.expect_status(200);
     node.delete(&format!("{base}/ann-1")).by(Role::Viewer).await.expect_error(403, "forbidden");
     node.patch(&format!("{base}/ann-1")).json(&json!({ "title": "seen" })).by(Role::Operator).await.expect_status(200);
-    let ann = node.get(&format!("{base}/ann-1")).as_user("ann", Role::Member).await.expect_status(200);
+    let ann = node.get(&format!("{base}/ann-1")).by_user("ann", Role::Member).await.expect_status(200);
     assert_eq!(ann.json["title"], "seen");
 }
 
@@ -327,7 +327,7 @@ async fn messages_are_read_by_page(node: TestNode) {
     }
     talk(&node, "ann", "lab", "b", "elsewhere").await;
     let base = "/api/gateways/lab/sessions/a/messages";
-    let get = async |path: String| node.get(&path).as_user("ann", Role::Member).await;
+    let get = async |path: String| node.get(&path).by_user("ann", Role::Member).await;
     let newest = get(format!("{base}?limit=2")).await.expect_status(200);
     assert_eq!((texts(&newest.json), newest.header("x-total-count")), (vec!["3".to_owned(), "re: 3".to_owned()], "6"));
     let before = newest.json[0]["id"].as_str().unwrap();
@@ -372,7 +372,7 @@ async fn deleting_upstream_comes_first(node: TestNode) {
     // The name is free again.
     node.post("/api/gateways/lab/sessions")
         .json(&json!({ "session_key": "Mine" }))
-        .as_user("bob", Role::Member)
+        .by_user("bob", Role::Member)
         .await
         .expect_status(200);
 }

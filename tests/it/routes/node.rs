@@ -274,11 +274,11 @@ impl Call<'_> {
 
     /// Sends it as the user who is named like this role.
     pub(crate) async fn by(self, role: Role) -> Reply {
-        self.as_user(role.as_str(), role).await
+        self.by_user(role.as_str(), role).await
     }
 
     /// Sends it as a user.
-    pub(crate) async fn as_user(self, name: &str, role: Role) -> Reply {
+    pub(crate) async fn by_user(self, name: &str, role: Role) -> Reply {
         let token = self.node.token(name, role).await;
         self.with_token(&token).await
     }
