@@ -1,13 +1,14 @@
 //! The description of the API: made of the routes themselves, so that it cannot forget one.
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::tag::TagBuilder;
-use utoipa::openapi::{Components, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder};
+use utoipa::openapi::{Components, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, RefOr};
 use utoipa_actix_web::AppExt;
 
 /// Returns the description of the whole API.
 pub fn openapi() -> OpenApi {
-    let (_, api) =
+    let (_, mut api) =
         actix_web::App::new().into_utoipa_app().openapi(frame()).configure(super::server::routes).split_for_parts();
+    complete(&mut api);
     api
 }
 
@@ -41,4 +42,32 @@ pub(super) fn frame() -> OpenApi {
         .components(Some(components))
         .security(Some([SecurityRequirement::new("token", Vec::<String>::new())]))
         .build()
+}
+
+/// Says of each answer what it is, where its route does not: the specification wants a word for each.
+pub(super) fn complete(api: &mut OpenApi) {
+    for item in api.paths.paths.values_mut() {
+        let operations = [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
+        for operation in operations.into_iter().flatten() {
+            for (status, response) in &mut operation.responses.responses {
+                if let RefOr::T(response) = response
+                    && response.description.is_empty()
+                {
+                    response.description = meaning(status).to_owned();
+                }
+            }
+        }
+    }
+}
+
+fn meaning(status: &str) -> &'static str {
+    match status {
+        "200" => "Done",
+        "201" => "Made",
+        "400" => "The request is not valid",
+        "404" => "It does not exist, or is not yours",
+        "409" => "It does not fit to how things are",
+        "422" => "A field is not valid",
+        _ => "Refused or failed",
+    }
 }

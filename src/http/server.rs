@@ -41,7 +41,8 @@ pub fn app(
         InitError = (),
     >,
 > {
-    let (app, api) = App::new().into_utoipa_app().openapi(openapi::frame()).configure(routes).split_for_parts();
+    let (app, mut api) = App::new().into_utoipa_app().openapi(openapi::frame()).configure(routes).split_for_parts();
+    openapi::complete(&mut api);
     let known = Arc::new(KnownPaths::of(&api));
     let allowed = Arc::new(state.config.server.allowed_hosts(&state.config.app));
     let cors = cors(&state.config.server);

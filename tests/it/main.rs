@@ -4,6 +4,7 @@
 #[macro_use]
 mod harness;
 
+mod cli;
 mod docs;
 mod gateway;
 mod real_gateway;

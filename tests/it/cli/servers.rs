@@ -32,7 +32,8 @@ async fn the_first_start_tells_the_token_and_no_other_does(database: Database) {
 
 async fn a_stop_sends_browsers_away_and_ends_in_good_order(database: Database) {
     let mut broker = Broker::start(&database, &[], &[]).await;
-    let (status, made) = broker.post("/api/gateways", json!({ "id": "gw", "name": "Away", "url": "ws://127.0.0.1:9" })).await;
+    let (status, made) =
+        broker.post("/api/gateways", json!({ "id": "gw", "name": "Away", "url": "ws://127.0.0.1:9" })).await;
     assert_eq!(status, 200, "{made}");
     let mut browser = broker.browser("/ws/chat/gw").await;
     browser.until_type("connected").await;

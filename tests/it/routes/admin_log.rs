@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::TestNode;
 use crate::harness::test_store::answer;
+use crate::harness::{Database, sql};
 
 on_both_databases!(
     conversations_are_listed_read_and_deleted,
@@ -15,6 +16,8 @@ on_both_databases!(
     the_log_is_read_in_both_directions_and_exported,
     dead_deliveries_are_redriven_and_removed,
     the_audit_log_tells_who_did_what,
+    a_fault_of_our_own_tells_nothing_of_itself,
+    questions_wait_in_a_bounded_queue,
 );
 
 /// Makes a session and returns its conversation.
@@ -307,4 +310,27 @@ async fn the_audit_log_tells_who_did_what(node: TestNode) {
     let all = node.get("/api/admin/audit?limit=500").by(Role::Viewer).await.expect_status(200).json;
     assert_eq!(all["items"].as_array().unwrap().len(), seen);
     node.get("/api/admin/audit?cursor=x").by(Role::Viewer).await.expect_error(422, "validation_error");
+}
+
+async fn a_fault_of_our_own_tells_nothing_of_itself(node: TestNode) {
+    node.gateway("lab").await;
+    let conversation = session(&node, "a").await;
+    say(&node, &conversation, "hello").await;
+    sql::run(&mut node.database.opener().writable().unwrap(), "UPDATE messages SET blocks = '{\"c4n4ry'");
+    let path = format!("/api/admin/conversations/{conversation}/messages");
+    let broken = node.get(&path).by(Role::Viewer).await.expect_error(500, "internal");
+    assert!(!broken.text.contains("c4n4ry") && !broken.text.contains("blocks"), "{}", broken.text);
+    assert_eq!(broken.json["detail"], broken.json["error"]["message"]);
+    node.get(&format!("/api/admin/conversations/{conversation}")).by(Role::Viewer).await.expect_status(200);
+}
+
+async fn questions_wait_in_a_bounded_queue(database: Database) {
+    let node = TestNode::with(database, |config| config.limits.queued_per_session_max = 1);
+    node.gateway("lab").await;
+    let conversation = session(&node, "a").await;
+    say(&node, &conversation, "first").await;
+    let path = format!("/api/admin/conversations/{conversation}/messages");
+    let send = |body: Value| node.post(&path).json(&body).by(Role::Operator);
+    send(json!({ "content": "second" })).await.expect_error(429, "mailbox_full");
+    send(json!({ "content": "only a line", "deliver": false })).await.expect_status(201);
 }

@@ -23,6 +23,7 @@ on_both_databases!(
     what_only_the_gateway_has_is_shown_to_operators,
     messages_are_read_by_page,
     deleting_upstream_comes_first,
+    a_gateway_that_is_silent_takes_nothing_along,
 );
 
 /// Asks something as this user and has it answered.
@@ -375,4 +376,18 @@ async fn deleting_upstream_comes_first(node: TestNode) {
         .by_user("bob", Role::Member)
         .await
         .expect_status(200);
+}
+
+async fn a_gateway_that_is_silent_takes_nothing_along(node: TestNode) {
+    node.gateway("lab").await;
+    let new = json!({ "session_key": "a" });
+    node.post("/api/gateways/lab/sessions").json(&new).by(Role::Operator).await.expect_status(200);
+    node.upstream.lock().unwrap().silent = true;
+    let path = "/api/gateways/lab/sessions/a?upstream=true";
+    node.delete(path).by(Role::Operator).await.expect_error(503, "gateway_unavailable");
+    let list = node.get("/api/gateways/lab/sessions").by(Role::Operator).await.expect_status(200).json;
+    assert_eq!(list.as_array().unwrap().len(), 1);
+    node.get("/api/gateways/lab/sessions/a/messages").by(Role::Operator).await.expect_status(200);
+    let tested = node.post("/api/admin/gateways/lab/test").by(Role::Operator).await.expect_status(200).json;
+    assert_eq!((&tested["ok"], &tested["gateway"]["state"]), (&json!(false), &json!("connected")));
 }

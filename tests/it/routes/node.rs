@@ -48,6 +48,8 @@ pub(crate) struct Upstream {
     pub(crate) touched: usize,
     /// The gateway refuses to delete.
     pub(crate) refuses: bool,
+    /// No link is there: whatever is asked is dropped.
+    pub(crate) silent: bool,
 }
 
 struct Links(Arc<Mutex<Upstream>>);
@@ -61,6 +63,9 @@ impl Handler<ToLink> for Links {
 
     fn handle(&mut self, message: ToLink, _: &mut Context<Self>) {
         let mut upstream = self.0.lock().unwrap();
+        if upstream.silent {
+            return;
+        }
         // Whoever asked may have gone.
         match message.request {
             LinkRequest::Touch { reply, .. } => {
