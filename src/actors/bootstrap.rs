@@ -9,7 +9,7 @@ use crate::domain::user::{Caller, Role, TOKEN_PREFIX};
 use crate::store::Store;
 use crate::store::audit::Actor;
 use crate::store::gateways::{self, AddGateway, ChangeGateway, Changes};
-use crate::store::users::{self, ADMIN, AddToken, AddUser, RevokeToken, User};
+use crate::store::users::{self, ADMIN, AddToken, AddUser, ReviveToken, RevokeToken, User};
 use crate::store::vault::{Vault, write_private};
 
 /// File in the data directory that holds the admin's token.
@@ -99,7 +99,11 @@ async fn end_others(store: &Store, user: &User, names: &[&str], configured: Opti
     let kept = configured.map(|token| digest(token.reveal()));
     let known = store.read(move |db| users::tokens_with_digests(db, id)).await?;
     for (token, digest) in known {
-        if names.contains(&token.name.as_str()) && token.revoked_at.is_none() && Some(digest) != kept {
+        if Some(digest) == kept {
+            if token.revoked_at.is_some() {
+                store.write(ReviveToken { id: token.id, digest, actor: Actor::system() }).await?;
+            }
+        } else if names.contains(&token.name.as_str()) && token.revoked_at.is_none() {
             store.write(RevokeToken { id: token.id, actor: Actor::system() }).await?;
         }
     }

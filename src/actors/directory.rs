@@ -34,6 +34,7 @@ pub struct Directory {
     /// The same on the monotonic clock, which no correction of the time moves.
     lease_until_instant: RwLock<Option<tokio::time::Instant>>,
     sockets: AtomicU64,
+    sockets_by_user: RwLock<HashMap<UserId, usize>>,
 }
 
 fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
@@ -196,18 +197,33 @@ impl Directory {
         self.lease_until.store(until_ms, Ordering::SeqCst);
     }
 
-    /// Counts a socket in, unless there are too many.
-    pub fn enter_socket(&self, sockets_max: usize) -> bool {
-        let counted = self.sockets.fetch_add(1, Ordering::SeqCst);
-        if counted >= sockets_max as u64 {
-            self.sockets.fetch_sub(1, Ordering::SeqCst);
+    /// Counts a socket in, unless its user has too many or there are too many in all.
+    pub fn enter_socket(&self, user: UserId, of_user_max: usize, sockets_max: usize) -> bool {
+        let mut by_user = write(&self.sockets_by_user);
+        let count = by_user.entry(user).or_default();
+        if *count >= of_user_max || self.sockets.load(Ordering::SeqCst) >= sockets_max as u64 {
             return false;
         }
+        *count += 1;
+        self.sockets.fetch_add(1, Ordering::SeqCst);
         true
     }
 
-    pub fn leave_socket(&self) {
+    pub fn leave_socket(&self, user: UserId) {
+        let mut by_user = write(&self.sockets_by_user);
+        if let Some(count) = by_user.get_mut(&user) {
+            *count -= 1;
+            if *count == 0 {
+                by_user.remove(&user);
+            }
+        }
         self.sockets.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Forgets what is only known while this node is the active one.
+    pub fn forget_live(&self) {
+        write(&self.runs).clear();
+        write(&self.gateways).clear();
     }
 
     pub fn sockets(&self) -> u64 {

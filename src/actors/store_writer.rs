@@ -32,6 +32,10 @@ impl StoreWriter {
     }
 
     fn look(&mut self, ctx: &mut Context<Self>) {
+        if self.seed.stats().broken.load(std::sync::atomic::Ordering::Relaxed) == 1 {
+            // A write that changes nothing tells whether the database is well again; a full queue will tell as well.
+            let _ = self.store.write_later(crate::store::Lane::Interactive, crate::store::Probe);
+        }
         if self.leaving || !self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
             return;
         }

@@ -36,6 +36,8 @@ use crate::store::{Location, Store, WriterSeed, gateways, users};
 
 /// How often a stand-by asks for the lease: at most so long after its end the node takes over.
 const ASK: Duration = Duration::from_millis(1_000);
+/// How often the active node looks at its own lease.
+const LOOK: Duration = Duration::from_millis(500);
 /// How often the use of tokens is written down.
 const NOTE_USE: Duration = Duration::from_secs(30);
 /// Margin by which our own clock ends the lease before the database's does.
@@ -101,6 +103,8 @@ pub struct Supervisor {
     restarts: HashMap<Child, Restarts>,
     stopping: bool,
     standby_said: bool,
+    /// Counts the times the lease was asked for afresh, so that a late answer of an earlier time changes nothing.
+    lease_round: u64,
 }
 
 impl Supervisor {
@@ -115,6 +119,7 @@ impl Supervisor {
             restarts: HashMap::new(),
             stopping: false,
             standby_said: false,
+            lease_round: 0,
         }
     }
 
@@ -132,6 +137,13 @@ impl Actor for Supervisor {
         self.start_writer(ctx);
         self.ask_for_lease(ctx);
         ctx.run_interval(NOTE_USE, |this, _| this.note_use());
+        // A database that does not answer at all ends the lease as well.
+        ctx.run_interval(LOOK, |this, ctx| {
+            let holds = this.parts.directory.lease_holds(this.parts.clock.now_ms());
+            if this.parts.directory.is_active() && !holds && !this.stopping {
+                this.step_down(ctx);
+            }
+        });
     }
 }
 
@@ -168,6 +180,7 @@ impl Supervisor {
     }
 
     fn become_active(&mut self, epoch: i64, asked_at: i64, asked: tokio::time::Instant, ctx: &mut Context<Self>) {
+        let round = self.lease_round;
         self.parts.store.epoch().store(epoch, Ordering::SeqCst);
         self.hold_lease(asked_at, asked);
         if !self.alone() {
@@ -186,6 +199,8 @@ impl Supervisor {
         }
         .into_actor(self)
         .map(move |begun, this, ctx| match begun {
+            // The lease was lost meanwhile.
+            _ if round != this.lease_round => {}
             Ok((bootstrapped, gateways, callers)) => {
                 this.parts.directory.set_callers(callers);
                 this.parts.directory.set_trusted(bootstrapped.trusted.clone());
@@ -201,7 +216,8 @@ impl Supervisor {
                 }
             }
             Err(error) => {
-                log::error!("the node could not begin its work: {error}");
+                log::error!("the node could not begin its work: {}", error.cause());
+                this.lease_round += 1;
                 ctx.run_later(ASK, Self::ask_for_lease);
             }
         })
@@ -222,12 +238,14 @@ impl Supervisor {
         if self.stopping {
             return;
         }
+        let round = self.lease_round;
         let (store, command) = (self.parts.store.clone(), self.take_lease());
         let (asked_at, asked) = (self.parts.clock.now_ms(), tokio::time::Instant::now());
         let epoch = self.parts.store.epoch().load(Ordering::SeqCst);
         async move { store.write(command).await }
             .into_actor(self)
             .map(move |result, this, ctx| match result {
+                _ if round != this.lease_round => {}
                 Ok(Lease::Ours { epoch: held }) if held == epoch => {
                     this.hold_lease(asked_at, asked);
                     ctx.run_later(Duration::from_millis(RENEW_MS), Self::renew_lease);
@@ -249,8 +267,10 @@ impl Supervisor {
     /// Another node speaks for the database now: stop acting, and stand by.
     fn step_down(&mut self, ctx: &mut Context<Self>) {
         log::warn!("this node has lost its lease and stands by");
+        self.lease_round += 1;
         self.parts.directory.set_active(false);
         self.parts.directory.set_lease_until(0, None);
+        self.parts.directory.forget_live();
         self.parts.store.epoch().store(STANDBY, Ordering::SeqCst);
         self.stop_children();
         self.parts.hubs.publish(vec![Event::SteppedDown]);
@@ -295,7 +315,9 @@ impl Supervisor {
             ctx.address().recipient(),
             ctx.address().recipient(),
         );
-        self.scheduler = Some(scheduler.start());
+        if let Some(before) = self.scheduler.replace(scheduler.start()) {
+            before.do_send(Stop);
+        }
     }
 
     fn start_link(&mut self, gateway: Gateway, ctx: &mut Context<Self>) {

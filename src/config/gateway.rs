@@ -24,10 +24,6 @@ pub struct GatewayConfig {
     pub requests_in_flight_max: usize,
     /// One frame from a gateway, which sends up to 25 MiB (`policy.maxPayload`); some room above it.
     pub frame_bytes_max: usize,
-    /// First delay before connecting again; doubled each time.
-    pub backoff_min_ms: u64,
-    /// Longest delay before connecting again, as the ancestor had it: a gateway that is back is found within a minute.
-    pub backoff_max_ms: u64,
     /// How long a question whose run vanished with a restarting gateway waits for the gateway to take it up again (D4).
     pub resume_wait_s: u64,
     /// Silence of a running answer after which we ask the gateway whether it still runs; models think for minutes.
@@ -40,8 +36,6 @@ pub struct GatewayConfig {
     pub history_page_rows: usize,
     /// Stores what models think, and shows it. Off: it is not meant for readers and often longer than the answer.
     pub store_thinking: bool,
-    /// How often to look whether a person approved our device; slow, so that a gateway that said no is not hammered.
-    pub pairing_retry_s: u64,
 }
 
 impl Default for GatewayConfig {
@@ -54,15 +48,12 @@ impl Default for GatewayConfig {
             request_timeout_ms: 30_000,
             requests_in_flight_max: 32,
             frame_bytes_max: 33_554_432,
-            backoff_min_ms: 1_000,
-            backoff_max_ms: 60_000,
             resume_wait_s: 90,
             run_silence_s: 180,
             health_check_interval_s: 30,
             checkpoint_ms: 2_000,
             history_page_rows: 200,
             store_thinking: false,
-            pairing_retry_s: 30,
         }
     }
 }
@@ -79,15 +70,12 @@ impl Section for GatewayConfig {
             request_timeout_ms,
             requests_in_flight_max,
             frame_bytes_max,
-            backoff_min_ms,
-            backoff_max_ms,
             resume_wait_s,
             run_silence_s,
             health_check_interval_s,
             checkpoint_ms,
             history_page_rows,
             store_thinking,
-            pairing_retry_s,
         })
     }
 
@@ -98,25 +86,15 @@ impl Section for GatewayConfig {
             request_timeout_ms: 100..=600_000,
             requests_in_flight_max: 1..=1_024,
             frame_bytes_max: 64 * KIB..=256 * MIB,
-            backoff_min_ms: 10..=60_000,
-            backoff_max_ms: 10..=3_600_000,
             resume_wait_s: 0..=3_600,
             run_silence_s: 1..=86_400,
             health_check_interval_s: 1..=86_400,
             checkpoint_ms: 100..=60_000,
             history_page_rows: 1..=1_000,
-            pairing_retry_s: 1..=3_600,
         })
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        if self.backoff_min_ms > self.backoff_max_ms {
-            let reason = format!(
-                "must not be greater than `gateway.backoff_max_ms`, {}, but is {}",
-                self.backoff_max_ms, self.backoff_min_ms
-            );
-            return Err(Self::invalid("backoff_min_ms", reason));
-        }
         if !self.url.as_deref().is_none_or(is_gateway_url) {
             // The value may hold a password, so it is not repeated.
             return Err(Self::invalid("url", "must be a `ws://` or `wss://` address without credentials and fragment"));
@@ -153,15 +131,5 @@ mod tests {
             let error = gateway.validate().expect_err(wrong).to_string();
             assert!(error.starts_with("`gateway.url` must be") && !error.contains("c4n4ry"), "{error}");
         }
-    }
-
-    #[test]
-    fn the_first_delay_is_not_the_longer_one() {
-        let gateway = GatewayConfig { backoff_max_ms: 500, ..GatewayConfig::default() };
-        let error = gateway.validate().expect_err("turned round");
-        assert_eq!(
-            error.to_string(),
-            "`gateway.backoff_min_ms` must not be greater than `gateway.backoff_max_ms`, 500, but is 1000"
-        );
     }
 }

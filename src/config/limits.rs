@@ -13,8 +13,6 @@ pub struct Limits {
     pub frame_bytes_max: usize,
     /// Text of one message (413 `message_too_large`). A long book chapter; models read no more at a time.
     pub message_bytes_max: usize,
-    /// Text of one answer from upstream; the rest is cut and marked, since an answer that exists is never dropped.
-    pub answer_bytes_max: usize,
     /// All headers of a request (431 `header_too_large`). Twice what browsers send with full cookies.
     pub header_bytes_max: usize,
     /// One page of any list; it ends there even if more rows were asked for.
@@ -55,7 +53,6 @@ impl Default for Limits {
             body_bytes_max: 1_048_576,
             frame_bytes_max: 1_048_576,
             message_bytes_max: 262_144,
-            answer_bytes_max: 4_194_304,
             header_bytes_max: 16_384,
             page_bytes_max: 4_194_304,
             page_rows_max: 500,
@@ -84,7 +81,6 @@ impl Section for Limits {
             body_bytes_max,
             frame_bytes_max,
             message_bytes_max,
-            answer_bytes_max,
             header_bytes_max,
             page_bytes_max,
             page_rows_max,
@@ -109,7 +105,6 @@ impl Section for Limits {
             body_bytes_max: KIB..=256 * MIB,
             frame_bytes_max: KIB..=64 * MIB,
             message_bytes_max: 256..=64 * MIB,
-            answer_bytes_max: 64 * KIB..=64 * MIB,
             // actix reads no more than 128 KiB of headers.
             header_bytes_max: 4 * KIB..=128 * KIB,
             page_bytes_max: 64 * KIB..=256 * MIB,

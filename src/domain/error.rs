@@ -239,6 +239,11 @@ impl Error {
         self.retry_after_s
     }
 
+    /// Returns what happened, for the log: the inner cause where there is one, else the sentence.
+    pub fn cause(&self) -> String {
+        self.source.as_ref().map_or_else(|| self.message.clone(), ToString::to_string)
+    }
+
     pub fn source(&self) -> Option<&(dyn std::error::Error + Send + Sync)> {
         self.source.as_deref()
     }

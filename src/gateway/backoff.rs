@@ -30,10 +30,9 @@ impl Backoff {
         part_ms.max(DELAY_MS_MIN)
     }
 
-    /// Notes a failure for which the gateway said when to come back (`retryAfterMs`); its word goes before ours, within
-    /// bounds.
-    pub fn asked_ms(&mut self, retry_after_ms: u64) -> u64 {
-        self.failures = self.failures.saturating_add(1);
+    /// Returns the wait when the gateway said when to come back (`retryAfterMs`), within bounds. Its word goes before ours
+    /// and does not count as a failure: one that starts says so many times in a row.
+    pub fn asked_ms(&self, retry_after_ms: u64) -> u64 {
         retry_after_ms.clamp(DELAY_MS_MIN, ASKED_MS_MAX)
     }
 
@@ -82,7 +81,7 @@ mod tests {
 
     #[test]
     fn gateway_is_asked_back_when_it_said_within_bounds() {
-        let mut backoff = Backoff::default();
+        let backoff = Backoff::default();
         assert_eq!(backoff.asked_ms(500), 500);
         assert_eq!(backoff.asked_ms(0), DELAY_MS_MIN);
         assert_eq!(backoff.asked_ms(u64::MAX), ASKED_MS_MAX);

@@ -10,6 +10,7 @@ mod gateway_test;
 mod gateways;
 mod messages;
 mod overview;
+mod receipt;
 mod redelivery;
 mod tokens;
 mod users;
@@ -42,7 +43,7 @@ pub(super) fn routes(cfg: &mut ServiceConfig) {
         .service(conversations::export)
         .service(messages::list)
         .service(messages::create)
-        .service(messages::receipt)
+        .service(receipt::receipt)
         .service(deliveries::list)
         .service(redelivery::redrive_many)
         .service(redelivery::redrive)

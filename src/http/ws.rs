@@ -85,10 +85,14 @@ pub(crate) async fn chat(
         }
     };
     let limits = state.config.limits.clone();
-    if !state.directory.enter_socket(limits.sockets_max) {
+    let user = caller.user_id;
+    if !state.directory.enter_socket(user, limits.sockets_per_user_max, limits.sockets_max) {
         return Err(Error::new(
             ErrorCode::RateLimited,
-            format!("{} sockets are open, which is all that is allowed", limits.sockets_max),
+            format!(
+                "too many sockets are open: at most {} of one user and {} in all",
+                limits.sockets_per_user_max, limits.sockets_max
+            ),
         ));
     }
     let guard = FrameGuard::new(payload, limits.frame_bytes_max);
@@ -117,7 +121,7 @@ pub(crate) async fn chat(
             Ok(response)
         }
         Err(error) => {
-            state.directory.leave_socket();
+            state.directory.leave_socket(user);
             Err(Error::new(ErrorCode::InvalidRequest, format!("not a WebSocket handshake: {error}")))
         }
     }
@@ -164,7 +168,7 @@ impl Actor for WsTransport {
         ctx.set_mailbox_capacity(8);
         let Some(start) = self.start.take() else { return };
         let Some(scope) = start.scope else {
-            start.state.directory.leave_socket();
+            start.state.directory.leave_socket(start.caller.user_id);
             let error = serde_json::json!({
                 "type": "error", "error": "Gateway not found", "code": ErrorCode::GatewayNotFound,
             });

@@ -83,6 +83,10 @@ impl Command for AcceptChat {
         let gateway = conversation.gateway_id.clone().ok_or_else(|| {
             Error::new(ErrorCode::InvalidRequest, "this conversation has no gateway that could answer")
         })?;
+        // Of a removed gateway the conversations stay readable; nobody is left to answer in them (DLV-2).
+        if super::gateways::get(tx.read(), &gateway)?.is_none() && self.line_only.is_none() {
+            return Err(super::gateways::not_found(&gateway));
+        }
         conversations::join(tx, conversation.id, self.caller.party_id)?;
         let sender = parties::by_ids(tx.read(), &[self.caller.party_id])?
             .pop()

@@ -30,7 +30,7 @@ use std::sync::atomic::AtomicI64;
 pub use dialect::{Db, Pooling, Settings, explain, migrate_all, revert_all};
 pub use open::{Location, Opener, ServerLock};
 pub use readers::Readers;
-pub use tx::{Command, Tx};
+pub use tx::{Command, Probe, Tx};
 pub use writer::{
     Lane, WriterHandle, WriterOptions, WriterParts, WriterSeed, WriterStats, queues as writer_queues,
     spawn as spawn_writer,

@@ -26,6 +26,17 @@ pub trait Command: Send + 'static {
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Self::Output, Error>;
 }
 
+/// Changes nothing: its commit shows that the database can be written to.
+pub struct Probe;
+
+impl Command for Probe {
+    type Output = ();
+
+    fn apply(&self, _: &mut Tx<'_>) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
 /// The ends of a conversation's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ends {

@@ -18,6 +18,7 @@ use crate::domain::event::Event;
 use crate::domain::ids::{ConversationId, DeliveryId, GatewayId, MessageId, StepId, TurnId};
 use crate::domain::message::{Block, MessageRole, bounded_text};
 use crate::domain::party::PartyKind;
+use crate::domain::user::Role;
 
 /// A row of the gateway's log that becomes a line.
 #[derive(Clone, Debug)]
@@ -163,14 +164,18 @@ impl Command for ImportRows {
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<usize, Error> {
         let id = self.source.conversation_id;
-        if super::conversations::get(tx.read(), id)?.is_none() {
-            return Ok(0);
-        }
+        let Some(conversation) = super::conversations::get(tx.read(), id)? else { return Ok(0) };
         let row_ids: Vec<String> = self.rows.iter().map(|(row_id, _)| row_id.clone()).collect();
         let mut known = known_rows(tx.read(), &self.source, &row_ids)?;
+        // What others said in a session before a member named it here is not the member's to read (SEC-2).
+        let may_read_all = match conversation.owner_id {
+            Some(owner) => super::users::get(tx.read(), owner)?.is_some_and(|user| user.role >= Role::Operator),
+            None => true,
+        };
+        let rows = if may_read_all { self.rows.as_slice() } else { &[] };
         let ours = our_keys(tx.read(), self.rows.iter().filter_map(|(_, row)| row.run.clone()))?;
         let mut imported = 0;
-        for (row_id, row) in &self.rows {
+        for (row_id, row) in rows {
             // What we asked ourselves is no history, also when its session was deleted since (D1).
             let asked_here = row.run.as_ref().is_some_and(|run| ours.contains_key(run));
             if asked_here || !known.insert(row_id.clone()) {

@@ -394,6 +394,37 @@ impl AddToken {
     }
 }
 
+/// Lets a token count again that was ended: the configuration has brought it back.
+pub struct ReviveToken {
+    pub id: TokenId,
+    pub digest: [u8; 32],
+    pub actor: Actor,
+}
+
+impl Command for ReviveToken {
+    type Output = ();
+
+    fn apply(&self, tx: &mut Tx<'_>) -> Result<(), Error> {
+        let row: TokenRow = tokens::table
+            .find(self.id.as_bytes().as_slice())
+            .select(TokenRow::as_select())
+            .first(tx.read())
+            .optional()?
+            .ok_or_else(|| Error::not_found("token", self.id))?;
+        let user_id = UserId::try_from(row.user_id.as_slice())?;
+        let user = get(tx.read(), user_id)?.ok_or_else(|| Error::not_found("user", user_id))?;
+        diesel::update(tokens::table.find(self.id.as_bytes().as_slice()))
+            .set(tokens::revoked_at.eq(None::<i64>))
+            .execute(tx.write())?;
+        let after = json!({ "name": row.name, "prefix": row.prefix });
+        audit::record(tx, &self.actor, "token.revive", ("token", &self.id.to_string()), None, Some(&after))?;
+        let token = Token { revoked_at: None, ..Token::try_from(row)? };
+        let caller = std::sync::Arc::new(caller_of(&user, Some(&token)));
+        tx.emit(Event::TokenAdded { digest: self.digest, caller });
+        Ok(())
+    }
+}
+
 /// Ends a token. Its live sockets close.
 pub struct RevokeToken {
     pub id: TokenId,

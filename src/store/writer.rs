@@ -309,7 +309,7 @@ impl Worker {
             Ended::Repeat => debug_assert!(false, "a batch with savepoints is never repeated"),
             Ended::Failed(error, fate) => {
                 self.seed.stats.failed_total.fetch_add(1, Ordering::Relaxed);
-                log::warn!(commands = batch.len() as u64; "a batch of the store failed: {error}");
+                log::warn!(commands = batch.len() as u64; "a batch of the store failed: {}", error.cause());
                 for job in batch.iter_mut() {
                     job.refuse(copy_of(&error));
                 }

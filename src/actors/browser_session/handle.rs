@@ -255,7 +255,9 @@ impl BrowserSession {
             Box::pin(async move { store.write(command).await }.into_actor(this).map(move |result, this, ctx| {
                 match result {
                     // The acknowledgement comes as the event of the line, in its place among the others.
-                    Ok(accepted) if !accepted.repeated => {}
+                    Ok(accepted) if !accepted.repeated => {
+                        this.on_accepted(id, &accepted.line, key, accepted.sent, ctx);
+                    }
                     Ok(accepted) => {
                         let topic = Topic {
                             conversation_id: accepted.conversation.id,
@@ -424,59 +426,40 @@ impl BrowserSession {
                 }
             };
             let store = this.parts.store.clone();
-            let resume_lines_max = this.parts.limits.resume_lines_max as i64;
             let next_seq = this.watches.get(&id).and_then(super::watch::Watch::next_seq);
-            let missed = async move {
-                store
-                    .read(move |db| {
-                        let Some(found) = conversations::get(db, id)? else {
-                            return Err(Error::not_found("session", id));
-                        };
-                        // What the socket sends by itself begins at its own next line.
-                        let last_seq = next_seq.map_or(found.last_seq, |next| next - 1);
-                        let Some(after) = after else { return Ok((found, last_seq, None)) };
-                        if after < found.first_seq - 1 || after > found.last_seq {
-                            return Ok((found, last_seq, Some(Err("unknown_position"))));
-                        }
-                        if last_seq - after > resume_lines_max {
-                            return Ok((found, last_seq, Some(Err("too_far_behind"))));
-                        }
-                        let mut lines = Vec::new();
-                        let mut from = after;
-                        while from < last_seq {
-                            let page = messages::page(db, id, Span::After(from), last_seq - from, usize::MAX)?;
-                            let Some(last) = page.last() else { break };
-                            from = last.seq;
-                            lines.extend(page);
-                        }
-                        Ok((found, last_seq, Some(Ok(lines))))
-                    })
-                    .await
-            };
-            Box::pin(missed.into_actor(this).map(move |read, this: &mut Self, ctx| {
-                let (found, last_seq, missed) = match read {
-                    Ok(read) => read,
+            let found = async move { store.read(move |db| conversations::get(db, id)).await };
+            Box::pin(found.into_actor(this).map(move |found, this: &mut Self, ctx| {
+                let found = match found.and_then(|found| found.ok_or_else(|| Error::not_found("session", id))) {
+                    Ok(found) => found,
                     Err(error) => {
                         let (key, gateway) = (named.session_key.clone(), named.gateway_id.clone());
                         this.tell_error(&error, key.as_deref(), None, gateway.as_deref(), ctx);
                         return;
                     }
                 };
+                // What the socket sends by itself begins at its own next line.
+                let last_seq = next_seq.map_or(found.last_seq, |next| next - 1);
                 let federated = this.federated();
                 let Some(topic) = this.watches.get(&id).map(|watch| watch.topic.clone()) else { return };
                 let run = this.parts.directory.run(id);
-                match missed {
-                    Some(Err(reason)) => {
-                        this.send(frames::reset(&topic, reason, found.first_seq, found.last_seq, federated), ctx);
-                        return;
-                    }
-                    Some(Ok(lines)) => {
-                        this.send(frames::watching("resumed", &topic, last_seq, run.as_deref(), federated), ctx);
-                        this.send_lines(id, &lines, ctx);
-                    }
-                    None => this.send(frames::watching("subscribed", &topic, last_seq, run.as_deref(), federated), ctx),
+                let Some(after) = after else {
+                    this.send(frames::watching("subscribed", &topic, last_seq, run.as_deref(), federated), ctx);
+                    this.show_run(id, ctx);
+                    return;
+                };
+                let reset = if after < found.first_seq - 1 || after > found.last_seq {
+                    Some("unknown_position")
+                } else if last_seq - after > this.parts.limits.resume_lines_max as i64 {
+                    Some("too_far_behind")
+                } else {
+                    None
+                };
+                if let Some(reason) = reset {
+                    this.send(frames::reset(&topic, reason, found.first_seq, found.last_seq, federated), ctx);
+                    return;
                 }
-                this.show_run(id, ctx);
+                this.send(frames::watching("resumed", &topic, found.last_seq, run.as_deref(), federated), ctx);
+                this.go_back(id, after, ctx);
             }))
         }))
     }

@@ -113,6 +113,12 @@ pub struct BrowserSession {
     heard_at: tokio::time::Instant,
     /// Lines that were acknowledged as queued: their going out is told.
     queued: HashSet<MessageId>,
+    /// Our own lines that are on disk and whose event has not come by yet: key of the client, and whether it was sent.
+    unacknowledged: HashMap<MessageId, (Option<String>, bool)>,
+    /// Our own lines whose acknowledgement went out before the store's answer came.
+    acknowledged: HashSet<MessageId>,
+    /// Logs of which more is to be read when what was read has been written: conversation and last `seq`.
+    unread: VecDeque<(ConversationId, i64)>,
     closing: bool,
 }
 
@@ -131,6 +137,9 @@ impl BrowserSession {
             allowance_at: now,
             heard_at: now,
             queued: HashSet::new(),
+            unacknowledged: HashMap::new(),
+            acknowledged: HashSet::new(),
+            unread: VecDeque::new(),
             closing: false,
             parts,
         }
@@ -159,7 +168,7 @@ impl Actor for BrowserSession {
 
     fn stopped(&mut self, _ctx: &mut Self::Context) {
         self.parts.hub.leave(self.id);
-        self.parts.directory.leave_socket();
+        self.parts.directory.leave_socket(self.parts.caller.user_id);
     }
 }
 
@@ -176,6 +185,11 @@ impl Handler<FromTransport> for BrowserSession {
             FromTransport::Written => {
                 self.writing = false;
                 self.flush();
+                if self.outbox.is_empty()
+                    && let Some((id, after)) = self.unread.pop_front()
+                {
+                    self.read_missed(id, after, ctx);
+                }
             }
             FromTransport::Gone => ctx.stop(),
         }

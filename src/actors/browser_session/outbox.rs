@@ -117,8 +117,18 @@ impl Outbox {
     }
 
     fn check(&self) -> Result<(), Full> {
-        // A single frame larger than the bound must get through: it is an answer that exists.
-        let over = (self.bytes > self.bytes_max && self.queue.len() > 1) || self.queue.len() > self.frames_max;
-        if over { Err(Full) } else { Ok(()) }
+        if self.queue.len() > self.frames_max {
+            return Err(Full);
+        }
+        if self.bytes <= self.bytes_max {
+            return Ok(());
+        }
+        // A single frame larger than the bound must get through, whatever waits beside it: it is an answer that exists.
+        let sizes = self.queue.iter().map(|out| if let Out::Text(frame) = out { frame.len() } else { 0 });
+        let largest = sizes.max().unwrap_or(0);
+        if self.bytes - largest > self.bytes_max { Err(Full) } else { Ok(()) }
     }
 }
+
+#[cfg(test)]
+mod tests;

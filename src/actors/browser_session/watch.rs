@@ -58,6 +58,38 @@ impl Watch {
 }
 
 impl BrowserSession {
+    /// Has the lines after `after` sent again, then what is new: the browser has them up to there.
+    pub(super) fn go_back(&mut self, id: ConversationId, after: i64, ctx: &mut Context<Self>) {
+        if let Some(watch) = self.watches.get_mut(&id) {
+            if !matches!(watch.mode, Mode::Loading { .. }) {
+                watch.mode = Mode::Loading { waiting: Vec::new(), overflowed: false };
+            }
+            self.read_missed(id, after, ctx);
+        }
+    }
+
+    /// Notes that one of our own lines is on disk; it is acknowledged in its place, or now if that has gone by.
+    pub(super) fn on_accepted(
+        &mut self,
+        id: ConversationId,
+        line: &Line,
+        key: Option<String>,
+        sent: bool,
+        ctx: &mut Context<Self>,
+    ) {
+        if self.acknowledged.remove(&line.id) {
+            return;
+        }
+        let federated = self.federated();
+        let Some(watch) = self.watches.get(&id) else { return };
+        if watch.next_seq().is_some_and(|next_seq| line.seq < next_seq) {
+            let frame = frames::ack(&watch.topic, line, key.as_deref(), sent, federated);
+            self.send(frame, ctx);
+        } else {
+            self.unacknowledged.insert(line.id, (key, sent));
+        }
+    }
+
     /// Begins to watch: from here on events are kept until [`BrowserSession::go_live`].
     pub(super) fn begin_watch(&mut self, topic: Arc<Topic>) -> Result<(), Error> {
         if self.watches.len() >= self.parts.limits.watched_sessions_per_socket_max {
@@ -131,8 +163,11 @@ impl BrowserSession {
         self.read_missed(id, next_seq - 1, ctx);
     }
 
-    fn read_missed(&mut self, id: ConversationId, after: i64, ctx: &mut Context<Self>) {
-        let (rows, bytes) = (self.parts.limits.page_rows_max as i64, self.parts.limits.page_bytes_max);
+    /// Sends the lines after `after`, as much as the outbox takes; the next page is read when it has been written.
+    pub(super) fn read_missed(&mut self, id: ConversationId, after: i64, ctx: &mut Context<Self>) {
+        let limits = &self.parts.limits;
+        let rows = (limits.outbox_frames_max / 2).clamp(1, limits.page_rows_max) as i64;
+        let bytes = limits.page_bytes_max.min(limits.outbox_bytes_max / 2);
         let store = self.parts.store.clone();
         async move {
             store
@@ -148,11 +183,14 @@ impl BrowserSession {
             Ok((Some(found), lines)) => {
                 let last = lines.last().map_or(after, |line| line.seq);
                 this.send_lines(id, &lines, ctx);
-                if last < found.last_seq {
+                if last < found.last_seq && this.outbox.is_empty() {
                     this.read_missed(id, last, ctx);
+                } else if last < found.last_seq {
+                    this.unread.push_back((id, last));
                 } else {
                     this.settle_run(id, ctx);
                     this.go_live(id, last, ctx);
+                    this.show_run(id, ctx);
                 }
             }
             Ok((None, _)) => this.end_watch(id),
@@ -202,7 +240,11 @@ impl BrowserSession {
         let federated = self.federated();
         let Some(topic) = self.watches.get(&id).map(|watch| watch.topic.clone()) else { return };
         for line in lines {
-            self.send(frames::message(&topic, line, federated), ctx);
+            let frame = match self.unacknowledged.remove(&line.id) {
+                Some((key, sent)) => frames::ack(&topic, line, key.as_deref(), sent, federated),
+                None => frames::message(&topic, line, federated),
+            };
+            self.send(frame, ctx);
         }
     }
 
@@ -231,7 +273,13 @@ impl BrowserSession {
             Mode::Live { next_seq } => *next_seq,
         };
         match event.as_ref() {
-            Event::Line { line, .. } if line.seq < next_seq => {}
+            Event::Line { line, end, .. } if line.seq < next_seq => {
+                // The line went out with the log; a run in view has its end all the same.
+                let shown = watch.run.map(|run| run.turn_id);
+                if let Some(end) = end.as_ref().filter(|end| Some(end.turn_id) == shown) {
+                    self.send_end(id, end, Some(line), ctx);
+                }
+            }
             Event::Line { line, .. } if line.seq > next_seq => {
                 // Never a silent gap: what lies between is read from the store.
                 self.catch_up(id, ctx);
@@ -278,6 +326,9 @@ impl BrowserSession {
         if let Some(ack) = ack_to.filter(|ack| ack.socket_id == self.id) {
             if !ack.sent && self.queued.len() < QUEUED_MAX {
                 self.queued.insert(line.id);
+            }
+            if self.unacknowledged.remove(&line.id).is_none() && self.acknowledged.len() < QUEUED_MAX {
+                self.acknowledged.insert(line.id);
             }
             self.send(frames::ack(topic, line, ack.client_key.as_deref(), ack.sent, federated), ctx);
         } else if let Some(end) = end {

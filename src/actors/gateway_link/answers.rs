@@ -289,7 +289,12 @@ impl GatewayLink {
             For::Abort => {}
             For::History { conversation_id, purpose } => {
                 let page = decode(result);
+                let is_refused = page.is_err() && purpose == session::Purpose::Contact;
                 self.with_session(conversation_id, ctx, |session, now_ms| session.on_history(purpose, page, now_ms));
+                if is_refused {
+                    // Whoever waits for the session's log gets what there is.
+                    self.answer_touches(conversation_id);
+                }
                 self.contacted(conversation_id);
             }
             For::List(reply) => {

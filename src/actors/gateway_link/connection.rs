@@ -5,7 +5,7 @@ use std::time::Duration;
 use actix::prelude::*;
 
 use super::socket::{self, DialError, Incoming, Outgoing};
-use super::{GatewayLink, PING_EVERY_MS, Phase, SILENCE_MIN, effects, session};
+use super::{GatewayLink, Phase, SILENCE_MIN, effects, session};
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::{Event, LinkChange, Publish};
 use crate::domain::gateway::{LinkState, Problem};
@@ -25,7 +25,7 @@ impl GatewayLink {
                     this.dial(ctx);
                 }
                 Err(error) => {
-                    log::error!(gateway_id = this.parts.gateway.id.as_str(); "a gateway's state could not be read: {error}");
+                    log::error!(gateway_id = this.parts.gateway.id.as_str(); "a gateway's state could not be read: {}", error.cause());
                     if error.code() == ErrorCode::Internal {
                         // What is stored cannot be read; it is left as it is (STO-3), and an admin is told.
                         let problem = Problem {
@@ -130,7 +130,9 @@ impl GatewayLink {
                 return;
             }
             Phase::Up { .. } => {
-                let due = self.pinged_at.is_none_or(|at| now - at >= Duration::from_millis(PING_EVERY_MS));
+                // For liveness, and to measure the way.
+                let ping_every = Duration::from_secs(self.parts.config.health_check_interval_s);
+                let due = self.pinged_at.is_none_or(|at| now - at >= ping_every);
                 if due && self.outgoing.as_ref().is_some_and(Outgoing::ping) {
                     self.pinged_at = Some(now);
                 }
@@ -158,13 +160,10 @@ impl GatewayLink {
         {
             outgoing.close(code, reason);
         }
-        let was_up = match self.phase {
-            Phase::Up { since } => {
-                self.backoff.connection_ended(u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX));
-                true
-            }
-            _ => false,
-        };
+        let was_up = self.status.is_connected();
+        if let Phase::Up { since } = self.phase {
+            self.backoff.connection_ended(u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX));
+        }
         self.phase = Phase::Idle;
         self.lists_awaited = 0;
         self.pinged_at = None;

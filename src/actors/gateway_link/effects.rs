@@ -170,6 +170,9 @@ impl GatewayLink {
     /// A question is to be handed out.
     pub(super) fn question(&mut self, delivery: &Arc<Delivery>, line: Option<Arc<Line>>, ctx: &mut Context<Self>) {
         let id = delivery.conversation_id;
+        if self.sessions.get(&id).is_some_and(|session| session.knows(delivery.id)) {
+            return;
+        }
         if let (Some(line), true) = (&line, self.sessions.contains_key(&id)) {
             let question = question_of(delivery, line);
             self.with_session(id, ctx, |session, now_ms| session.on_question(question, now_ms));
@@ -246,7 +249,7 @@ impl GatewayLink {
         }
     }
 
-    fn answer_touches(&mut self, id: ConversationId) {
+    pub(super) fn answer_touches(&mut self, id: ConversationId) {
         for reply in self.touches.remove(&id).into_iter().flatten() {
             // Whoever asked may have gone.
             let _ = reply.send(Ok(()));

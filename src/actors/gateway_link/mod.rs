@@ -45,8 +45,6 @@ use crate::store::vault::Vault;
 
 /// How often timeouts, silence and checkpoints are looked at.
 const TICK: Duration = Duration::from_millis(500);
-/// How often we ping, for liveness and to measure the way.
-const PING_EVERY_MS: u64 = 15_000;
 /// Silence that ends a connection, unless the gateway's own tick is slower.
 const SILENCE_MIN: Duration = Duration::from_secs(60);
 /// Run ids that are known to belong to a session; beyond it the table is emptied, and session keys still tell.
@@ -227,9 +225,13 @@ impl Handler<ConversationGone> for GatewayLink {
     type Result = ();
 
     fn handle(&mut self, msg: ConversationGone, ctx: &mut Self::Context) {
-        // What runs is told to stop; nobody waits for its end.
+        // What runs, or is on its way, is told to stop; nobody waits for its end.
         self.with_session(msg.0, ctx, |session, _| session.abort(false));
         if let Some(session) = self.sessions.remove(&msg.0) {
+            if let Some(run_id) = session.run_id() {
+                let params = json!({ "sessionKey": session.upstream_key(), "runId": run_id });
+                self.ask(Request { method: "chat.abort", params, why: For::Abort });
+            }
             self.by_canonical.retain(|_, id| *id != msg.0);
             if let Some(run) = session.run_id() {
                 self.by_run.remove(run);
@@ -306,6 +308,7 @@ impl Handler<Stop> for GatewayLink {
     fn handle(&mut self, _: Stop, ctx: &mut Self::Context) {
         self.leaving = true;
         if self.status.is_connected() {
+            self.status.state = LinkState::Waiting;
             self.tell_link(LinkChange::Down {
                 reason: "the gateway's settings were changed".to_owned(),
                 retry_in_ms: None,

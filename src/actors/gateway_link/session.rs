@@ -245,6 +245,12 @@ impl Session {
         self.run.is_none() && self.queue.is_empty() && !tail && !self.import.running
     }
 
+    /// Tells whether a question waits here or is being answered.
+    pub(super) fn knows(&self, delivery: DeliveryId) -> bool {
+        let is_running = self.run.as_ref().is_some_and(|run| run.is_for(delivery));
+        is_running || self.queue.iter().any(|queued| queued.delivery_id == delivery)
+    }
+
     pub(super) fn queued(&self) -> usize {
         self.queue.len()
     }
@@ -253,10 +259,7 @@ impl Session {
 
     /// A question was accepted, or is to be handed out again.
     pub(super) fn on_question(&mut self, question: Question, now_ms: i64) -> Vec<Effect> {
-        let delivery = question.delivery_id;
-        let known = self.queue.iter().any(|queued| queued.delivery_id == delivery)
-            || self.run.as_ref().is_some_and(|run| run.is_for(delivery));
-        if !known {
+        if !self.knows(question.delivery_id) {
             let at = self.queue.partition_point(|queued| queued.seq < question.seq);
             self.queue.insert(at, question);
         }

@@ -79,7 +79,7 @@ pub fn map_tail<'a, Turn: Copy + Eq, Delivery: Copy>(
                     mapped.held = true;
                     break;
                 }
-                turn.map_or(Meaning::Line, |turn| of_turn(row, turn, later))
+                turn.map_or(Meaning::Line, |turn| of_turn(row, turn, fresh.get(..index).unwrap_or_default(), later))
             }
             RowRole::Assistant | RowRole::ToolResult | RowRole::System | RowRole::Other => Meaning::Line,
         };
@@ -113,8 +113,12 @@ fn is_answer_missing<Turn>(turn: &KnownTurn<Turn>, later: &[&HistoryRow]) -> boo
 }
 
 fn until_next_question<'a, 'b>(later: &'b [&'a HistoryRow]) -> &'b [&'a HistoryRow] {
-    let until = later.iter().position(|row| row.role == RowRole::User && !row.is_recovery).unwrap_or(later.len());
+    let until = later.iter().position(|row| is_question(row)).unwrap_or(later.len());
     later.get(..until).unwrap_or_default()
+}
+
+fn is_question(row: &HistoryRow) -> bool {
+    row.role == RowRole::User && !row.is_recovery
 }
 
 /// The row has the words of the turn's answer.
@@ -123,18 +127,24 @@ fn says<Turn>(row: &HistoryRow, turn: &KnownTurn<Turn>) -> bool {
     answer.is_some_and(|answer| same_text(answer, &row.text) || same_text(answer, &thinking::strip(&row.text).visible))
 }
 
-/// Tells what an assistant's or a tool's row of an ended turn is.
+/// Tells what an assistant's or a tool's row of an ended turn is. Of several that could be its answer it is the one with
+/// the answer's words, else the last.
 fn of_turn<Turn: Copy, Delivery>(
     row: &HistoryRow,
     turn: &KnownTurn<Turn>,
+    before: &[&HistoryRow],
     later: &[&HistoryRow],
 ) -> Meaning<Turn, Delivery> {
     if !may_answer(row) {
         return Meaning::Step(turn.id);
     }
-    let others = until_next_question(later).iter().filter(|other| other.run_id == row.run_id && may_answer(other));
     let is_exact = says(row, turn);
-    let another_is_better = others.into_iter().any(|other| !is_exact || says(other, turn));
+    let is_rival = |other: &&HistoryRow| other.run_id == row.run_id && may_answer(other);
+    let since = before.iter().rposition(|row| is_question(row)).map_or(0, |at| at + 1);
+    let earlier = before.get(since..).unwrap_or_default().iter().filter(|row| is_rival(row));
+    let mut behind = until_next_question(later).iter().filter(|row| is_rival(row));
+    let another_is_better = behind.any(|other| !is_exact || says(other, turn))
+        || !is_exact && earlier.into_iter().any(|other| says(other, turn));
     match (&turn.answer, another_is_better) {
         (_, true) => Meaning::Step(turn.id),
         (Some(_), false) => Meaning::Answer(turn.id),

@@ -97,13 +97,21 @@ pub(super) struct Happened {
 
 impl From<&WithRecipient> for Chain {
     fn from(found: &WithRecipient) -> Self {
-        let happened = |entry: &Entry| Happened {
+        let happened = |entry: &Entry, what: &str| Happened {
             at: iso(entry.at),
-            what: entry.what.clone(),
+            what: what.to_owned(),
             attempt: entry.attempt,
             reason: entry.reason.clone(),
         };
-        Self { delivery: found.into(), events: found.0.events.iter().map(happened).collect() }
+        let mut events = Vec::with_capacity(found.0.events.len() + 1);
+        for entry in &found.0.events {
+            events.push(happened(entry, &entry.what));
+            if entry.what == "accepted" {
+                // One transaction did both, and what can be read here was committed (STO-1).
+                events.push(happened(entry, "stored"));
+            }
+        }
+        Self { delivery: found.into(), events }
     }
 }
 

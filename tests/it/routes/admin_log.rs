@@ -155,7 +155,7 @@ async fn a_message_is_accepted_and_has_a_receipt(node: TestNode) {
         .iter()
         .map(|event| event["what"].as_str().unwrap())
         .collect();
-    assert_eq!(events, ["accepted", "leased", "completed"]);
+    assert_eq!(events, ["accepted", "stored", "leased", "completed"]);
     assert_eq!(
         (&after["deliveries"][0]["outcome"], &after["reply"]["content"][0]["text"]),
         (&json!("answered"), &json!("hi there"))

@@ -13,6 +13,7 @@ on_both_databases!(
     a_killed_broker_comes_back_and_finishes_the_answer,
     a_graceful_stop_sends_browsers_away_to_come_back,
     a_gateway_crash_in_mid_stream_is_recovered,
+    a_long_absence_is_made_up_for_in_portions,
 );
 
 async fn resume_brings_every_missed_line_in_order(database: Database) {
@@ -129,4 +130,29 @@ async fn a_gateway_crash_in_mid_stream_is_recovered(database: Database) {
     assert!(text.starts_with("[System]"), "{system}");
     let ends: Vec<&Value> = browser.seen.iter().filter(|frame| is_terminal(frame)).collect();
     assert_eq!(ends.len(), 1, "{ends:?}");
+}
+
+async fn a_long_absence_is_made_up_for_in_portions(database: Database) {
+    let (broker, _gateway) = connected(&database).await;
+    let mut browser = broker.browser("/ws/chat/gw").await;
+    browser.ask("a", "say: first").await;
+    browser.until_terminal().await;
+    let (_, session) = broker.get("/api/gateways/gw/sessions/a").await;
+    let path = format!("/api/admin/conversations/{}/messages", session["id"].as_str().expect("an id"));
+    // More than the outbox holds in bytes.
+    let text = "x".repeat(100_000);
+    for _ in 0..30 {
+        let (status, answer) = broker.post(&path, json!({ "content": text, "deliver": false })).await;
+        assert!((200..300).contains(&status), "{answer}");
+    }
+    let mut back = broker.browser("/ws/chat/gw").await;
+    back.send(json!({ "type": "resume", "sessionKey": "a", "after": 0 })).await;
+    back.until_type("resumed").await;
+    for seq in 1..=32 {
+        assert_eq!(back.until_type("message").await["message"]["seq"], seq);
+    }
+    // And then live, in order.
+    browser.ask("a", "say: after").await;
+    assert_eq!(back.until_type("message").await["message"]["seq"], 33);
+    assert_eq!(back.until_terminal().await["seq"], 34);
 }

@@ -10,9 +10,13 @@ use crate::gateway::frames::{ChatState, GatewayError, SendAck, SendStatus};
 use crate::gateway::history::HistoryPage;
 use crate::store::turns::DeliveryEnd;
 
+mod abort;
 mod contact;
 mod life;
+mod lost;
 mod model;
+mod others;
+mod quiet;
 
 const START_MS: i64 = 1_800_000_000_000;
 
@@ -357,4 +361,35 @@ impl Bench {
             self.perform(effects);
         }
     }
+}
+
+/// Brings question 0 to a stage, cuts the link there, and comes back.
+fn cut_in(stage: &str) -> Bench {
+    let mut bench = match stage {
+        "sending" => Bench::sending(),
+        "held" => {
+            let mut bench = Bench::sending();
+            bench.sent(RequestError::Refused(refusal("UNAVAILABLE", true)));
+            bench
+        }
+        "resuming" => {
+            let mut bench = Bench::answering();
+            bench.down();
+            bench.up();
+            let key = bench.key(0);
+            bench.looked(idle(vec![asked_row(1, &key, "question 0")]));
+            bench
+        }
+        _ => {
+            let mut bench = Bench::answering();
+            bench.own(ChatState::Delta, Some("so"));
+            bench
+        }
+    };
+    bench.down();
+    bench.said.clear();
+    bench.pass(1_000);
+    bench.up();
+    assert_eq!(bench.said(), ["history reconcile"], "{stage}");
+    bench
 }
