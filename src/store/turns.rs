@@ -134,6 +134,10 @@ impl Command for BeginTurn {
     type Output = Turn;
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Turn, Error> {
+        // A repeat after a commit of unknown outcome.
+        if let Some(known) = get(tx.read(), self.turn_id)? {
+            return Ok(known);
+        }
         let delivery = deliveries::apply(tx, self.delivery_id, &Move::Lease { until: None })?;
         insert(
             tx,

@@ -124,6 +124,7 @@ impl Command for NoteContact {
                         conversations::gateway_id
                             .eq(gateway_id.as_str())
                             .and(conversations::canonical_key.eq(canonical))
+                            .and(conversations::id.ne(self.conversation_id.as_bytes().as_slice()))
                             .and(conversations::deleted_at.is_null()),
                     )
                     .count()
@@ -135,7 +136,7 @@ impl Command for NoteContact {
         diesel::update(conversations::table.find(self.conversation_id.as_bytes().as_slice()))
             .set((
                 conversations::contacted.eq(true),
-                conversations::canonical_key.eq(canonical),
+                conversations::canonical_key.eq(canonical.or(found.canonical_key.as_ref())),
                 conversations::upstream_session_id.eq(&self.session_id),
                 conversations::mapped_seq.eq(self.boundary_seq),
                 conversations::import_below.eq(self.import_below),

@@ -258,24 +258,23 @@ impl BrowserSession {
 
     /// Hands the transport its next batch, when the last one was taken.
     fn flush(&mut self) {
-        if self.writing || self.outbox.is_empty() {
-            return;
-        }
         let federated = self.federated();
-        let batch: Vec<ByteString> = self
-            .outbox
-            .take()
-            .into_iter()
-            .filter_map(|out| match out {
-                Out::Text(frame) => Some(frame),
-                Out::Live { topic, live, whole } => self.live_frame(&topic, &live, whole, federated),
-            })
-            .collect();
-        if batch.is_empty() {
-            return;
+        // A batch of texts that say nothing new any more is empty.
+        while !self.writing && !self.outbox.is_empty() {
+            let batch: Vec<ByteString> = self
+                .outbox
+                .take()
+                .into_iter()
+                .filter_map(|out| match out {
+                    Out::Text(frame) => Some(frame),
+                    Out::Live { topic, live, whole } => self.live_frame(&topic, &live, whole, federated),
+                })
+                .collect();
+            if !batch.is_empty() {
+                self.writing = true;
+                self.parts.transport.do_send(Outgoing::Frames(batch));
+            }
         }
-        self.writing = true;
-        self.parts.transport.do_send(Outgoing::Frames(batch));
     }
 
     fn live_frame(&mut self, topic: &Arc<Topic>, live: &Arc<Live>, whole: bool, federated: bool) -> Option<ByteString> {

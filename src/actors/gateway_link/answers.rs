@@ -49,9 +49,13 @@ impl GatewayLink {
         self.last_seq = self.last_seq.max(seq);
         if hole && matches!(self.phase, Phase::Up { .. }) {
             self.holes_total += 1;
+            let protocol = self.status.protocol.unwrap_or(4);
+            // Nobody knows whose events were dropped: each log is read when its session is used next.
+            for session in self.sessions.values_mut() {
+                session.note_link_up(protocol);
+            }
             let busy: Vec<ConversationId> =
                 self.sessions.iter().filter(|(_, session)| session.run_id().is_some()).map(|(id, _)| *id).collect();
-            let protocol = self.status.protocol.unwrap_or(4);
             for id in busy {
                 self.with_session(id, ctx, |session, now_ms| session.on_link_up(protocol, now_ms));
             }

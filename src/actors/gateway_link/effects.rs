@@ -13,7 +13,7 @@ use crate::domain::conversation::Conversation;
 use crate::domain::delivery::{Delivery, DeliveryState};
 use crate::domain::error::Error;
 use crate::domain::event::Event;
-use crate::domain::ids::ConversationId;
+use crate::domain::ids::{ConversationId, DeliveryId};
 use crate::domain::message::Line;
 use crate::domain::secret::Secret;
 use crate::domain::wire::set;
@@ -382,10 +382,7 @@ impl GatewayLink {
             }
             Effect::Cancel(ids) => {
                 for delivery in ids {
-                    let command = deliveries::Cancel { id: delivery, reason: Some("aborted".to_owned()) };
-                    if let Err(error) = self.parts.store.write_later(Lane::Interactive, command) {
-                        log::warn!("a waiting question could not be cancelled: {error}");
-                    }
+                    self.cancel(delivery, ctx);
                 }
             }
             Effect::RunId(run_id) => {
@@ -395,6 +392,23 @@ impl GatewayLink {
                 self.by_run.insert(run_id, id);
             }
         }
+    }
+
+    /// Ends a waiting delivery; tried again while the store cannot take it, so that it is not sent after all (DLV-2).
+    fn cancel(&mut self, id: DeliveryId, ctx: &mut Context<Self>) {
+        let store = self.parts.store.clone();
+        let command = deliveries::Cancel { id, reason: Some("aborted".to_owned()) };
+        async move { store.write(command).await }
+            .into_actor(self)
+            .map(move |result, _, ctx| {
+                if let Err(error) = result
+                    && error.http_status() >= 500
+                {
+                    log::warn!("a waiting question could not be cancelled and is tried again: {}", error.cause());
+                    ctx.run_later(Duration::from_secs(1), move |this, ctx| this.cancel(id, ctx));
+                }
+            })
+            .spawn(ctx);
     }
 
     fn wake(&mut self, id: ConversationId, wake: Wake, ctx: &mut Context<Self>) {

@@ -5,7 +5,7 @@ use super::session::{Mapped, clean, line_of};
 use crate::domain::error::Error;
 use crate::domain::ids::{ConversationId, DeliveryId, TurnId};
 use crate::domain::message::Block;
-use crate::domain::turn::StepKind;
+use crate::domain::turn::{StepKind, TurnState};
 use crate::gateway::history::{HistoryPage, HistoryRow, Marker, RowRole};
 use crate::gateway::reconcile::{self, KnownTurn, Meaning};
 use crate::store::turns::NewStep;
@@ -93,6 +93,8 @@ fn look_up(
     let mut known =
         Known { turns: HashMap::new(), questions: HashMap::new(), asked: Vec::new(), elsewhere: HashSet::new() };
     for (run, turn, answer) in turns::by_runs(db, id, runs)? {
+        // What an interrupted turn left is a part; the whole answer, found later, is a line of its own.
+        let answer = answer.filter(|_| turn.state != TurnState::Interrupted);
         known.turns.insert(run, KnownTurn { id: turn.id, open: turn.state.is_open(), answer });
     }
     for (key, (delivery, conversation)) in upstream::our_keys(db, keys.iter().chain(runs).cloned())? {

@@ -19,7 +19,7 @@ use clawbroker::store::deliveries::{self, Stored};
 use clawbroker::store::gateways::AddGateway;
 use clawbroker::store::messages::{self, Span};
 use clawbroker::store::turns::{BeginTurn, DeliveryEnd, EndTurn};
-use clawbroker::store::users::{self, AddUser};
+use clawbroker::store::users::{self, AddUser, ChangeUser};
 use clawbroker::store::vault::Vault;
 use clawbroker::store::{Opener, Store, WriterOptions, WriterParts, spawn_writer};
 
@@ -119,6 +119,20 @@ impl TestStore {
     }
 
     /// Makes a gateway, a member and its session on it.
+    /// Makes an operator with a session, who may read what others said in it before.
+    pub(crate) async fn operators_chat(&self) -> (Caller, Conversation) {
+        let (caller, conversation) = self.chat().await;
+        let change = ChangeUser {
+            id: caller.user_id,
+            display_name: None,
+            role: Some(Role::Operator),
+            password_hash: None,
+            actor: Actor::system(),
+        };
+        self.write(change).await.expect("the user exists");
+        (Caller { role: Role::Operator, ..caller }, conversation)
+    }
+
     pub(crate) async fn chat(&self) -> (Caller, Conversation) {
         let caller = self.user("ann", Role::Member).await;
         let gateway = self.gateway("gw").await;

@@ -22,7 +22,7 @@ fn row(text: &str) -> RowLine {
 
 /// CNV-1: dense in both directions, and every page is a contiguous part of it.
 async fn pages_are_contiguous_parts_of_the_log(store: TestStore) {
-    let (caller, conversation) = store.chat().await;
+    let (caller, conversation) = store.operators_chat().await;
     let id = conversation.id;
     for n in 1..=5 {
         store.ask(&caller, id, &format!("line {n}")).await;

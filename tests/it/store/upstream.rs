@@ -69,8 +69,17 @@ async fn nothing_to_import_is_told_at_once(store: TestStore) {
 }
 
 /// D1: pages may overlap, the origin decides; imported lines go down from 0, newest first.
+/// SEC-2: a member who names a session that others used on the gateway does not get to read what they said.
+async fn a_member_does_not_get_what_others_said_before(store: TestStore) {
+    let (_, conversation) = store.chat().await;
+    let rows = vec![("row-1".to_owned(), row("said by others"))];
+    let import = ImportRows { source: source(&conversation), rows, import_below: None };
+    assert_eq!(store.write(import).await.unwrap(), 0);
+    assert!(store.log(conversation.id).await.is_empty());
+}
+
 async fn overlapping_pages_are_imported_once(store: TestStore) {
-    let (caller, conversation) = store.chat().await;
+    let (caller, conversation) = store.operators_chat().await;
     store.ask(&caller, conversation.id, "mine").await;
     let before = read(&store, &conversation).await.updated_at;
     store.clock.advance_ms(1_000);
@@ -185,6 +194,7 @@ async fn a_deleted_conversation_takes_nothing_from_upstream(store: TestStore) {
 on_both_databases!(
     the_first_contact_is_noted_once,
     nothing_to_import_is_told_at_once,
+    a_member_does_not_get_what_others_said_before,
     overlapping_pages_are_imported_once,
     rows_of_every_meaning_are_mapped_once,
     a_reset_upstream_is_a_marker_and_a_new_beginning,
