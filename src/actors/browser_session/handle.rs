@@ -22,8 +22,6 @@ use crate::store::messages::{self, Span};
 const PAGE_DEFAULT: i64 = 50;
 /// How long the first `history` of a session waits for the gateway's own log, so that a client that asks once gets it.
 const CONTACT_WAIT: Duration = Duration::from_secs(3);
-/// Longest idempotency key of a client.
-const KEY_BYTES_MAX: usize = 255;
 
 type Done = ResponseActFuture<BrowserSession, ()>;
 type Opened = ResponseActFuture<BrowserSession, Result<Option<ConversationId>, Error>>;
@@ -212,11 +210,21 @@ impl BrowserSession {
         touched
     }
 
+    fn may_write(&self) -> Result<(), Error> {
+        if self.parts.caller.role < Role::Member {
+            return Err(Error::new(ErrorCode::Forbidden, "a viewer's socket is read-only"));
+        }
+        Ok(())
+    }
+
     // ---- the frames --------------------------------------------------------------------------------------------------
 
     fn chat(&mut self, chat: inbound::Chat) -> Done {
         let key = chat.idempotency_key.clone();
-        let checked = self.check_chat(&chat).and_then(|text| Ok((self.name(&chat.named)?, text)));
+        let checked = self.may_write().and_then(|()| {
+            let text = chat.checked_text(self.parts.limits.message_bytes_max)?;
+            Ok((self.name(&chat.named)?, text))
+        });
         let (name, text) = match checked {
             Ok(checked) => checked,
             Err(error) => return self.refuse(error, Some(&chat.named), key),
@@ -280,39 +288,8 @@ impl BrowserSession {
         }))
     }
 
-    fn check_chat(&self, chat: &inbound::Chat) -> Result<String, Error> {
-        if self.parts.caller.role < Role::Member {
-            return Err(Error::new(ErrorCode::Forbidden, "a viewer's socket is read-only"));
-        }
-        if chat.idempotency_key.as_ref().is_some_and(|key| key.is_empty() || key.len() > KEY_BYTES_MAX) {
-            return Err(Error::new(ErrorCode::BadFrame, format!("`idempotencyKey` has 1 to {KEY_BYTES_MAX} bytes")));
-        }
-        if chat.attachments.as_ref().is_some_and(|attachments| !attachments.is_empty()) {
-            return Err(Error::new(ErrorCode::UpstreamRefused, "attachments cannot be sent yet"));
-        }
-        let text = chat.message.clone().unwrap_or_default();
-        if text.trim().is_empty() {
-            return Err(Error::new(ErrorCode::BadFrame, "`message` must not be empty"));
-        }
-        let bytes_max = self.parts.limits.message_bytes_max;
-        if text.len() > bytes_max {
-            return Err(Error::new(
-                ErrorCode::MessageTooLarge,
-                format!("a message must not be longer than {bytes_max} bytes"),
-            ));
-        }
-        if text.contains('\0') {
-            return Err(Error::new(ErrorCode::BadFrame, "`message` must not hold NUL characters"));
-        }
-        Ok(text)
-    }
-
     fn abort(&mut self, abort: inbound::Abort) -> Done {
-        let name = match self.name(&abort.named) {
-            Ok(_) if self.parts.caller.role < Role::Member => {
-                let error = Error::new(ErrorCode::Forbidden, "a viewer's socket is read-only");
-                return self.refuse(error, Some(&abort.named), None);
-            }
+        let name = match self.may_write().and_then(|()| self.name(&abort.named)) {
             Ok(name) => name,
             Err(error) => return self.refuse(error, Some(&abort.named), None),
         };

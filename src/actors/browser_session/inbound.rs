@@ -86,6 +86,33 @@ pub(super) struct Read {
     pub(super) seq: Option<i64>,
 }
 
+/// Longest idempotency key of a client.
+const KEY_BYTES_MAX: usize = 255;
+
+impl Chat {
+    /// Returns the message, or says why it cannot be taken.
+    pub(super) fn checked_text(&self, bytes_max: usize) -> Result<String, Error> {
+        if self.idempotency_key.as_ref().is_some_and(|key| key.is_empty() || key.len() > KEY_BYTES_MAX) {
+            return Err(bad(format!("`idempotencyKey` has 1 to {KEY_BYTES_MAX} bytes")));
+        }
+        if self.attachments.as_ref().is_some_and(|attachments| !attachments.is_empty()) {
+            return Err(Error::new(ErrorCode::UpstreamRefused, "attachments cannot be sent yet"));
+        }
+        let text = self.message.clone().unwrap_or_default();
+        if text.trim().is_empty() {
+            return Err(bad("`message` must not be empty".to_owned()));
+        }
+        if text.len() > bytes_max {
+            let sentence = format!("a message must not be longer than {bytes_max} bytes");
+            return Err(Error::new(ErrorCode::MessageTooLarge, sentence));
+        }
+        if text.contains('\0') {
+            return Err(bad("`message` must not hold NUL characters".to_owned()));
+        }
+        Ok(text)
+    }
+}
+
 impl Inbound {
     /// Reads a frame, or says what is wrong with it.
     pub(super) fn parse(text: &str) -> Result<Self, Error> {

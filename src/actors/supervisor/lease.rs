@@ -1,0 +1,147 @@
+//! Which node is the active one (D5): the lease is asked for, renewed, lost; what begins and ends with it.
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use actix::prelude::*;
+
+use super::{ASK, LEASE_MARGIN_MS, Supervisor};
+use crate::actors::bootstrap;
+use crate::domain::event::{Event, Publish};
+use crate::store::lease::{LEASE_MS, Lease, RENEW_MS, STANDBY, TakeLease};
+use crate::store::{gateways, users};
+
+impl Supervisor {
+    pub(super) fn take_lease(&self) -> TakeLease {
+        let address = self.parts.config.server.listen.first().map(ToString::to_string).unwrap_or_default();
+        TakeLease { node_id: self.node_id, address, alone: self.alone() }
+    }
+
+    pub(super) fn ask_for_lease(&mut self, ctx: &mut Context<Self>) {
+        if self.stopping {
+            return;
+        }
+        let (store, command) = (self.parts.store.clone(), self.take_lease());
+        let (asked_at, asked) = (self.parts.clock.now_ms(), tokio::time::Instant::now());
+        async move { store.write(command).await }
+            .into_actor(self)
+            .map(move |result, this, ctx| match result {
+                Ok(Lease::Ours { epoch }) => this.become_active(epoch, asked_at, asked, ctx),
+                Ok(Lease::Theirs { for_ms, address }) => {
+                    if !std::mem::replace(&mut this.standby_said, true) {
+                        log::info!(lease_ms = for_ms; "another node ({address}) is active on this database; standing by");
+                    }
+                    ctx.run_later(ASK, Self::ask_for_lease);
+                }
+                Err(error) => {
+                    log::warn!("the node lease could not be asked for: {error}");
+                    ctx.run_later(ASK, Self::ask_for_lease);
+                }
+            })
+            .spawn(ctx);
+    }
+
+    pub(super) fn become_active(
+        &mut self,
+        epoch: i64,
+        asked_at: i64,
+        asked: tokio::time::Instant,
+        ctx: &mut Context<Self>,
+    ) {
+        let round = self.lease_round;
+        self.parts.store.epoch().store(epoch, Ordering::SeqCst);
+        self.hold_lease(asked_at, asked);
+        if !self.alone() {
+            ctx.run_later(Duration::from_millis(RENEW_MS), Self::renew_lease);
+        }
+        let (store, config, vault) = (self.parts.store.clone(), self.parts.config.clone(), self.parts.vault.clone());
+        let now_ms = self.parts.clock.now_ms();
+        async move {
+            let bootstrapped = bootstrap::run(&store, &config, &vault).await?;
+            let (gateways, callers) = store
+                .read(move |db| {
+                    Ok::<_, crate::domain::error::Error>((gateways::list(db)?, users::callers(db, now_ms)?))
+                })
+                .await?;
+            Ok::<_, crate::domain::error::Error>((bootstrapped, gateways, callers))
+        }
+        .into_actor(self)
+        .map(move |begun, this, ctx| match begun {
+            // The lease was lost meanwhile.
+            _ if round != this.lease_round => {}
+            Ok((bootstrapped, gateways, callers)) => {
+                this.parts.directory.set_callers(callers);
+                this.parts.directory.set_trusted(bootstrapped.trusted.clone());
+                for gateway in gateways {
+                    this.start_link(gateway, ctx);
+                }
+                this.start_scheduler(ctx);
+                this.parts.directory.set_active(true);
+                log::info!(epoch; "this node is active");
+                if let Some(ready) = this.parts.ready.take() {
+                    // Whoever waited may have gone.
+                    let _ = ready.send(bootstrapped);
+                }
+            }
+            Err(error) => {
+                log::error!("the node could not begin its work: {}", error.cause());
+                this.lease_round += 1;
+                ctx.run_later(ASK, Self::ask_for_lease);
+            }
+        })
+        .spawn(ctx);
+    }
+
+    /// Notes until when we may speak for the database: our own clock ends the lease a little early.
+    pub(super) fn hold_lease(&self, asked_at: i64, asked: tokio::time::Instant) {
+        if self.alone() {
+            self.parts.directory.set_lease_until(i64::MAX, None);
+        } else {
+            let held = Duration::from_millis(u64::try_from(LEASE_MS - LEASE_MARGIN_MS).unwrap_or(0));
+            self.parts.directory.set_lease_until(asked_at + LEASE_MS - LEASE_MARGIN_MS, Some(asked + held));
+        }
+    }
+
+    pub(super) fn renew_lease(&mut self, ctx: &mut Context<Self>) {
+        if self.stopping {
+            return;
+        }
+        let round = self.lease_round;
+        let (store, command) = (self.parts.store.clone(), self.take_lease());
+        let (asked_at, asked) = (self.parts.clock.now_ms(), tokio::time::Instant::now());
+        let epoch = self.parts.store.epoch().load(Ordering::SeqCst);
+        async move { store.write(command).await }
+            .into_actor(self)
+            .map(move |result, this, ctx| match result {
+                _ if round != this.lease_round => {}
+                Ok(Lease::Ours { epoch: held }) if held == epoch => {
+                    this.hold_lease(asked_at, asked);
+                    ctx.run_later(Duration::from_millis(RENEW_MS), Self::renew_lease);
+                }
+                Ok(_) => this.step_down(ctx),
+                Err(error) if error.code() == crate::domain::error::ErrorCode::Standby => this.step_down(ctx),
+                Err(error) => {
+                    log::warn!("the node lease could not be renewed: {error}");
+                    if this.parts.directory.lease_holds(this.parts.clock.now_ms()) {
+                        ctx.run_later(Duration::from_millis(RENEW_MS / 4), Self::renew_lease);
+                    } else {
+                        this.step_down(ctx);
+                    }
+                }
+            })
+            .spawn(ctx);
+    }
+
+    /// Another node speaks for the database now: stop acting, and stand by.
+    pub(super) fn step_down(&mut self, ctx: &mut Context<Self>) {
+        log::warn!("this node has lost its lease and stands by");
+        self.lease_round += 1;
+        self.parts.directory.set_active(false);
+        self.parts.directory.set_lease_until(0, None);
+        self.parts.directory.forget_live();
+        self.parts.store.epoch().store(STANDBY, Ordering::SeqCst);
+        self.stop_children();
+        self.parts.hubs.publish(vec![Event::SteppedDown]);
+        self.standby_said = false;
+        ctx.run_later(ASK, Self::ask_for_lease);
+    }
+}
