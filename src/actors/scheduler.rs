@@ -6,7 +6,7 @@
 //!
 //! Invariants
 //! - DLV-2: an open delivery that time alone moves is in the picture, or the picture is known to be cut and is read anew.
-//! - LIM-1: at most [`PICTURE_MAX`] entries are kept.
+//! - LIM-1: at most `PICTURE_MAX` entries are kept.
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,5 @@
 //! The connection to one upstream gateway: handshake, requests, liveness, reconnects; its sessions are plain state in
-//! [`session`], and what they want is done in [`effects`].
+//! `session`, and what they want is done in `effects`.
 //!
 //! Owner: the supervisor, one for each registered gateway.
 //!
