@@ -177,7 +177,11 @@ impl AcceptChat {
 
     fn hash(&self) -> [u8; 32] {
         use sha2::Digest;
-        sha2::Sha256::digest(self.text.as_bytes()).into()
+        let mut digest = sha2::Sha256::new();
+        // A line that nobody is to handle is another request than a question of the same words.
+        digest.update([self.line_only.map_or(0, |role| role as u8)]);
+        digest.update(self.text.as_bytes());
+        digest.finalize().into()
     }
 }
 

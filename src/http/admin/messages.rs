@@ -15,7 +15,9 @@ use crate::http::chat::Message;
 use crate::http::error::ErrorBody;
 use crate::http::idempotency::IdempotencyKey;
 use crate::http::page::{self, Listing, Page};
+use crate::http::request::RequestInfo;
 use crate::http::state::AppState;
+use crate::store::audit::Audited;
 use crate::store::chat::{AcceptChat, To};
 use crate::store::messages::{self, Span};
 use crate::store::{Db, deliveries};
@@ -155,6 +157,7 @@ pub(super) struct AcceptedMessage {
 pub(super) async fn create(
     Operator(caller): Operator,
     state: web::Data<AppState>,
+    info: RequestInfo,
     key: IdempotencyKey,
     PathId(id): PathId<ConversationId>,
     body: StrictJson<New>,
@@ -172,16 +175,23 @@ pub(super) async fn create(
     let gateway_up = conversation.gateway_id.as_ref().is_some_and(|gateway| state.directory.is_connected(gateway));
     let accepted = state
         .store
-        .write(AcceptChat {
-            to: To::Conversation(id),
-            caller: (*caller).clone(),
-            text,
-            client_key: key.into_inner(),
-            socket_id: None,
-            gateway_up,
-            no_queue: false,
-            queued_max: state.config.limits.queued_per_session_max,
-            line_only: (!new.deliver).then_some(role),
+        .write(Audited {
+            change: AcceptChat {
+                to: To::Conversation(id),
+                caller: (*caller).clone(),
+                text,
+                client_key: key.into_inner(),
+                socket_id: None,
+                gateway_up,
+                no_queue: false,
+                queued_max: state.config.limits.queued_per_session_max,
+                line_only: (!new.deliver).then_some(role),
+            },
+            actor: info.actor(&caller),
+            action: "message.add",
+            target: ("conversation", id.to_string()),
+            // What was said is in the log of the conversation, not in the audit.
+            shown: |accepted| serde_json::json!({ "message_id": accepted.line.id, "repeated": accepted.repeated }),
         })
         .await?;
     let message_id = accepted.line.id;
