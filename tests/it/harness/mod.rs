@@ -23,18 +23,22 @@ pub(crate) fn run_on<T: From<Database>, F: Future<Output = ()>>(kind: Kind, test
 /// Makes two tests of each of the module's async functions: `sqlite::name` and `postgres::name`. A function takes a
 /// [`Database`] or anything that is made `From` one, for example a [`TestStore`].
 macro_rules! on_both_databases {
-    ($($test:ident),* $(,)?) => {
+    ($(#[$attribute:meta])? $($test:ident),* $(,)?) => {
+        on_both_databases!(@ [$(#[$attribute])?] $($test)*);
+    };
+    (@ $attribute:tt $($test:ident)*) => {
         mod sqlite {
-            $(#[test]
-            fn $test() {
-                crate::harness::run_on(crate::harness::Kind::Sqlite, super::$test);
-            })*
+            $(on_both_databases!(@test $attribute $test Sqlite);)*
         }
         mod postgres {
-            $(#[test]
-            fn $test() {
-                crate::harness::run_on(crate::harness::Kind::Postgres, super::$test);
-            })*
+            $(on_both_databases!(@test $attribute $test Postgres);)*
+        }
+    };
+    (@test [$(#[$attribute:meta])?] $test:ident $kind:ident) => {
+        #[test]
+        $(#[$attribute])?
+        fn $test() {
+            crate::harness::run_on(crate::harness::Kind::$kind, super::$test);
         }
     };
 }

@@ -1,11 +1,6 @@
-//! The main job against a real OpenClaw gateway: `./test --real-gateway` (elsewhere these tests do nothing).
+//! The main job against a real OpenClaw gateway: `./test --real-gateway` (elsewhere the stories are ignored).
 //!
 //! After each story every row of the gateway's history must belong to exactly one line or step of ours, the texts must be
 //! equal but for the gateway's own clean-up, and each browser must have seen exactly one end for each question.
 pub(crate) mod check;
 mod stories;
-
-/// Tells whether the real gateway may be started: it takes minutes and 750 MB.
-pub(crate) fn wanted() -> bool {
-    std::env::var_os("CLAWBROKER_TEST_REAL_GATEWAY").is_some()
-}

@@ -4,10 +4,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::check::check;
-use super::wanted;
 use crate::harness::{Broker, Browser, Database, Peer};
 
 on_both_databases!(
+    #[ignore = "takes minutes and a real gateway: ./test --real-gateway"]
     three_browsers_in_two_sessions,
     errors_aborts_and_history,
     a_wrong_token_is_shown,
@@ -35,9 +35,6 @@ async fn until_end(browser: &mut Browser) -> Value {
 }
 
 async fn three_browsers_in_two_sessions(database: Database) {
-    if !wanted() {
-        return;
-    }
     let peer = Peer::start(&[]).await;
     let broker = connected(&database, &peer).await;
     let mut first = broker.browser("/ws/chat/gw").await;
@@ -61,9 +58,6 @@ async fn three_browsers_in_two_sessions(database: Database) {
 }
 
 async fn errors_aborts_and_history(database: Database) {
-    if !wanted() {
-        return;
-    }
     let peer = Peer::start(&[]).await;
     let broker = connected(&database, &peer).await;
     let mut browser = broker.browser("/ws/chat/gw").await;
@@ -90,9 +84,6 @@ async fn errors_aborts_and_history(database: Database) {
 }
 
 async fn a_wrong_token_is_shown(database: Database) {
-    if !wanted() {
-        return;
-    }
     let peer = Peer::start(&[]).await;
     let broker = Broker::start(&database, &[], &[]).await;
     broker
@@ -103,9 +94,6 @@ async fn a_wrong_token_is_shown(database: Database) {
 }
 
 async fn pairing_required_then_approved(database: Database) {
-    if !wanted() {
-        return;
-    }
     // Behind a trusted proxy a client looks remote, so its device must be approved.
     let config = tempfile::NamedTempFile::new().expect("a temporary file");
     let settings = json!({ "gateway": { "trustedProxies": ["127.0.0.1"] } });
@@ -127,9 +115,6 @@ async fn pairing_required_then_approved(database: Database) {
 }
 
 async fn the_gateway_is_stopped_in_mid_stream(database: Database) {
-    if !wanted() {
-        return;
-    }
     let mut peer = Peer::start(&[]).await;
     let broker = connected(&database, &peer).await;
     let mut browser = broker.browser("/ws/chat/gw").await;
@@ -149,9 +134,6 @@ async fn the_gateway_is_stopped_in_mid_stream(database: Database) {
 }
 
 async fn the_gateway_is_killed_in_mid_stream(database: Database) {
-    if !wanted() {
-        return;
-    }
     let mut peer = Peer::start(&[]).await;
     let broker = connected(&database, &peer).await;
     let mut browser = broker.browser("/ws/chat/gw").await;
@@ -171,9 +153,6 @@ async fn the_gateway_is_killed_in_mid_stream(database: Database) {
 }
 
 async fn the_broker_is_killed_in_mid_stream(database: Database) {
-    if !wanted() {
-        return;
-    }
     let peer = Peer::start(&[]).await;
     let mut broker = connected(&database, &peer).await;
     let mut browser = broker.browser("/ws/chat/gw").await;
@@ -207,9 +186,6 @@ async fn the_broker_is_killed_in_mid_stream(database: Database) {
 }
 
 async fn protocol_3(database: Database) {
-    if !wanted() {
-        return;
-    }
     let peer = Peer::start(&[("PEER_VERSION", "2026.4.27")]).await;
     let broker = connected(&database, &peer).await;
     assert_eq!(broker.get("/api/admin/gateways/gw").await.1["protocol"], 3);
