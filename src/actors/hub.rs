@@ -17,6 +17,7 @@ use actix::prelude::*;
 use tokio::sync::mpsc;
 
 use super::directory::Directory;
+use super::messages::{Report, Reports};
 use super::supervisor::StoreEvents;
 use crate::domain::event::{Event, Publish};
 use crate::domain::ids::{ConversationId, SocketId};
@@ -25,6 +26,8 @@ use crate::domain::ids::{ConversationId, SocketId};
 const ROUND: Duration = Duration::from_millis(5);
 /// Sockets in a round from which on rounds are paced.
 const PACED_FROM: usize = 64;
+/// Reports that may wait to be gathered; more sockets than that are not all shown.
+const REPORTS_MAX: usize = 65_536;
 /// Batches taken in one round.
 const BATCHES_MAX: usize = 512;
 
@@ -36,12 +39,20 @@ pub enum HubMessage {
     Events(Arc<Vec<Arc<Event>>>),
     /// Events were lost: catch up from the store.
     CatchUp,
+    /// Tell of yourself.
+    Observe(Reports),
 }
 
 type Batch = Arc<Vec<Arc<Event>>>;
 
+/// What a hub gets.
+enum Work {
+    Events(Batch),
+    Observe(Reports),
+}
+
 struct Lane {
-    queue: mpsc::Sender<Batch>,
+    queue: mpsc::Sender<Work>,
     lagged: Arc<AtomicBool>,
     watchers: Arc<AtomicUsize>,
 }
@@ -93,14 +104,31 @@ impl Hubs {
     fn fan_out(&self, batch: Batch) {
         self.published_total.fetch_add(batch.len() as u64, Ordering::Relaxed);
         for lane in self.lanes.read().unwrap_or_else(PoisonError::into_inner).iter() {
-            if lane.watchers.load(Ordering::SeqCst) > 0 && lane.queue.try_send(batch.clone()).is_err() {
+            if lane.watchers.load(Ordering::SeqCst) > 0 && lane.queue.try_send(Work::Events(batch.clone())).is_err() {
                 lane.lagged.store(true, Ordering::SeqCst);
                 self.lagged_total.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
 
-    fn join(&self) -> (mpsc::Receiver<Batch>, Arc<AtomicBool>, Arc<AtomicUsize>) {
+    /// Asks every hub, session and transport about itself. One that does not answer in time is left out: a transport
+    /// that is frozen by its browser cannot.
+    pub async fn observe(&self, wait: Duration) -> Vec<Report> {
+        let (reports, mut told) = mpsc::channel(REPORTS_MAX);
+        for lane in self.lanes.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            // A hub whose queue is full has more pressing work.
+            let _ = lane.queue.try_send(Work::Observe(reports.clone()));
+        }
+        drop(reports);
+        let mut found = Vec::new();
+        let until = tokio::time::Instant::now() + wait;
+        while let Ok(Some(report)) = tokio::time::timeout_at(until, told.recv()).await {
+            found.push(report);
+        }
+        found
+    }
+
+    fn join(&self) -> (mpsc::Receiver<Work>, Arc<AtomicBool>, Arc<AtomicUsize>) {
         let (queue, receiver) = mpsc::channel(self.queue_max);
         let lane = Lane { queue, lagged: Arc::default(), watchers: Arc::default() };
         let (lagged, watchers) = (lane.lagged.clone(), lane.watchers.clone());
@@ -215,25 +243,29 @@ impl State {
     }
 }
 
-async fn run(state: Rc<RefCell<State>>, mut queue: mpsc::Receiver<Batch>, lagged: Arc<AtomicBool>) {
-    let mut batches = Vec::new();
+async fn run(state: Rc<RefCell<State>>, mut queue: mpsc::Receiver<Work>, lagged: Arc<AtomicBool>) {
+    let mut work = Vec::new();
     let mut last_round = tokio::time::Instant::now() - ROUND;
     let mut last_size = 0;
-    while queue.recv_many(&mut batches, BATCHES_MAX).await > 0 {
+    while queue.recv_many(&mut work, BATCHES_MAX).await > 0 {
         if last_size >= PACED_FROM {
             let since = last_round.elapsed();
             if since < ROUND {
                 tokio::time::sleep(ROUND - since).await;
-                while batches.len() < BATCHES_MAX
-                    && let Ok(batch) = queue.try_recv()
+                while work.len() < BATCHES_MAX
+                    && let Ok(next) = queue.try_recv()
                 {
-                    batches.push(batch);
+                    work.push(next);
                 }
             }
         }
         last_round = tokio::time::Instant::now();
-        last_size = round(&state, &batches);
-        batches.clear();
+        last_size = round(&state, &work);
+        for reports in
+            work.drain(..).filter_map(|work| if let Work::Observe(reports) = work { Some(reports) } else { None })
+        {
+            observe(&state, queue.len(), reports);
+        }
         if lagged.swap(false, Ordering::SeqCst) {
             for (socket, _) in state.borrow().sockets.values() {
                 // On the same thread and handled before the next round.
@@ -245,13 +277,14 @@ async fn run(state: Rc<RefCell<State>>, mut queue: mpsc::Receiver<Batch>, lagged
 }
 
 /// Hands out what waited; returns how many sockets got something.
-fn round(state: &Rc<RefCell<State>>, batches: &[Batch]) -> usize {
+fn round(state: &Rc<RefCell<State>>, work: &[Work]) -> usize {
     let state = state.borrow();
     // Events of one conversation are one shared list for all who watch it. What concerns everybody ends the lists
     // before it, so that no socket sees it too early.
     let mut by_conversation: HashMap<ConversationId, Vec<Arc<Event>>> = HashMap::new();
     let mut told = 0;
-    for event in batches.iter().flat_map(|batch| batch.iter()) {
+    let batches = work.iter().filter_map(|work| if let Work::Events(batch) = work { Some(batch) } else { None });
+    for event in batches.flat_map(|batch| batch.iter()) {
         match event.topic() {
             Some(topic) if state.watched.contains_key(&topic.conversation_id) => {
                 by_conversation.entry(topic.conversation_id).or_default().push(event.clone());
@@ -268,6 +301,25 @@ fn round(state: &Rc<RefCell<State>>, batches: &[Batch]) -> usize {
         }
     }
     told + hand_out(&state, &mut by_conversation)
+}
+
+/// Tells of this hub and has its sockets tell of themselves.
+fn observe(state: &Rc<RefCell<State>>, queued: usize, reports: Reports) {
+    let state = state.borrow();
+    let own = Report {
+        actor: "hub",
+        id: std::thread::current().name().unwrap_or_default().to_owned(),
+        state: serde_json::json!({
+            "sockets": state.sockets.len(),
+            "conversations_watched": state.watched.len(),
+            "batches_waiting": queued,
+        }),
+    };
+    // Whoever asked may have gone.
+    let _ = reports.try_send(own);
+    for (socket, _) in state.sockets.values() {
+        socket.do_send(HubMessage::Observe(reports.clone()));
+    }
 }
 
 fn hand_out(state: &State, by_conversation: &mut HashMap<ConversationId, Vec<Arc<Event>>>) -> usize {

@@ -1,7 +1,7 @@
 //! Messages that more than one actor knows.
 use actix::prelude::*;
 use serde::Serialize;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::domain::error::Error;
 use crate::domain::ids::{ConversationId, GatewayId};
@@ -21,6 +21,9 @@ pub struct Report {
 #[derive(Message)]
 #[rtype(result = "Report")]
 pub struct Observe;
+
+/// Where the reports of many actors are gathered; dropped by each when it has told.
+pub type Reports = mpsc::Sender<Report>;
 
 /// Stop in an orderly way: finish what is under way, start nothing new.
 #[derive(Message)]

@@ -1,6 +1,6 @@
 //! The actors: each owns its state, nobody else touches it.
 //!
-//! Requests go down (supervisor → links, scheduler → store), events go up ([`supervisor::StoreEvents`],
+//! Requests go down (supervisor → links, scheduler, upkeep → store), events go up ([`supervisor::StoreEvents`],
 //! [`supervisor::ChildStopped`]). No actor knows the supervisor but as a `Recipient`.
 pub mod bootstrap;
 pub mod browser_session;
@@ -12,3 +12,4 @@ pub mod routing;
 pub mod scheduler;
 pub mod store_writer;
 pub mod supervisor;
+pub mod upkeep;

@@ -91,6 +91,11 @@ pub fn due_change(event: &Event) -> Option<(DeliveryId, Option<i64>)> {
     Some((delivery.id, due_at))
 }
 
+/// Tells whether an event leaves slow work behind: lines to index, conversations to purge.
+pub fn wants_upkeep(event: &Event) -> bool {
+    matches!(event, Event::Line { .. } | Event::Imported { .. } | Event::GatewayChanged { removed: true, .. })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -25,6 +25,7 @@ use super::messages::{Observe, Report, Stop, ToLink};
 use super::routing::{self, Restarts, Route, Verdict};
 use super::scheduler::{DueChanged, Scheduler};
 use super::store_writer::StoreWriter;
+use super::upkeep::{Upkeep, Wake};
 use crate::config::Config;
 use crate::domain::clock::Clock;
 use crate::domain::delivery::Delivery;
@@ -42,6 +43,8 @@ const ASK: Duration = Duration::from_millis(1_000);
 const LOOK: Duration = Duration::from_millis(500);
 /// How often the use of tokens is written down.
 const NOTE_USE: Duration = Duration::from_secs(30);
+/// How long the actors have to tell of themselves.
+const OBSERVE_WAIT: Duration = Duration::from_secs(2);
 /// Margin by which our own clock ends the lease before the database's does.
 const LEASE_MARGIN_MS: i64 = 1_000;
 
@@ -51,6 +54,7 @@ pub enum Child {
     Link(GatewayId),
     Scheduler,
     StoreWriter,
+    Upkeep,
 }
 
 /// A child has ended; `clean` when it was told to.
@@ -99,6 +103,7 @@ pub struct Supervisor {
     node_id: NodeId,
     writer: Option<Addr<StoreWriter>>,
     scheduler: Option<Addr<Scheduler>>,
+    upkeep: Option<Addr<Upkeep>>,
     links: HashMap<GatewayId, Addr<GatewayLink>>,
     /// Links that are told to stop and are started again when they have.
     restarting: HashMap<GatewayId, bool>,
@@ -116,6 +121,7 @@ impl Supervisor {
             node_id: NodeId::new(),
             writer: None,
             scheduler: None,
+            upkeep: None,
             links: HashMap::new(),
             restarting: HashMap::new(),
             restarts: HashMap::new(),
@@ -159,6 +165,9 @@ impl Supervisor {
         if let Some(scheduler) = self.scheduler.take() {
             scheduler.do_send(Stop);
         }
+        if let Some(upkeep) = self.upkeep.take() {
+            upkeep.do_send(Stop);
+        }
     }
 
     fn note_use(&self) {
@@ -188,6 +197,13 @@ impl Supervisor {
             ctx.address().recipient(),
         );
         if let Some(before) = self.scheduler.replace(scheduler.start()) {
+            before.do_send(Stop);
+        }
+    }
+
+    fn start_upkeep(&mut self, ctx: &mut Context<Self>) {
+        let upkeep = Upkeep::new(self.parts.store.clone(), ctx.address().recipient());
+        if let Some(before) = self.upkeep.replace(upkeep.start()) {
             before.do_send(Stop);
         }
     }
@@ -249,6 +265,9 @@ impl Handler<StoreEvents> for Supervisor {
         let due: Vec<_> = msg.0.iter().filter_map(|event| routing::due_change(event)).collect();
         if let (Some(scheduler), false) = (&self.scheduler, due.is_empty()) {
             scheduler.do_send(DueChanged(due));
+        }
+        if let (Some(upkeep), true) = (&self.upkeep, msg.0.iter().any(|event| routing::wants_upkeep(event))) {
+            upkeep.do_send(Wake);
         }
         for event in msg.0.iter() {
             match (routing::route(event), event.as_ref()) {
@@ -330,6 +349,7 @@ impl Handler<ChildStopped> for Supervisor {
                     Child::Link(id) => this.reload_link(id, ctx),
                     Child::Scheduler => this.start_scheduler(ctx),
                     Child::StoreWriter => this.start_writer(ctx),
+                    Child::Upkeep => this.start_upkeep(ctx),
                 });
             }
             Verdict::Park => {
@@ -362,22 +382,19 @@ impl Handler<ObserveAll> for Supervisor {
                 "events_published_total": self.parts.hubs.published_total(),
             }),
         };
-        let mut asked: Vec<Request<GatewayLink, Observe>> =
-            self.links.values().map(|link| link.send(Observe)).collect();
-        let writer = self.writer.as_ref().map(|writer| writer.send(Observe));
-        let scheduler = self.scheduler.as_ref().map(|scheduler| scheduler.send(Observe));
+        let mut children: Vec<Recipient<Observe>> = self.links.values().map(|link| link.clone().recipient()).collect();
+        children.extend(self.writer.iter().map(|writer| writer.clone().recipient()));
+        children.extend(self.scheduler.iter().map(|scheduler| scheduler.clone().recipient()));
+        children.extend(self.upkeep.iter().map(|upkeep| upkeep.clone().recipient()));
+        let hubs = self.parts.hubs.clone();
         Box::pin(async move {
+            // A child that ends or hangs meanwhile is left out; the first shows in the counts of restarts.
+            let told = children.iter().map(|child| tokio::time::timeout(OBSERVE_WAIT, child.send(Observe)));
+            let (told, of_sockets) =
+                futures_util::join!(futures_util::future::join_all(told), hubs.observe(OBSERVE_WAIT));
             let mut reports = vec![own];
-            // A child that ends meanwhile is left out; its restart shows in the counts.
-            if let Some(writer) = writer {
-                reports.extend(writer.await);
-            }
-            if let Some(scheduler) = scheduler {
-                reports.extend(scheduler.await);
-            }
-            for link in asked.drain(..) {
-                reports.extend(link.await);
-            }
+            reports.extend(told.into_iter().flatten().flatten());
+            reports.extend(of_sockets);
             reports
         })
     }

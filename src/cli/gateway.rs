@@ -16,6 +16,7 @@ use crate::domain::gateway::{Gateway, Track};
 use crate::domain::ids::GatewayId;
 use crate::domain::time::iso;
 use crate::store::gateways::{self, AddGateway, RemoveGateway};
+use crate::store::purge::PurgeStep;
 
 /// How long a new gateway has to connect before its state is told.
 const SETTLE: Duration = Duration::from_secs(5);
@@ -215,6 +216,8 @@ async fn remove(config: &Config, remove: &Remove) -> Result<(), Failure> {
 async fn remove_alone(alone: Offline, remove: &Remove) -> Result<(), Failure> {
     let command = RemoveGateway { id: remove.id.clone(), purge: remove.purge, actor: offline::actor() };
     let removed = alone.store.write(command).await;
+    // What is left over after an interruption goes with the next start of a server.
+    while removed.is_ok() && remove.purge && alone.store.write(PurgeStep).await? {}
     alone.close().await;
     match removed {
         Err(error) if error.code() == ErrorCode::GatewayNotFound => Err(no_gateway(remove.id.as_str())),

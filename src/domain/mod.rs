@@ -10,6 +10,7 @@ pub mod gateway;
 pub mod ids;
 pub mod message;
 pub mod party;
+pub mod search;
 pub mod secret;
 pub mod session_key;
 pub mod thinking;

@@ -8,6 +8,7 @@ use url::form_urlencoded;
 use utoipa::ToSchema;
 
 use crate::domain::error::Error;
+use crate::domain::search::{SEARCH_CHARS_MAX, Search};
 
 const TOTAL: HeaderName = HeaderName::from_static("x-total-count");
 
@@ -24,6 +25,20 @@ pub(super) fn rows(asked: Option<u32>, default: usize, rows_max: usize) -> Resul
             "value_error",
         )),
     }
+}
+
+/// Reads `q`, the words to search for; an empty one is none.
+pub(super) fn search(asked: Option<&str>) -> Result<Option<Search>, Error> {
+    let Some(text) = asked.map(str::trim).filter(|text| !text.is_empty()) else { return Ok(None) };
+    if text.chars().count() > SEARCH_CHARS_MAX {
+        return Err(Error::invalid_at(
+            "query",
+            "q",
+            format!("`q` must not be longer than {SEARCH_CHARS_MAX} characters"),
+            "value_error",
+        ));
+    }
+    Ok(Some(Search::new(text)))
 }
 
 /// Takes the row too many off a list and says whether there was one.

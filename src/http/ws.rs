@@ -18,6 +18,7 @@ use super::auth;
 use super::state::AppState;
 use crate::actors::browser_session::{BrowserSession, Deltas, FromTransport, Outgoing, Scope, SessionParts};
 use crate::actors::hub::Hub;
+use crate::actors::messages::Report;
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::ids::{FEDERATED, GatewayId};
 use crate::ws::fragments::{FragmentJoiner, Joined};
@@ -219,6 +220,15 @@ impl Handler<Outgoing> for WsTransport {
                 self.tell(FromTransport::Written, ctx);
             }
             Outgoing::Ping => ctx.ping(b""),
+            Outgoing::Observe(id, reports) => {
+                let report = Report {
+                    actor: "ws_transport",
+                    id: id.to_string(),
+                    state: serde_json::json!({ "fragment_bytes": self.joiner.waiting() }),
+                };
+                // Whoever asked may have gone.
+                let _ = reports.try_send(report);
+            }
             Outgoing::Close { code, reason } => self.close(code, reason, ctx),
         }
     }

@@ -2,14 +2,16 @@
 use diesel::prelude::*;
 
 use super::deliveries;
-use super::dialect::{Db, coalesce, like_escaped, lower};
+use super::dialect::{Db, coalesce, like_escaped, lower, said};
 use super::schema::{conversations, participants};
+use super::search::found_unindexed;
 use super::tx::{Command, Tx};
 use crate::domain::conversation::{Conversation, ConversationKind, Upstream};
 use crate::domain::delivery::{Move, reason};
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::{Event, Topic};
 use crate::domain::ids::{ConversationId, GatewayId, PartyId, UserId};
+use crate::domain::search::Search;
 use crate::domain::user::Caller;
 
 #[derive(Queryable, Selectable)]
@@ -253,15 +255,15 @@ pub struct Filter {
     pub kind: Option<ConversationKind>,
     pub owner_id: Option<UserId>,
     pub archived: Option<bool>,
-    /// Part of the key or the title, in any case.
-    pub query: Option<String>,
+    /// Words that a line has, or part of the key or the title in any case.
+    pub search: Option<Search>,
     /// Continue after this one: its time of activity and id.
     pub after: Option<(i64, ConversationId)>,
 }
 
 /// Lists conversations with what `reader` has not read of them.
 pub fn list(db: &mut Db, filter: &Filter, reader: PartyId, limit: i64) -> Result<Vec<Listed>, Error> {
-    let mut query = matching(filter);
+    let mut query = matching(db, filter)?;
     if let Some((at, id)) = filter.after {
         query = query.filter(
             conversations::updated_at
@@ -282,13 +284,13 @@ pub fn list(db: &mut Db, filter: &Filter, reader: PartyId, limit: i64) -> Result
 
 /// Counts the conversations that [`list`] would give on all its pages.
 pub fn count(db: &mut Db, filter: &Filter) -> Result<i64, Error> {
-    Ok(matching(filter).count().get_result(db)?)
+    Ok(matching(db, filter)?.count().get_result(db)?)
 }
 
 type Matching = conversations::BoxedQuery<'static, <Db as diesel::Connection>::Backend>;
 
 /// What a filter lets through, wherever the list goes on.
-fn matching(filter: &Filter) -> Matching {
+fn matching(db: &mut Db, filter: &Filter) -> Result<Matching, Error> {
     let mut query = conversations::table.filter(conversations::deleted_at.is_null()).into_boxed();
     if let Some(gateway_id) = &filter.gateway_id {
         query = query.filter(conversations::gateway_id.eq(gateway_id.as_str().to_owned()));
@@ -302,14 +304,16 @@ fn matching(filter: &Filter) -> Matching {
     if let Some(archived) = filter.archived {
         query = query.filter(conversations::archived.eq(archived));
     }
-    if let Some(text) = &filter.query {
-        let pattern = format!("%{}%", like_escaped(&text.to_lowercase()));
-        let title = coalesce(conversations::title, "");
-        query = query.filter(
-            lower(conversations::key).like(pattern.clone()).escape('\\').or(lower(title).like(pattern).escape('\\')),
-        );
+    if let Some(search) = &filter.search {
+        let pattern = format!("%{}%", like_escaped(&search.text().to_lowercase()));
+        let title = lower(coalesce(conversations::title, ""));
+        let named = lower(conversations::key).like(pattern.clone()).escape('\\').or(title.like(pattern).escape('\\'));
+        query = match said(db, search) {
+            Some(said) => query.filter(named.or(said).or(conversations::id.eq_any(found_unindexed(db, search)?))),
+            None => query.filter(named),
+        };
     }
-    query
+    Ok(query)
 }
 
 /// Adds to each conversation how many of its lines `reader` has not read, with one query for all.

@@ -9,6 +9,10 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use crate::domain::error::{Error, ErrorCode};
 
+mod words;
+
+pub(super) use words::{add_words, remove_words, said};
+
 /// A connection to either database.
 #[derive(diesel::MultiConnection)]
 pub enum Db {
@@ -302,6 +306,12 @@ extern "SQL" {
     fn coalesce(
         text: diesel::sql_types::Nullable<diesel::sql_types::Text>,
         otherwise: diesel::sql_types::Text,
+    ) -> diesel::sql_types::Text;
+    /// Characters of a text, from the `from`-th on, counted from 1.
+    fn substr(
+        text: diesel::sql_types::Text,
+        from: diesel::sql_types::Integer,
+        count: diesel::sql_types::Integer,
     ) -> diesel::sql_types::Text;
 }
 

@@ -5,15 +5,15 @@ use serde_json::json;
 use super::audit::{self, Actor};
 use super::dialect::Db;
 use super::messages::Idem;
-use super::parties;
-use super::schema::{conversations, deliveries, gateways, message_origins, messages, participants, steps, turns};
+use super::schema::gateways;
 use super::tx::{Command, Tx};
 use super::vault::Vault;
+use super::{parties, purge};
 use crate::domain::delivery::Move;
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::Event;
 use crate::domain::gateway::{Gateway, Track};
-use crate::domain::ids::{ConversationId, GatewayId, PartyId};
+use crate::domain::ids::{GatewayId, PartyId};
 use crate::domain::party::PartyKind;
 use crate::domain::secret::Secret;
 
@@ -147,6 +147,15 @@ impl Command for AddGateway {
             gateways::table.find(self.id.as_str()).select(gateways::deleted_at).first(tx.read()).optional()?;
         if known == Some(None) {
             return Err(Error::new(ErrorCode::AlreadyExists, format!("gateway `{}` exists already", self.id)));
+        }
+        if purge::is_under_way(tx.read(), &self.id)? {
+            return Err(Error::new(
+                ErrorCode::AlreadyExists,
+                format!(
+                    "the conversations of an earlier gateway `{}` are still being removed; try again later",
+                    self.id
+                ),
+            ));
         }
         let party = parties::ensure(tx, PartyKind::Gateway, self.id.as_str(), &self.name)?;
         let now_ms = tx.now_ms();
@@ -327,7 +336,7 @@ impl Command for RemoveGateway {
             super::turns::abandon(tx, turn.id)?;
         }
         if self.purge {
-            purge(tx, &self.id)?;
+            purge::of_gateway(tx, &self.id)?;
         }
         let target = ("gateway", self.id.as_str());
         audit::record(
@@ -346,31 +355,4 @@ impl Command for RemoveGateway {
 /// Reads all open deliveries to a party.
 fn deliveries_of(tx: &mut Tx<'_>, party: PartyId) -> Result<Vec<super::deliveries::Stored>, Error> {
     super::deliveries::open_of_recipient(tx.read(), party, 0, i64::MAX)
-}
-
-/// Removes all conversations of a gateway for good, each with what hangs on it.
-fn purge(tx: &mut Tx<'_>, gateway: &GatewayId) -> Result<(), Error> {
-    let ids: Vec<Vec<u8>> = conversations::table
-        .filter(conversations::gateway_id.eq(gateway.as_str()))
-        .select(conversations::id)
-        .load(tx.read())?;
-    for id in &ids {
-        let conversation = ConversationId::try_from(id.as_slice())?;
-        let topic = tx.topic(conversation)?;
-        let ends = tx.ends(conversation)?;
-        let db = tx.write();
-        let its_turns = turns::table.filter(turns::conversation_id.eq(id)).select(turns::id);
-        let turn_ids: Vec<Vec<u8>> = its_turns.load(db)?;
-        diesel::delete(steps::table.filter(steps::turn_id.eq_any(&turn_ids))).execute(db)?;
-        diesel::delete(turns::table.filter(turns::conversation_id.eq(id))).execute(db)?;
-        diesel::delete(deliveries::table.filter(deliveries::conversation_id.eq(id))).execute(db)?;
-        diesel::delete(participants::table.filter(participants::conversation_id.eq(id))).execute(db)?;
-        diesel::delete(messages::table.filter(messages::conversation_id.eq(id))).execute(db)?;
-        diesel::delete(conversations::table.find(id)).execute(db)?;
-        tx.forget(conversation);
-        tx.emit(Event::ConversationDeleted { topic, first_seq: ends.first_seq, last_seq: ends.last_seq });
-    }
-    diesel::delete(message_origins::table.filter(message_origins::gateway_id.eq(gateway.as_str())))
-        .execute(tx.write())?;
-    Ok(())
 }

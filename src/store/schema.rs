@@ -175,6 +175,9 @@ diesel::table! {
         not_before_ms -> BigInt,
         idem_key -> Nullable<Text>,
         idem_hash -> Nullable<Binary>,
+        searched_first -> BigInt,
+        searched_last -> BigInt,
+        purge -> Bool,
     }
 }
 
@@ -281,6 +284,14 @@ diesel::table! {
 }
 
 diesel::table! {
+    search_lines (n) {
+        n -> BigInt,
+        conversation_id -> Binary,
+        seq -> BigInt,
+    }
+}
+
+diesel::table! {
     audit (id) {
         id -> Binary,
         at -> BigInt,
@@ -331,6 +342,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     deliveries,
     turns,
     steps,
+    search_lines,
     audit,
     settings,
     node_lease,

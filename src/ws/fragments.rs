@@ -67,6 +67,11 @@ impl FragmentJoiner {
         Self { message_bytes_max, open: None }
     }
 
+    /// Returns the bytes of the message that has begun and not ended.
+    pub fn waiting(&self) -> usize {
+        self.open.as_ref().map_or(0, |open| open.payload.len())
+    }
+
     /// Takes the next continuation frame and returns the message when it is complete.
     pub fn push(&mut self, item: Item) -> Result<Joined, FragmentError> {
         match item {

@@ -27,7 +27,7 @@ use self::outbox::{Out, Outbox};
 use self::watch::Watch;
 use super::directory::Directory;
 use super::hub::{Hub, HubMessage};
-use super::messages::ToLink;
+use super::messages::{Report, Reports, ToLink};
 use crate::config::Limits;
 use crate::domain::clock::Clock;
 use crate::domain::error::{Error, ErrorCode};
@@ -63,7 +63,12 @@ pub enum Scope {
 pub enum Outgoing {
     Frames(Vec<ByteString>),
     Ping,
-    Close { code: u16, reason: &'static str },
+    /// Tell of yourself, as the transport of this socket.
+    Observe(SocketId, Reports),
+    Close {
+        code: u16,
+        reason: &'static str,
+    },
 }
 
 /// What the transport tells.
@@ -206,6 +211,11 @@ impl Handler<HubMessage> for BrowserSession {
                     self.on_event(event, ctx);
                 }
             }
+            HubMessage::Observe(reports) => {
+                // Whoever asked may have gone.
+                let _ = reports.try_send(self.report());
+                self.parts.transport.do_send(Outgoing::Observe(self.id, reports));
+            }
             HubMessage::CatchUp => {
                 let ids: Vec<ConversationId> = self.watches.keys().copied().collect();
                 for id in ids {
@@ -218,6 +228,29 @@ impl Handler<HubMessage> for BrowserSession {
 }
 
 impl BrowserSession {
+    /// What this session tells of itself.
+    fn report(&self) -> Report {
+        let (frames, bytes) = self.outbox.waiting();
+        Report {
+            actor: "browser_session",
+            id: self.id.to_string(),
+            state: serde_json::json!({
+                "user_id": self.parts.caller.user_id,
+                "gateway_id": match &self.parts.scope {
+                    Scope::Gateway(id) => id.as_str(),
+                    Scope::Federated => "federated",
+                },
+                "watching": self.watches.len(),
+                "frames_waiting": frames,
+                "bytes_waiting": bytes,
+                "writing": self.writing,
+                "frames_to_handle": self.inbound.len(),
+                "heard_s_ago": self.heard_at.elapsed().as_secs(),
+                "closing": self.closing,
+            }),
+        }
+    }
+
     fn federated(&self) -> bool {
         self.parts.scope == Scope::Federated
     }

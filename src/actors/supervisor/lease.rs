@@ -75,6 +75,7 @@ impl Supervisor {
                     this.start_link(gateway, ctx);
                 }
                 this.start_scheduler(ctx);
+                this.start_upkeep(ctx);
                 this.parts.directory.set_active(true);
                 log::info!(epoch; "this node is active");
                 if let Some(ready) = this.parts.ready.take() {

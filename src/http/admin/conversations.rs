@@ -111,7 +111,8 @@ pub(super) struct Asked {
     #[param(value_type = Option<String>)]
     owner_id: Option<UserId>,
     archived: Option<bool>,
-    /// Part of the key or the title.
+    /// Words that a line has: all of them, the last letters of each may be missing, words in quotes in this order. Or
+    /// part of the key or the title.
     q: Option<String>,
     limit: Option<u32>,
     cursor: Option<String>,
@@ -133,7 +134,7 @@ pub(super) async fn list(
         kind: asked.kind.as_deref().map(kind_of).transpose()?,
         owner_id: asked.owner_id,
         archived: asked.archived,
-        query: asked.q.filter(|text| !text.is_empty()),
+        search: page::search(asked.q.as_deref())?,
         after: None,
     };
     let reader = caller.party_id;

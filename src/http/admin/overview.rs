@@ -3,8 +3,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, get, web};
-use serde::Serialize;
-use utoipa::ToSchema;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::actors::messages::Report;
 use crate::actors::supervisor::ObserveAll;
@@ -12,8 +12,9 @@ use crate::domain::delivery::DeliveryState;
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::time::iso;
 use crate::http::auth::Observer;
+use crate::http::body::StrictQuery;
 use crate::http::error::ErrorBody;
-use crate::http::page::{Listing, Page};
+use crate::http::page::{self, Listing, Page};
 use crate::http::state::AppState;
 use crate::store::stats::totals;
 
@@ -120,21 +121,43 @@ impl From<Report> for View {
     }
 }
 
-/// Read the live state of every actor.
-#[utoipa::path(tag = "admin", operation_id = "adminListActors", responses((status = 200, body = Page<View>), (status = "default", body = ErrorBody)))]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Asked {
+    /// Only those of this role, for example `gateway_link`.
+    actor: Option<String>,
+    limit: Option<u32>,
+    cursor: Option<String>,
+}
+
+/// Read the live state of every actor, by role and id. One that does not answer within two seconds is left out.
+#[utoipa::path(
+    tag = "admin",
+    operation_id = "adminListActors",
+    params(Asked),
+    responses((status = 200, body = Page<View>), (status = "default", body = ErrorBody))
+)]
 #[get("/api/admin/actors")]
 pub(super) async fn actors(
     _caller: Observer,
     state: web::Data<AppState>,
     req: HttpRequest,
+    StrictQuery(asked): StrictQuery<Asked>,
 ) -> Result<HttpResponse, Error> {
+    let rows = page::rows(asked.limit, 100, state.config.limits.page_rows_max)?;
+    let start = page::after_number(asked.cursor.as_deref())?.unwrap_or(0);
     let reports = tokio::time::timeout(OBSERVE_WAIT, state.observe.send(ObserveAll)).await;
-    let Ok(Ok(reports)) = reports else {
+    let Ok(Ok(mut reports)) = reports else {
         return Err(Error::new(
             ErrorCode::StoreBusy,
             "the actors did not tell of themselves in time, try again in a second",
         ));
     };
-    let views: Vec<View> = reports.into_iter().map(View::from).collect();
-    Ok(Listing::of(&req).total(views.len()).page(views, None))
+    reports.retain(|report| asked.actor.as_ref().is_none_or(|actor| report.actor == actor));
+    reports.sort_by(|a, b| (a.actor, &a.id).cmp(&(b.actor, &b.id)));
+    let (total, start) = (reports.len(), usize::try_from(start).unwrap_or(usize::MAX));
+    let views: Vec<View> = reports.into_iter().skip(start).take(rows).map(View::from).collect();
+    let end = start.saturating_add(views.len());
+    let next = (end < total).then(|| page::number_cursor(end as i64));
+    Ok(Listing::of(&req).total(total).page(views, next))
 }

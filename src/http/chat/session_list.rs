@@ -26,7 +26,8 @@ const UPSTREAM_WAIT: Duration = Duration::from_secs(3);
 pub(super) struct Asked {
     /// Only archived ones, or only those that are not.
     archived: Option<bool>,
-    /// Part of the key or the title.
+    /// Words that a line has: all of them, the last letters of each may be missing, words in quotes in this order. Or
+    /// part of the key or the title.
     q: Option<String>,
     limit: Option<u32>,
     /// From the header `Link` of the page before.
@@ -74,7 +75,7 @@ pub(super) async fn list(
         kind: Some(ConversationKind::Session),
         owner_id: (caller.role == Role::Member).then_some(caller.user_id),
         archived: asked.archived,
-        query: asked.q.clone().filter(|text| !text.is_empty()),
+        search: page::search(asked.q.as_deref())?,
         after: None,
     };
     let (reader, wanted) = (caller.party_id, filter.clone());
@@ -145,7 +146,7 @@ async fn only_upstream(
             return Ok(Vec::new());
         }
     };
-    let part = filter.query.as_ref().map(|text| text.to_lowercase());
+    let part = filter.search.as_ref().map(|search| search.text().to_lowercase());
     sessions.retain(|session| {
         let title = session.title.as_deref().unwrap_or_default();
         filter.archived.is_none_or(|wanted| wanted == session.archived)

@@ -2,6 +2,7 @@ use clawbroker::domain::conversation::ConversationKind;
 use clawbroker::domain::delivery::{DeliveryState, reason};
 use clawbroker::domain::error::ErrorCode;
 use clawbroker::domain::ids::ConversationId;
+use clawbroker::domain::search::Search;
 use clawbroker::domain::turn::TurnState;
 use clawbroker::domain::user::Role;
 use clawbroker::store::chat::To;
@@ -180,7 +181,7 @@ async fn lists_filter_search_and_page(store: TestStore) {
     store.write(patch).await.unwrap();
     assert_eq!(keys(&list(&store, with(|f| f.archived = Some(true)), ann.party_id).await), ["gamma"]);
     assert_eq!(keys(&list(&store, with(|f| f.archived = Some(false)), ann.party_id).await), ["Alpha", "be%ta"]);
-    let search = |text: &str| Filter { query: Some(text.into()), ..Filter::default() };
+    let search = |text: &str| Filter { search: Some(Search::new(text)), ..Filter::default() };
     assert_eq!(
         keys(&list(&store, search("aLPHa"), ann.party_id).await),
         ["Alpha", "gamma"],

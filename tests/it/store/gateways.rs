@@ -6,7 +6,10 @@ use clawbroker::store::audit::Actor;
 use clawbroker::store::conversations;
 use clawbroker::store::gateways::{self, AddGateway, ChangeGateway, Changes, Credentials, KeepDevice, RemoveGateway};
 use clawbroker::store::messages::Idem;
+use clawbroker::store::purge::{self, PurgeStep};
+use clawbroker::store::search::IndexLines;
 
+use crate::harness::test_store::answer;
 use crate::harness::{Kind, TestStore, session_name, sql};
 
 const CANARIES: [&str; 4] = ["canary-token-4f1c", "canary-password-9b2e", "canary-seed-77aa", "canary-device-0d3b"];
@@ -155,6 +158,37 @@ async fn a_purge_takes_everything_of_the_gateway_and_nothing_else(store: TestSto
     assert_eq!(store.ask(&caller, fresh.id, "first").await.line.seq, 1);
 }
 
+/// A large one goes in steps; until the last row is gone its id is not given again.
+async fn a_purge_goes_in_bounded_steps(store: TestStore) {
+    let (caller, conversation) = store.chat().await;
+    let (_, turn) = store.begun(&caller, conversation.id, "first").await;
+    store.write(answer(turn, "zebra")).await.unwrap();
+    let id = conversation.gateway_id.clone().unwrap();
+    for n in 0..1_200 {
+        store.ask(&caller, conversation.id, &format!("question {n}")).await;
+    }
+    while store.write_bulk(IndexLines).await.unwrap() {}
+    store.write(RemoveGateway { id: id.clone(), purge: true, actor: Actor::system() }).await.unwrap();
+    let gone = conversation.id;
+    assert_eq!(store.read(move |db| conversations::get(db, gone)).await.unwrap(), None, "hidden at once");
+    assert!(store.number("SELECT count(*) AS value FROM messages").await > 500, "and removed in steps");
+    assert_eq!(store.read(purge::waiting).await.unwrap(), 1);
+    let refused = store.write(store.new_gateway("gw")).await.unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::AlreadyExists);
+    let mut steps = 0;
+    while store.write_bulk(PurgeStep).await.unwrap() {
+        steps += 1;
+    }
+    assert!((2..10).contains(&steps), "{steps}");
+    for table in ["conversations", "messages", "deliveries", "participants", "turns", "search_lines", "search_words"] {
+        assert_eq!(store.number(&format!("SELECT count(*) AS value FROM {table}")).await, 0, "{table}");
+    }
+    assert_eq!(store.read(purge::waiting).await.unwrap(), 0);
+    let gateway = store.gateway("gw").await;
+    let fresh = store.session(&caller, &gateway, "webchat-1").await;
+    assert_eq!(store.ask(&caller, fresh.id, "first").await.line.seq, 1);
+}
+
 async fn what_does_not_exist_is_not_found(store: TestStore) {
     let id: GatewayId = "nowhere".parse().unwrap();
     let (vault, asked) = (store.vault.clone(), id.clone());
@@ -171,5 +205,6 @@ on_both_databases!(
     changes_touch_only_what_they_name,
     a_removed_gateway_loses_its_secrets_and_keeps_its_conversations,
     a_purge_takes_everything_of_the_gateway_and_nothing_else,
+    a_purge_goes_in_bounded_steps,
     what_does_not_exist_is_not_found,
 );

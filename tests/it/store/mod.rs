@@ -13,6 +13,7 @@ mod migrations;
 mod parties;
 mod pooling;
 mod schema;
+mod search;
 mod turns;
 mod upstream;
 mod users;

@@ -16,10 +16,11 @@ pub(super) struct Schema {
     references: BTreeSet<String>,
 }
 
+// The index of words is another thing in each; the tests of the search hold them together.
 const SQLITE_TABLES: &str = "FROM sqlite_master m WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite_%' \
-     AND m.name <> '__diesel_schema_migrations'";
+     AND m.name <> '__diesel_schema_migrations' AND m.name NOT LIKE 'search_words%'";
 const POSTGRES_NAMESPACE: &str = "connamespace = 'clawbroker'::regnamespace \
-     AND conrelid::regclass::text NOT LIKE '%__diesel_schema_migrations'";
+     AND conrelid::regclass::text NOT LIKE '%__diesel_schema_migrations' AND conrelid::regclass::text NOT LIKE '%search_words'";
 
 impl Schema {
     pub(super) fn read(db: &mut Db) -> Self {
@@ -45,13 +46,14 @@ impl Schema {
             Db::Postgres(_) => (
                 "SELECT table_name || '|' || column_name || '|' || data_type || '|' \
                  || (CASE is_nullable WHEN 'YES' THEN 1 ELSE 0 END) AS value FROM information_schema.columns \
-                 WHERE table_schema = 'clawbroker' AND table_name <> '__diesel_schema_migrations'"
+                 WHERE table_schema = 'clawbroker' AND table_name NOT IN ('__diesel_schema_migrations', 'search_words')"
                     .to_owned(),
                 format!(
                     "SELECT conrelid::regclass::text || replace(pg_get_constraintdef(oid), 'PRIMARY KEY ', '') AS value \
                      FROM pg_constraint WHERE contype = 'p' AND {POSTGRES_NAMESPACE}",
                 ),
-                "SELECT indexdef AS value FROM pg_indexes WHERE schemaname = 'clawbroker' AND indexname NOT LIKE '%_pkey'"
+                "SELECT indexdef AS value FROM pg_indexes WHERE schemaname = 'clawbroker' AND indexname NOT LIKE '%_pkey' \
+                 AND tablename <> 'search_words'"
                     .to_owned(),
                 format!(
                     "SELECT conrelid::regclass::text || replace(replace(pg_get_constraintdef(oid), 'FOREIGN KEY ', ''), \

@@ -1,4 +1,5 @@
 //! The WebSocket as browsers use it: the real binary, with the sample gateway above it.
+mod actors;
 mod ancestor;
 mod chat;
 mod resume;
