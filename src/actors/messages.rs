@@ -4,7 +4,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::domain::error::Error;
-use crate::domain::ids::{ConversationId, GatewayId};
+use crate::domain::ids::{ConversationId, GatewayId, TurnId};
 
 /// What every actor tells of itself when asked: the admin page, metrics and tests read the same.
 #[derive(Clone, Debug, Serialize)]
@@ -46,8 +46,9 @@ pub type Reply<T> = oneshot::Sender<Result<T, Error>>;
 pub enum LinkRequest {
     /// Someone looks at this session: contact it upstream if that has not been done. Answers when its log is known.
     Touch { conversation_id: ConversationId, reply: Reply<()> },
-    /// End the run of this session; with `queued` also what waits behind it. Answers whether there was something.
-    Abort { conversation_id: ConversationId, queued: bool, reply: Reply<bool> },
+    /// End the run of this session; with `queued` also what waits behind it. With `turn_id` nothing is done unless that
+    /// turn is the one that runs.
+    Abort { conversation_id: ConversationId, turn_id: Option<TurnId>, queued: bool },
     /// List the sessions the gateway has.
     Sessions { reply: Reply<Vec<UpstreamSession>> },
     /// Delete a session upstream.

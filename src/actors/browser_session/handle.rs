@@ -11,7 +11,7 @@ use crate::actors::messages::{LinkRequest, ToLink};
 use crate::domain::conversation::Conversation;
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::Topic;
-use crate::domain::ids::{ConversationId, GatewayId, MessageId};
+use crate::domain::ids::{ConversationId, GatewayId, MessageId, TurnId};
 use crate::domain::session_key::SessionKey;
 use crate::domain::user::Role;
 use crate::store::chat::{AcceptChat, To};
@@ -301,13 +301,12 @@ impl BrowserSession {
                 Ok(None) => return Box::pin(done()),
                 Err(error) => return this.refuse(error, Some(&abort.named), None),
             };
-            let other_runs =
-                |wanted: &String| this.parts.directory.run(id).is_some_and(|live| live.turn_id.to_string() != *wanted);
-            if abort.run_id.as_ref().is_some_and(other_runs) {
-                return Box::pin(done());
-            }
-            let (reply, _) = oneshot::channel();
-            let request = LinkRequest::Abort { conversation_id: id, queued: abort.queued, reply };
+            let turn_id = match abort.run_id.as_deref().map(str::parse::<TurnId>).transpose() {
+                Ok(turn_id) => turn_id,
+                // No run of ours has such an id.
+                Err(_) => return Box::pin(done()),
+            };
+            let request = LinkRequest::Abort { conversation_id: id, turn_id, queued: abort.queued };
             if this.parts.links.try_send(ToLink { gateway_id, request }).is_err() {
                 return this.refuse(Error::store_busy(), Some(&abort.named), None);
             }

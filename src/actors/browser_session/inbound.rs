@@ -48,7 +48,7 @@ pub(super) struct Chat {
 pub(super) struct Abort {
     #[serde(flatten)]
     pub(super) named: Named,
-    /// Only this run; when another one runs by now, nothing is done.
+    /// Only this run; when it does not run any more, nothing is done.
     #[serde(default)]
     pub(super) run_id: Option<String>,
     #[serde(default)]

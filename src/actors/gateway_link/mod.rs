@@ -226,7 +226,7 @@ impl Handler<ConversationGone> for GatewayLink {
 
     fn handle(&mut self, msg: ConversationGone, ctx: &mut Self::Context) {
         // What runs, or is on its way, is told to stop; nobody waits for its end.
-        self.with_session(msg.0, ctx, |session, _| session.abort(false));
+        self.with_session(msg.0, ctx, |session, _| session.abort(None, false));
         if let Some(session) = self.sessions.remove(&msg.0) {
             if let Some(run_id) = session.run_id() {
                 let params = json!({ "sessionKey": session.upstream_key(), "runId": run_id });
@@ -246,11 +246,8 @@ impl Handler<super::messages::ToLink> for GatewayLink {
     fn handle(&mut self, msg: super::messages::ToLink, ctx: &mut Self::Context) {
         match msg.request {
             LinkRequest::Touch { conversation_id, reply } => self.touch(conversation_id, reply, ctx),
-            LinkRequest::Abort { conversation_id, queued, reply } => {
-                let known = self.sessions.get(&conversation_id).is_some_and(|s| !s.is_idle());
-                self.with_session(conversation_id, ctx, |session, _| session.abort(queued));
-                // Whoever asked may have gone.
-                let _ = reply.send(Ok(known));
+            LinkRequest::Abort { conversation_id, turn_id, queued } => {
+                self.with_session(conversation_id, ctx, |session, _| session.abort(turn_id, queued));
             }
             LinkRequest::Sessions { reply } => {
                 let params = json!({ "limit": 1_000 });

@@ -270,7 +270,7 @@ impl Session {
     pub(super) fn on_ended_elsewhere(&mut self, delivery: DeliveryId) -> Vec<Effect> {
         self.queue.retain(|queued| queued.delivery_id != delivery);
         match &self.run {
-            Some(run) if run.is_for(delivery) => self.abort(false),
+            Some(run) if run.is_for(delivery) => self.abort(None, false),
             _ => Vec::new(),
         }
     }
@@ -278,10 +278,15 @@ impl Session {
     /// Someone looks at the session: contact it, if that has not been done.
     pub(super) fn on_touched(&mut self, now_ms: i64) -> Vec<Effect> {
         self.next(now_ms)
+        let running = self.run.as_ref().map(|run| run.turn_id);
+        if named.is_some() && named != running {
+            return effects;
+        }
     }
 
-    /// Ends the run at hand; with `queued` also what waits behind it.
-    pub(super) fn abort(&mut self, queued: bool) -> Vec<Effect> {
+    /// Ends the run at hand; with `queued` also what waits behind it. If another turn than the `named` one runs by now,
+    /// or none, nothing is done.
+    pub(super) fn abort(&mut self, named: Option<TurnId>, queued: bool) -> Vec<Effect> {
         let mut effects = Vec::new();
         if queued && !self.queue.is_empty() {
             effects.push(Effect::Cancel(self.queue.drain(..).map(|question| question.delivery_id).collect()));

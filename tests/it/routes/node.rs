@@ -78,7 +78,7 @@ impl Handler<ToLink> for Links {
                 let refusal = Error::new(ErrorCode::UpstreamRefused, "the gateway said no");
                 let _ = reply.send(if upstream.refuses { Err(refusal) } else { Ok(()) });
             }
-            LinkRequest::Abort { reply, .. } => drop(reply.send(Ok(false))),
+            LinkRequest::Abort { .. } => {}
             LinkRequest::Test { reply } => drop(reply.send(Ok(7))),
             LinkRequest::Reconnect => {}
         }

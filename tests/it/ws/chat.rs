@@ -19,6 +19,7 @@ on_both_databases!(
     wrong_frames_are_answered_and_the_socket_lives,
     deleting_a_session_ends_everything_in_it,
     a_lost_gateway_connection_is_told_and_loses_nothing,
+    an_abort_that_comes_too_late_leaves_the_next_question_alone,
 );
 
 async fn two_tabs_agree_and_a_neighbour_hears_nothing(database: Database) {
@@ -265,4 +266,29 @@ async fn a_lost_gateway_connection_is_told_and_loses_nothing(database: Database)
     browser.drain(Duration::from_millis(300)).await;
     assert_eq!(browser.seen.iter().filter(|frame| is_terminal(frame)).count(), 1, "{}", browser.transcript());
     assert_eq!(gateway.sends().len(), 1);
+}
+
+/// The next question is on its way, and nothing of it is to be seen yet.
+async fn an_abort_that_comes_too_late_leaves_the_next_question_alone(database: Database) {
+    let (broker, gateway) = connected(&database).await;
+    let mut browser = broker.browser("/ws/chat/gw").await;
+    browser.ask("a", "say: one").await;
+    let first = browser.until_terminal().await["runId"].clone();
+    gateway.hold_starting(true);
+    browser.ask("a", "gate g: two").await;
+    gateway.sent(2).await;
+    browser.send(json!({ "type": "abort", "sessionKey": "a", "runId": first, "queued": true })).await;
+    browser.send(json!({ "type": "abort", "sessionKey": "a", "runId": "not one of ours" })).await;
+    gateway.hold_starting(false);
+    let second = browser.until("the second answer", |frame| frame["state"] == "delta").await["runId"].clone();
+    browser.send(json!({ "type": "abort", "sessionKey": "a", "runId": first })).await;
+    // A frame is handled when the one before it is.
+    browser.send(json!({ "type": "ping" })).await;
+    browser.until_type("pong").await;
+    browser.ask("a", "say: three").await;
+    browser.send(json!({ "type": "abort", "sessionKey": "a", "runId": second })).await;
+    let end = browser.until_terminal().await;
+    assert_eq!((&end["state"], &end["runId"]), (&json!("aborted"), &second));
+    let end = browser.until_terminal().await;
+    assert_eq!((&end["state"], &end["text"]), (&json!("final"), &json!("three")));
 }

@@ -341,7 +341,7 @@ impl Bench {
     }
 
     fn abort(&mut self, queued: bool) {
-        let effects = self.session.abort(queued);
+        let effects = self.session.abort(None, queued);
         self.perform(effects);
     }
 
@@ -351,6 +351,16 @@ impl Bench {
         while self.now < until {
             let step = (self.now + 500).min(until);
             self.now = step;
+    fn abort_named(&mut self, turn: TurnId, queued: bool) {
+        let effects = self.session.abort(Some(turn), queued);
+        self.perform(effects);
+    }
+
+    /// The turn at hand.
+    fn turn_id(&self) -> TurnId {
+        self.session.run.as_ref().expect("a run").turn_id
+    }
+
             self.timers.sort_by_key(|(at, _)| *at);
             while let Some(due) = self.timers.iter().position(|(at, _)| *at <= step) {
                 let (_, wake) = self.timers.remove(due);

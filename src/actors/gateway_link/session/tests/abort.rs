@@ -114,3 +114,38 @@ fn cancelled_question_is_not_sent_and_a_running_one_is_aborted() {
     bench.own(ChatState::Aborted, None);
     assert_eq!(bench.said(), ["end aborted: "]);
 }
+
+#[test]
+fn abort_of_a_named_turn_leaves_every_other_alone() {
+    let mut bench = Bench::answering();
+    bench.ask();
+    bench.ask();
+    let first = bench.turn_id();
+    bench.abort_named(TurnId::new(), true);
+    assert_eq!(bench.said(), Vec::<String>::new(), "another one runs");
+    bench.own(ChatState::Final, Some("one"));
+    assert_eq!(bench.said(), ["end answered: one", "send 1"]);
+    bench.abort_named(first, true);
+    bench.ack(SendStatus::Started);
+    assert_eq!(bench.said(), Vec::<String>::new(), "the end of the named one came first");
+    let second = bench.turn_id();
+    bench.abort_named(second, true);
+    assert_eq!(bench.said(), ["cancel 2", "abort"]);
+    let key = bench.key(1);
+    bench.event(&key, ChatState::Aborted, None);
+    assert_eq!(bench.said(), ["end aborted: "]);
+    bench.abort_named(second, false);
+    assert_eq!(bench.said(), Vec::<String>::new(), "nothing runs");
+}
+
+#[test]
+fn abort_of_a_named_turn_that_is_ending_changes_nothing() {
+    let mut bench = Bench::answering();
+    bench.ask();
+    let first = bench.turn_id();
+    bench.fail = vec![ErrorCode::StoreBusy];
+    bench.own(ChatState::Final, Some("one"));
+    bench.abort_named(first, false);
+    bench.pass(1_000);
+    assert_eq!(bench.said(), ["end answered: one", "send 1"]);
+}

@@ -197,7 +197,7 @@ impl World {
             Happening::Resume => self.upstream.resume(),
             Happening::Wait(ms) => self.wait(i64::from(ms)),
             Happening::Abort(queued) => {
-                let effects = self.session.abort(queued);
+                let effects = self.session.abort(None, queued);
                 self.perform(effects);
             }
             Happening::Touch => {
