@@ -207,8 +207,10 @@ impl GatewayLink {
             Retry::After(ms) => Some(self.backoff.asked_ms(ms)),
             Retry::Backoff => {
                 let mut random = [0_u8; 4];
-                // Without randomness the wait is the shortest one, which is still a wait.
-                let _ = getrandom::fill(&mut random);
+                if let Err(error) = getrandom::fill(&mut random) {
+                    // The wait is the shortest one then, which is still a wait.
+                    log::warn!(gateway_id = self.parts.gateway.id.as_str(); "the wait before the next dial is not random: {error}");
+                }
                 Some(self.backoff.next_ms(u32::from_le_bytes(random)))
             }
             Retry::WithScopes(scopes) => {
