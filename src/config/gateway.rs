@@ -22,6 +22,8 @@ pub struct GatewayConfig {
     pub request_timeout_ms: u64,
     /// Requests under way at one gateway; more only wait inside it, where we cannot see them.
     pub requests_in_flight_max: usize,
+    /// Requests that wait here for their turn; beyond it they fail like on a busy gateway, and sessions ask again later.
+    pub requests_waiting_max: usize,
     /// One frame from a gateway, which sends up to 25 MiB (`policy.maxPayload`); some room above it.
     pub frame_bytes_max: usize,
     /// How long a question whose run vanished with a restarting gateway waits for the gateway to take it up again (D4).
@@ -47,6 +49,7 @@ impl Default for GatewayConfig {
             challenge_timeout_ms: 15_000,
             request_timeout_ms: 30_000,
             requests_in_flight_max: 32,
+            requests_waiting_max: 10_000,
             frame_bytes_max: 33_554_432,
             resume_wait_s: 90,
             run_silence_s: 180,
@@ -69,6 +72,7 @@ impl Section for GatewayConfig {
             challenge_timeout_ms,
             request_timeout_ms,
             requests_in_flight_max,
+            requests_waiting_max,
             frame_bytes_max,
             resume_wait_s,
             run_silence_s,
@@ -85,6 +89,7 @@ impl Section for GatewayConfig {
             challenge_timeout_ms: 100..=300_000,
             request_timeout_ms: 100..=600_000,
             requests_in_flight_max: 1..=1_024,
+            requests_waiting_max: 1..=1_000_000,
             frame_bytes_max: 64 * KIB..=256 * MIB,
             resume_wait_s: 0..=3_600,
             run_silence_s: 1..=86_400,

@@ -65,7 +65,7 @@ impl GatewayLink {
     pub(super) fn on_event(&mut self, event: &str, payload: &serde_json::value::RawValue, ctx: &mut Context<Self>) {
         match event {
             "connect.challenge" => match frames::decode::<Challenge>(payload) {
-                Ok(challenge) if matches!(self.phase, Phase::AwaitingChallenge { .. }) => self.sign_in(&challenge),
+                Ok(challenge) if matches!(self.phase, Phase::AwaitingChallenge { .. }) => self.sign_in(&challenge, ctx),
                 Ok(_) => {}
                 Err(error) => log::warn!(gateway_id = self.parts.gateway.id.as_str(); "{error}"),
             },
@@ -83,7 +83,7 @@ impl GatewayLink {
         }
     }
 
-    pub(super) fn sign_in(&mut self, challenge: &Challenge) {
+    pub(super) fn sign_in(&mut self, challenge: &Challenge, ctx: &mut Context<Self>) {
         let Some(device) = &self.device else { return };
         let scopes = self.scopes.clone().unwrap_or_else(|| handshake::scopes_asked(self.parts.gateway.admin));
         let auth = if self.use_device_token || !self.has_shared_secret() {
@@ -104,8 +104,7 @@ impl GatewayLink {
         });
         self.phase = Phase::AwaitingHello { since: tokio::time::Instant::now() };
         self.requests.reset();
-        self.ask(Request { method: "connect", params, why: For::Connect });
-        self.pump();
+        self.ask(Request { method: "connect", params, why: For::Connect }, ctx);
     }
 
     pub(super) fn has_shared_secret(&self) -> bool {
@@ -148,7 +147,7 @@ impl GatewayLink {
         }
         self.lists_awaited = 2;
         for (method, why) in [("agents.list", For::Agents), ("models.list", For::Models)] {
-            self.ask(Request { method, params: json!({}), why });
+            self.ask(Request { method, params: json!({}), why }, ctx);
         }
         self.pump();
     }
@@ -168,7 +167,7 @@ impl GatewayLink {
         log::info!(gateway_id = self.parts.gateway.id.as_str(), protocol; "connected to gateway `{}`", self.parts.gateway.id);
         self.tell_link(LinkChange::Up);
         let params = json!({ "limit": SESSIONS_LISTED });
-        self.ask(Request { method: "sessions.list", params, why: For::SessionList });
+        self.ask(Request { method: "sessions.list", params, why: For::SessionList }, ctx);
         for session in self.sessions.values_mut() {
             session.note_link_up(protocol);
         }
@@ -217,23 +216,23 @@ impl GatewayLink {
         self.with_session(id, ctx, |session, now_ms| session.on_event(event, now_ms));
     }
 
-    /// Queues a request; without a connection it fails at once.
-    pub(super) fn ask(&mut self, request: Request) {
+    /// Queues a request. Without a connection, and with too many that wait, it fails at once.
+    pub(super) fn ask(&mut self, request: Request, ctx: &mut Context<Self>) {
         let up =
             self.outgoing.is_some() && (matches!(self.phase, Phase::Up { .. }) || matches!(request.why, For::Connect));
         if !up {
             self.refuse(request.why);
             return;
         }
-        if let Err(request) = self.requests.push(request) {
-            self.refuse(request.why);
-        } else {
-            self.pump();
+        match self.requests.push(request, self.parts.config.requests_waiting_max) {
+            Ok(()) => self.pump(),
+            Err(request) => self.answered(request.why, Err(session::RequestError::Busy), 0, ctx),
         }
     }
 
-    pub(super) fn refuse(&self, why: For) {
-        // Whoever asked may have gone; sessions hear of the end of the connection by itself.
+    /// Fails a request that cannot be made without a connection, of whose end sessions hear by itself.
+    fn refuse(&self, why: For) {
+        // Whoever asked may have gone.
         match why {
             For::List(reply) => drop(reply.send(Err(self.unavailable()))),
             For::Delete(reply) => drop(reply.send(Err(self.unavailable()))),
@@ -361,6 +360,10 @@ impl GatewayLink {
         match error {
             session::RequestError::Refused(refusal) => {
                 Error::new(ErrorCode::UpstreamRefused, format!("the gateway refused: {}", refusal.message))
+            }
+            session::RequestError::Busy => {
+                let sentence = format!("too many requests wait for gateway `{}`; try again", self.parts.gateway.id);
+                Error::new(ErrorCode::GatewayUnavailable, sentence)
             }
             _ => self.unavailable(),
         }

@@ -303,12 +303,12 @@ impl GatewayLink {
                     "deliver": false,
                     "idempotencyKey": delivery_id.to_string(),
                 });
-                self.ask(Request { method: "chat.send", params, why: For::Send { conversation_id: id } });
+                self.ask(Request { method: "chat.send", params, why: For::Send { conversation_id: id } }, ctx);
             }
             Effect::Abort { run_id } => {
                 let Some(session) = self.sessions.get(&id) else { return };
                 let params = json!({ "sessionKey": session.upstream_key(), "runId": run_id });
-                self.ask(Request { method: "chat.abort", params, why: For::Abort });
+                self.ask(Request { method: "chat.abort", params, why: For::Abort }, ctx);
             }
             Effect::History { purpose, limit, offset } => {
                 let Some(session) = self.sessions.get(&id) else { return };
@@ -317,7 +317,7 @@ impl GatewayLink {
                     set(&mut params, "offset", offset.into());
                 }
                 let why = For::History { conversation_id: id, purpose };
-                self.ask(Request { method: "chat.history", params, why });
+                self.ask(Request { method: "chat.history", params, why }, ctx);
             }
             Effect::Begin(command) => {
                 self.write(id, command, ctx, |session, result, now| session.on_begun(result, now))

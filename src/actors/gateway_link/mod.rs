@@ -230,7 +230,7 @@ impl Handler<ConversationGone> for GatewayLink {
         if let Some(session) = self.sessions.remove(&msg.0) {
             if let Some(run_id) = session.run_id() {
                 let params = json!({ "sessionKey": session.upstream_key(), "runId": run_id });
-                self.ask(Request { method: "chat.abort", params, why: For::Abort });
+                self.ask(Request { method: "chat.abort", params, why: For::Abort }, ctx);
             }
             self.by_canonical.retain(|_, id| *id != msg.0);
             if let Some(run) = session.run_id() {
@@ -251,11 +251,11 @@ impl Handler<super::messages::ToLink> for GatewayLink {
             }
             LinkRequest::Sessions { reply } => {
                 let params = json!({ "limit": 1_000 });
-                self.ask(Request { method: "sessions.list", params, why: For::List(reply) });
+                self.ask(Request { method: "sessions.list", params, why: For::List(reply) }, ctx);
             }
             LinkRequest::DeleteSession { key, reply } => {
                 let params = json!({ "key": key });
-                self.ask(Request { method: "sessions.delete", params, why: For::Delete(reply) });
+                self.ask(Request { method: "sessions.delete", params, why: For::Delete(reply) }, ctx);
             }
             LinkRequest::Reconnect => {
                 self.backoff.reset();
@@ -266,7 +266,7 @@ impl Handler<super::messages::ToLink> for GatewayLink {
                 }
             }
             LinkRequest::Test { reply } => {
-                self.ask(Request { method: "agents.list", params: json!({}), why: For::Test(reply) });
+                self.ask(Request { method: "agents.list", params: json!({}), why: For::Test(reply) }, ctx);
             }
         }
     }
@@ -290,6 +290,7 @@ impl Handler<Observe> for GatewayLink {
                 "requests_waiting": waiting,
                 "requests_sent_total": self.requests.sent_total,
                 "requests_timed_out_total": self.requests.timed_out_total,
+                "requests_refused_total": self.requests.refused_total,
                 "connections_total": self.connects_total,
                 "event_holes_total": self.holes_total,
                 "problem": self.status.problem,

@@ -9,9 +9,6 @@ use crate::actors::messages::UpstreamSession;
 use crate::domain::error::Error;
 use crate::domain::ids::ConversationId;
 
-/// Requests that wait for their turn; beyond it they fail like on a busy gateway.
-const WAITING_MAX: usize = 10_000;
-
 /// What a request is for.
 pub(super) enum For {
     Agents,
@@ -54,6 +51,8 @@ pub(super) struct Requests {
     waiting: VecDeque<Request>,
     pub(super) sent_total: u64,
     pub(super) timed_out_total: u64,
+    /// Requests for which there was no room.
+    pub(super) refused_total: u64,
 }
 
 impl Requests {
@@ -64,9 +63,10 @@ impl Requests {
         self.waiting.clear();
     }
 
-    /// Takes a request in; gives it back when too many wait.
-    pub(super) fn push(&mut self, request: Request) -> Result<(), Request> {
-        if self.waiting.len() >= WAITING_MAX {
+    /// Takes a request in; gives it back when `waiting_max` wait already (LIM-1).
+    pub(super) fn push(&mut self, request: Request, waiting_max: usize) -> Result<(), Request> {
+        if self.waiting.len() >= waiting_max {
+            self.refused_total += 1;
             return Err(request);
         }
         self.waiting.push_back(request);
@@ -114,5 +114,28 @@ impl Requests {
 
     pub(super) fn len(&self) -> (usize, usize) {
         (self.in_flight.len(), self.waiting.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> Request {
+        Request { method: "chat.abort", params: Value::Null, why: For::Abort }
+    }
+
+    #[test]
+    fn full_table_gives_requests_back_and_counts_them() {
+        let mut requests = Requests::default();
+        assert!(requests.push(request(), 2).is_ok() && requests.push(request(), 2).is_ok());
+        assert!(requests.push(request(), 2).is_err());
+        assert_eq!((requests.len(), requests.refused_total), ((0, 2), 1));
+        // What goes out makes room.
+        assert!(requests.next_frame(1).is_some() && requests.next_frame(1).is_none());
+        assert!(requests.push(request(), 2).is_ok());
+        assert_eq!((requests.len(), requests.refused_total), ((1, 2), 1));
+        requests.reset();
+        assert_eq!((requests.len(), requests.refused_total), ((0, 0), 1), "another connection begins empty");
     }
 }

@@ -15,6 +15,7 @@ on_both_databases!(
     a_restarted_gateway_is_found_again,
     a_disabled_gateway_is_not_dialled,
     a_question_goes_to_its_own_gateway_and_to_no_other,
+    what_finds_no_room_among_the_requests_is_asked_later,
 );
 
 async fn a_wrong_token_is_shown_and_the_gateway_is_left_alone(database: Database) {
@@ -150,4 +151,29 @@ async fn a_question_goes_to_its_own_gateway_and_to_no_other(database: Database) 
         .until("the answer", |f| f.to_string().contains("for the one that is away") && f["type"] != "resumed")
         .await;
     assert!(end["type"] == "stream" || end["type"] == "message", "{end}");
+}
+
+/// When the gateway is there again each session wants to know its log at once.
+async fn what_finds_no_room_among_the_requests_is_asked_later(database: Database) {
+    let settings = database.data_dir().join("small.toml");
+    std::fs::write(&settings, "[gateway]\nrequests_in_flight_max = 1\nrequests_waiting_max = 1\n").expect("written");
+    let gateway = sample_gateway(|_| {});
+    gateway.stop_listening().await;
+    let broker = Broker::start(&database, &[], &[("CLAWBROKER_CONFIG", &settings.to_string_lossy())]).await;
+    register(&broker, &gateway).await;
+    let mut browser = broker.browser("/ws/chat/gw").await;
+    for session in 0..5 {
+        browser.ask(&session.to_string(), &format!("say: answer {session}")).await;
+    }
+    gateway.listen_again().await.expect("the port is free again");
+    let mut answers = Vec::new();
+    while answers.len() < 5 {
+        answers.push(browser.until_terminal().await["text"].as_str().expect("a text").to_owned());
+    }
+    answers.sort_unstable();
+    assert_eq!(answers, (0..5).map(|session| format!("answer {session}")).collect::<Vec<_>>());
+    let (_, reports) = broker.get("/api/admin/actors").await;
+    let link = reports["items"].as_array().into_iter().flatten().find(|report| report["actor"] == "gateway_link");
+    let refused = link.and_then(|link| link["state"]["requests_refused_total"].as_u64());
+    assert!(refused.is_some_and(|refused| refused >= 4), "{reports}");
 }

@@ -92,6 +92,8 @@ pub(in super::super) enum Effect {
 pub(in super::super) enum RequestError {
     Refused(GatewayError),
     TimedOut,
+    /// It was not sent: too many wait here already.
+    Busy,
     /// The connection ended before the answer.
     Closed,
     /// The answer could not be read.

@@ -459,7 +459,7 @@ fn retry(error: &RequestError, wake: Wake) -> Vec<Effect> {
     match error {
         RequestError::Refused(refusal) if !refusal.retryable && refusal.code != "UNAVAILABLE" => Vec::new(),
         RequestError::Closed => Vec::new(),
-        RequestError::Refused(_) | RequestError::TimedOut | RequestError::Unreadable(_) => {
+        RequestError::Refused(_) | RequestError::TimedOut | RequestError::Busy | RequestError::Unreadable(_) => {
             vec![Effect::WakeIn { ms: RESUME_LOOK_MS, wake }]
         }
     }

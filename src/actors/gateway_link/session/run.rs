@@ -100,13 +100,9 @@ impl Session {
         match result {
             Ok(ack) if ack.status != SendStatus::Ok => self.goes_on(now_ms),
             Err(RequestError::Refused(error)) if error.retryable || error.code == "UNAVAILABLE" => {
-                if run.abort_wanted {
-                    return self.end(End::aborted(None));
-                }
-                run.stage = Stage::Held;
-                let ms = error.retry_after_ms.unwrap_or(BUSY_RETRY_MS).clamp(100, 60_000);
-                vec![Effect::WakeIn { ms, wake: Wake::Resend }]
+                self.hold(error.retry_after_ms.unwrap_or(BUSY_RETRY_MS).clamp(100, 60_000))
             }
+            Err(RequestError::Busy) => self.hold(BUSY_RETRY_MS),
             Err(RequestError::Refused(error)) => {
                 let sentence = format!("the gateway refused the message: {}", error.message);
                 self.end(End::dead(sentence, "upstream_refused", false))
@@ -124,6 +120,16 @@ impl Session {
         }
     }
 
+    /// The question at hand was not taken: it is sent again after a while, unless it is not wanted any more.
+    fn hold(&mut self, ms: u64) -> Vec<Effect> {
+        let Some(run) = &mut self.run else { return Vec::new() };
+        if run.abort_wanted {
+            return self.end(End::aborted(None));
+        }
+        run.stage = Stage::Held;
+        vec![Effect::WakeIn { ms, wake: Wake::Resend }]
+    }
+
     /// The run lives.
     pub(super) fn goes_on(&mut self, now_ms: i64) -> Vec<Effect> {
         let Some(run) = &mut self.run else { return Vec::new() };
@@ -133,7 +139,7 @@ impl Session {
         if run.abort_wanted && !was_running { self.ask_to_abort() } else { Vec::new() }
     }
 
-    /// Asks the gateway to end the run. Its end is an event; should none come, the log is asked.
+    /// Asks the gateway to end the run. Its end is an event; should none come, it is asked again, and the log as well.
     pub(super) fn ask_to_abort(&mut self) -> Vec<Effect> {
         let Some(run_id) = self.run.as_ref().map(|run| run.run_id.clone()) else { return Vec::new() };
         let mut effects = vec![Effect::Abort { run_id }];
@@ -146,7 +152,12 @@ impl Session {
         match (wake, &run.stage) {
             (Wake::Resend, Stage::Held) => self.send(now_ms),
             (Wake::Reconcile, Stage::Resuming { .. } | Stage::Unsure) => self.look(),
-            (Wake::Reconcile, Stage::Running) if run.abort_wanted => self.look(),
+            (Wake::Reconcile, Stage::Running) if run.abort_wanted => {
+                // Nobody may have had time for the last time it was asked for.
+                let mut effects = self.ask_to_abort();
+                effects.extend(self.look());
+                effects
+            }
             (Wake::RetryBegin, Stage::Beginning) => vec![match &run.question {
                 Some(question) => Effect::Begin(BeginTurn { turn_id: run.turn_id, delivery_id: question.delivery_id }),
                 None => Effect::BeginForeign(BeginForeignTurn {

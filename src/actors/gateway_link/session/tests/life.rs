@@ -239,3 +239,38 @@ fn question_in_a_long_log_is_looked_for_further_up() {
     }
     assert!(bench.said().contains(&"end dead outcome_unknown true: so".to_owned()), "the text so far is kept");
 }
+
+#[test]
+fn what_finds_no_room_is_asked_again() {
+    let mut bench = Bench::of(conversation(false));
+    bench.ask();
+    bench.up();
+    bench.unread(Purpose::Contact, RequestError::Busy);
+    bench.pass(1_000);
+    assert_eq!(bench.said(), ["history contact", "history contact"]);
+    bench.history(Purpose::Contact, idle(Vec::new()));
+    assert_eq!(bench.said(), ["contact 0", "send 0"]);
+    bench.sent(RequestError::Busy);
+    bench.pass(1_000);
+    assert_eq!(bench.said(), ["send 0"]);
+    bench.ack(SendStatus::Started);
+    bench.down();
+    bench.up();
+    bench.unread(Purpose::Reconcile, RequestError::Busy);
+    bench.pass(5_000);
+    assert_eq!(bench.said(), ["history reconcile", "history reconcile"]);
+
+    let mut bench = Bench::ready();
+    bench.up();
+    bench.ask();
+    bench.unread(Purpose::Tail, RequestError::Busy);
+    assert_eq!(bench.said(), Vec::<String>::new(), "the log is read before anything is sent");
+    bench.pass(5_000);
+    bench.tail(idle(Vec::new()));
+    assert_eq!(bench.said(), ["send 0"]);
+
+    let mut bench = Bench::sending();
+    bench.abort(false);
+    bench.sent(RequestError::Busy);
+    assert_eq!(bench.said(), ["end aborted: "], "what is not wanted any more is not sent again");
+}

@@ -29,6 +29,8 @@ enum Happening {
     LinkDown,
     LinkUp,
     Hole,
+    /// From now on the link has no room for requests, or has room again.
+    Full(bool),
     Crash,
     Start,
     Resume,
@@ -65,6 +67,7 @@ struct World {
     upstream: Upstream,
     now: i64,
     link_up: bool,
+    is_full: bool,
     requests: VecDeque<ToGateway>,
     frames: VecDeque<FromGateway>,
     store: VecDeque<Write>,
@@ -90,6 +93,7 @@ impl World {
             upstream,
             now: START_MS,
             link_up: false,
+            is_full: false,
             requests: VecDeque::new(),
             frames: VecDeque::new(),
             store: VecDeque::new(),
@@ -110,11 +114,18 @@ impl World {
         for effect in effects {
             match effect {
                 Effect::Send { delivery_id, text } => self.check_send(delivery_id, &text),
-                Effect::Abort { run_id } if self.link_up => self.requests.push_back(ToGateway::Abort(run_id)),
+                Effect::Abort { run_id } if self.link_up && !self.is_full => {
+                    self.requests.push_back(ToGateway::Abort(run_id))
+                }
                 Effect::History { purpose, limit, .. } => {
                     assert!(self.link_up, "nobody is there to answer");
                     self.looks += u32::from(purpose == Purpose::Reconcile);
-                    self.requests.push_back(ToGateway::History(purpose, limit));
+                    if self.is_full {
+                        let effects = self.session.on_history(purpose, Err(RequestError::Busy), self.now);
+                        self.perform(effects);
+                    } else {
+                        self.requests.push_back(ToGateway::History(purpose, limit));
+                    }
                 }
                 Effect::Begin(command) => self.store.push_back(Write::Begin(command)),
                 Effect::BeginForeign(command) => self.store.push_back(Write::BeginForeign(command)),
@@ -147,7 +158,12 @@ impl World {
             assert!(self.first_sends.last().is_none_or(|last| *last < index), "DLV-4: in order of lines");
             self.first_sends.push(index);
         }
-        self.requests.push_back(ToGateway::Send(delivery));
+        if self.is_full {
+            let effects = self.session.on_sent(Err(RequestError::Busy), self.now);
+            self.perform(effects);
+        } else {
+            self.requests.push_back(ToGateway::Send(delivery));
+        }
     }
 
     fn happen(&mut self, what: Happening) {
@@ -189,6 +205,7 @@ impl World {
                     self.perform(effects);
                 }
             }
+            Happening::Full(is_full) => self.is_full = is_full,
             Happening::Crash => {
                 self.cut();
                 self.upstream.crash();
@@ -367,6 +384,7 @@ impl World {
     /// Everything works from now on, and half an hour passes.
     fn settle(&mut self) {
         self.happen(Happening::Start);
+        self.happen(Happening::Full(false));
         if !self.link_up {
             self.happen(Happening::LinkUp);
         }
@@ -397,6 +415,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         2 => Just(Happening::LinkDown),
         4 => Just(Happening::LinkUp),
         1 => Just(Happening::Hole),
+        2 => any::<bool>().prop_map(Happening::Full),
         1 => Just(Happening::Crash),
         2 => Just(Happening::Start),
         2 => Just(Happening::Resume),
