@@ -165,6 +165,14 @@ impl Gateway {
         Ok(row_id)
     }
 
+    /// Starts a session afresh; what runs in it is aborted.
+    pub(super) fn reset(&mut self, key: &str, now: i64, out: &mut Vec<Effect>) -> Result<&mut Session, Refusal> {
+        self.abort(key, None, now, out);
+        let session = self.session(key, now)?;
+        session.reset(now);
+        Ok(session)
+    }
+
     /// Ends the process without a word: what runs is lost, what is only in memory is forgotten.
     pub(super) fn crash(&mut self) {
         let lost = std::mem::take(&mut self.runs).into_values().map(|run| (run.session, run.message));

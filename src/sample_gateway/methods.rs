@@ -105,9 +105,7 @@ fn call(
         "sessions.reset" => {
             let params = closed(method, params, &["key"], &["agentId", "reason"])?;
             let key = canonical(text(method, params, "key")?)?;
-            gateway.abort(&key, None, now, out);
-            let session = gateway.session(&key, now)?;
-            session.reset(now);
+            let session = gateway.reset(&key, now, out)?;
             let mut entry = session.describe(&key, &[]);
             set(&mut entry, "lifecycleRevision", json!(session.revision));
             Ok(json!({ "ok": true, "key": key, "entry": entry }))

@@ -135,6 +135,13 @@ impl Running {
         self.shared.change(|core, now, out| core.gateway.inject(session, text, now, out)).ok()
     }
 
+    /// Starts a session afresh, as `sessions.reset` does. Tells whether the session key was taken.
+    pub fn reset(&self, session: &str) -> bool {
+        self.shared.change(|core, now, out| {
+            canonical(session).and_then(|key| core.gateway.reset(&key, now, out).map(drop)).is_ok()
+        })
+    }
+
     /// Sends a message as some other client would. Returns the run's id; `None` if the message is refused.
     pub fn foreign_send(&self, session: &str, text: &str) -> Option<String> {
         let run_id = fresh_id();

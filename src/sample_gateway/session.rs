@@ -81,12 +81,14 @@ impl Session {
         id
     }
 
-    /// Forgets the rows, keeps key and id, as `sessions.reset` does.
+    /// Forgets the rows, keeps key and id, as `sessions.reset` does; a row tells of it.
     pub(super) fn reset(&mut self, now: i64) {
         self.rows.clear();
         self.rows_written = 0;
         self.revision = fresh_id();
-        self.updated_at = now;
+        let content = json!([{ "type": "text", "text": "Reset" }]);
+        let row = json!({ "role": "system", "content": content, "timestamp": now });
+        self.push(row, json!({ "kind": "reset" }), now);
     }
 
     /// Tells whether a message with this idempotency key is in the history.
@@ -220,7 +222,8 @@ mod tests {
         assert_eq!((seqs(&rows), next), (vec![json!(1)], None));
         assert_eq!(session.page(2, 9), (vec![], None));
         session.reset(9);
-        assert_eq!(session.rows().len(), 0);
+        let rows: Vec<_> = session.rows().map(|row| row["__openclaw"]["kind"].clone()).collect();
+        assert_eq!(rows, [json!("reset")]);
     }
 
     #[test]

@@ -242,7 +242,8 @@ async fn an_abort_is_reported_before_it_is_acknowledged() {
     let again = peer.ask("chat.abort", json!({ "sessionKey": "s" })).await;
     assert_eq!(again["payload"]["aborted"], false);
     assert_eq!(peer.ask("sessions.reset", json!({ "key": "s" })).await["payload"]["key"], SESSION);
-    assert_eq!(gateway.rows("s").len(), 0);
+    assert_eq!(gateway.rows("s").len(), 1, "the row that tells of it");
+    assert!(gateway.reset("s") && !gateway.reset(""));
 }
 
 #[actix_web::test]

@@ -156,6 +156,9 @@ impl Command for NoteContact {
 pub struct ImportRows {
     pub source: Source,
     pub rows: Vec<(String, RowLine)>,
+    /// Rows that say that the log was started afresh. Whether or not they become lines they are known from here on, so
+    /// that no later pass takes them for news and what stands behind them for new.
+    pub resets: Vec<String>,
     /// The lowest row number that is here now; `None`: the import is complete.
     pub import_below: Option<i64>,
 }
@@ -166,7 +169,7 @@ impl Command for ImportRows {
     fn apply(&self, tx: &mut Tx<'_>) -> Result<usize, Error> {
         let id = self.source.conversation_id;
         let Some(conversation) = super::conversations::get(tx.read(), id)? else { return Ok(0) };
-        let row_ids: Vec<String> = self.rows.iter().map(|(row_id, _)| row_id.clone()).collect();
+        let row_ids: Vec<String> = self.rows.iter().map(|(row_id, _)| row_id).chain(&self.resets).cloned().collect();
         let mut known = known_rows(tx.read(), &self.source, &row_ids)?;
         // What others said in a session before a member named it here is not the member's to read (SEC-2).
         let may_read_all = match conversation.owner_id {
@@ -185,6 +188,11 @@ impl Command for ImportRows {
             let line = add_line(tx, &self.source, Place::Above, row, false, None)?;
             note_origin(tx, &self.source, row_id, Some(line.id), None)?;
             imported += 1;
+        }
+        for row_id in &self.resets {
+            if known.insert(row_id.clone()) {
+                note_origin(tx, &self.source, row_id, None, None)?;
+            }
         }
         diesel::update(conversations::table.find(id.as_bytes().as_slice()))
             .set(conversations::import_below.eq(self.import_below))

@@ -1,7 +1,7 @@
 //! One upstream session as its link sees it: plain state whose methods say what should happen next.
 //!
 //! Here: what it is made of, questions, the connection, and what is next. [`run`] is the life of one run, [`history`]
-//! what is read in the gateway's log, [`end`] how a turn ends.
+//! what is read in the gateway's log, [`import`] what came before us, [`end`] how a turn ends.
 //!
 //! Invariants
 //! - D4: one question in flight; a foreign run is waited for; the key sent upstream is the delivery's id, always; a key
@@ -22,12 +22,15 @@ use crate::store::turns::{BeginTurn, EndTurn, Turn};
 mod effect;
 mod end;
 mod history;
+mod import;
 mod run;
 
 pub(super) use self::effect::{Effect, Options, Purpose, Question, RequestError, Wake};
 use self::end::End;
 pub(super) use self::end::{clean, line_of};
 pub(super) use self::history::Mapped;
+use self::history::retry;
+use self::import::Import;
 
 /// Ended runs whose late events are recognised.
 const ENDED_RUNS_MAX: usize = 64;
@@ -143,18 +146,6 @@ struct Tail {
     awaited: bool,
 }
 
-#[derive(Debug, Default)]
-struct Import {
-    running: bool,
-    /// A page of it is being written down; goes on without a connection.
-    writing: bool,
-    /// The page of the first contact is not on disk: passes over the tail wait, which would take its rows for new ones.
-    is_first: bool,
-    /// Rows that this walk has passed.
-    walked: usize,
-    offset: u64,
-}
-
 /// One upstream session.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -194,7 +185,7 @@ impl Session {
             key: conversation.key.as_str().into(),
         });
         let contact = if conversation.upstream.contacted { Contact::Known } else { Contact::Unknown };
-        Self {
+        let mut session = Self {
             topic,
             conversation,
             protocol: 4,
@@ -214,7 +205,10 @@ impl Session {
             tail: Tail::default(),
             import: Import::default(),
             options,
-        }
+        };
+        // As the last process left it.
+        session.import.is_first = session.conversation.upstream.import_below == Some(session.import_from());
+        session
     }
 
     /// Puts back a turn that was open when the broker stopped; history says what became of it.
@@ -278,16 +272,16 @@ impl Session {
     /// Someone looks at the session: contact it, if that has not been done.
     pub(super) fn on_touched(&mut self, now_ms: i64) -> Vec<Effect> {
         self.next(now_ms)
-        let running = self.run.as_ref().map(|run| run.turn_id);
-        if named.is_some() && named != running {
-            return effects;
-        }
     }
 
     /// Ends the run at hand; with `queued` also what waits behind it. If another turn than the `named` one runs by now,
     /// or none, nothing is done.
     pub(super) fn abort(&mut self, named: Option<TurnId>, queued: bool) -> Vec<Effect> {
         let mut effects = Vec::new();
+        let running = self.run.as_ref().map(|run| run.turn_id);
+        if named.is_some() && named != running {
+            return effects;
+        }
         if queued && !self.queue.is_empty() {
             effects.push(Effect::Cancel(self.queue.drain(..).map(|question| question.delivery_id).collect()));
         }

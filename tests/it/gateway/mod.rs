@@ -1,4 +1,5 @@
 //! Links to gateways: what an admin sees of them, and what they never tell.
 mod links;
 mod replay;
+mod resets;
 mod secrets;

@@ -30,7 +30,7 @@ async fn pages_are_contiguous_parts_of_the_log(store: TestStore) {
     let source =
         Source { conversation_id: id, gateway_id: conversation.gateway_id.unwrap(), upstream_session: "s".into() };
     let rows = (0..4).map(|n| (format!("row-{n}"), row("old"))).collect();
-    store.write_bulk(ImportRows { source, rows, import_below: None }).await.unwrap();
+    store.write_bulk(ImportRows { source, rows, resets: Vec::new(), import_below: None }).await.unwrap();
     let all = usize::MAX;
     assert_eq!(seqs(&page(&store, id, Span::After(i64::MIN), 100, all).await), [-3, -2, -1, 0, 1, 2, 3, 4, 5]);
     assert_eq!(seqs(&page(&store, id, Span::Newest, 3, all).await), [3, 4, 5]);

@@ -68,16 +68,19 @@ async fn nothing_to_import_is_told_at_once(store: TestStore) {
     assert!(read(&store, &second).await.upstream.contacted);
 }
 
-/// D1: pages may overlap, the origin decides; imported lines go down from 0, newest first.
 /// SEC-2: a member who names a session that others used on the gateway does not get to read what they said.
 async fn a_member_does_not_get_what_others_said_before(store: TestStore) {
     let (_, conversation) = store.chat().await;
     let rows = vec![("row-1".to_owned(), row("said by others"))];
-    let import = ImportRows { source: source(&conversation), rows, import_below: None };
+    let import = ImportRows { source: source(&conversation), rows, resets: vec!["row-0".into()], import_below: None };
     assert_eq!(store.write(import).await.unwrap(), 0);
     assert!(store.log(conversation.id).await.is_empty());
+    let (asked, ids) = (source(&conversation), vec!["row-0".to_owned(), "row-1".to_owned()]);
+    let known = store.read(move |db| known_rows(db, &asked, &ids)).await.unwrap();
+    assert_eq!(known.into_iter().collect::<Vec<_>>(), ["row-0"], "an old reset is no news");
 }
 
+/// D1: pages may overlap, the origin decides; imported lines go down from 0, newest first.
 async fn overlapping_pages_are_imported_once(store: TestStore) {
     let (caller, conversation) = store.operators_chat().await;
     store.ask(&caller, conversation.id, "mine").await;
@@ -87,6 +90,7 @@ async fn overlapping_pages_are_imported_once(store: TestStore) {
     let import = |ids: &[i64], import_below| ImportRows {
         source: source(&conversation),
         rows: ids.iter().map(|id| (format!("row-{id}"), row(&format!("old {id}")))).collect(),
+        resets: ids.iter().map(|id| format!("row-{id}")).collect(),
         import_below,
     };
     assert_eq!(store.write_bulk(import(&[9, 8, 7], Some(7))).await.unwrap(), 3);
@@ -181,7 +185,12 @@ async fn a_deleted_conversation_takes_nothing_from_upstream(store: TestStore) {
     store.write(DeleteConversation { id: conversation.id }).await.unwrap();
     store.told();
     let source = source(&conversation);
-    let import = ImportRows { source: source.clone(), rows: vec![("r".into(), row("x"))], import_below: None };
+    let import = ImportRows {
+        source: source.clone(),
+        rows: vec![("r".into(), row("x"))],
+        resets: vec!["r".into()],
+        import_below: None,
+    };
     assert_eq!(store.write_bulk(import).await.unwrap(), 0);
     let map = MapRows { source: source.clone(), rows: vec![mapped("r", Meaning::Line(row("x")))], mapped_seq: 1 };
     assert_eq!(store.write(map).await.unwrap(), 0);

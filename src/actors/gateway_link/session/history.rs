@@ -1,9 +1,10 @@
-//! What is read in the gateway's log: the first contact, what came before it, the newest rows, and what became of a run.
+//! What is read in the gateway's log: the first contact, the newest rows, and what became of a run.
 use std::collections::HashSet;
 
+use super::import::{Import, resets_up_to};
 use super::{
-    BUSY_RETRY_MS, Contact, Effect, End, HISTORY_ROWS_MAX, Import, Purpose, RESUME_LOOK_MS, RequestError,
-    STORE_RETRY_MS, Session, Stage, Wake, line_of,
+    BUSY_RETRY_MS, Contact, Effect, End, HISTORY_ROWS_MAX, Purpose, RESUME_LOOK_MS, RequestError, STORE_RETRY_MS,
+    Session, Stage, Wake,
 };
 use crate::domain::error::Error;
 use crate::domain::ids::GatewayId;
@@ -12,7 +13,7 @@ use crate::gateway::history::{HistoryPage, HistoryRow};
 use crate::gateway::reconcile::{self, Asked, Verdict};
 use crate::gateway::run::Change;
 use crate::store::turns::Checkpoint;
-use crate::store::upstream::{ImportRows, NoteContact, RowLine, Source};
+use crate::store::upstream::{NoteContact, Source};
 
 /// Passes over the tail that look for an answer row which the gateway has not written yet, and that are tried again.
 const TAIL_TRIES_MAX: u32 = 5;
@@ -40,10 +41,7 @@ impl Session {
             (Purpose::Contact, Ok(page)) => self.on_contact(&page, now_ms),
             (Purpose::Contact, Err(error)) => self.contact_failed(&error, now_ms),
             (Purpose::Import, Ok(page)) => self.on_import_page(&page),
-            (Purpose::Import, Err(error)) => {
-                self.import.running = false;
-                retry(&error, Wake::Import)
-            }
+            (Purpose::Import, Err(error)) => self.import_failed(&error),
             (Purpose::Tail, Ok(page)) => self.on_tail(page, now_ms),
             (Purpose::Tail, Err(error)) => self.tail_failed(&error, now_ms),
             (Purpose::Reconcile, result) => self.on_looked(result, now_ms),
@@ -90,8 +88,8 @@ impl Session {
             |row: &&HistoryRow| row.run_id.as_deref().or(row.delivery_key()).is_some_and(|run| active.contains(run));
         let first_active = page.rows.iter().filter(is_active).filter_map(|row| row.seq).min();
         let boundary = first_active.map_or(newest, |first| first - 1);
-        let older = self.rows_to_import(&page.rows, boundary);
-        let import_below = (!older.is_empty() || page.has_more).then_some(boundary + 1);
+        let is_older = !self.rows_to_import(&page.rows, boundary).is_empty() || page.has_more;
+        let import_below = (is_older || !resets_up_to(page, boundary).is_empty()).then_some(boundary + 1);
         if page.canonical_key.is_some() {
             self.conversation.canonical_key.clone_from(&page.canonical_key);
         }
@@ -108,7 +106,7 @@ impl Session {
             import_below,
         })];
         if import_below.is_some() {
-            self.import = Import { running: true, is_first: true, ..Import::default() };
+            self.import = Import::begin(true);
             effects.extend(self.import_page(page, boundary));
         }
         effects.extend(self.take_in(page, now_ms));
@@ -134,86 +132,6 @@ impl Session {
         self.unread = is_unnamed;
         let is_waited_for = is_unnamed && !self.queue.is_empty();
         if is_waited_for { vec![Effect::WakeIn { ms: BUSY_RETRY_MS, wake: Wake::Tail }] } else { Vec::new() }
-    }
-
-    // ---- what came before --------------------------------------------------------------------------------------------
-
-    /// Picks the rows below the boundary that become lines, newest first.
-    fn rows_to_import(&self, rows: &[HistoryRow], up_to: i64) -> Vec<(String, RowLine)> {
-        rows.iter()
-            .rev()
-            .filter(|row| row.seq.is_none_or(|seq| seq <= up_to) && !self.is_barred(row))
-            .map(|row| (row.id.clone(), line_of(row)))
-            .collect()
-    }
-
-    /// The row belongs to a deleted predecessor of this conversation.
-    fn is_barred(&self, row: &HistoryRow) -> bool {
-        let not_before = self.conversation.upstream.not_before_ms;
-        not_before > 0 && row.timestamp_ms.is_none_or(|at| at <= not_before)
-    }
-
-    fn import_page(&mut self, page: &HistoryPage, up_to: i64) -> Vec<Effect> {
-        let room = self.options.import_lines_max.saturating_sub(self.import.walked);
-        let mut rows = self.rows_to_import(&page.rows, up_to);
-        rows.truncate(room);
-        self.import.walked += page.rows.len();
-        let is_barred = page.rows.iter().any(|row| self.is_barred(row));
-        let next_offset = page.next_offset.filter(|offset| page.has_more && *offset > self.import.offset);
-        let is_complete = is_barred || self.import.walked >= self.options.import_lines_max || next_offset.is_none();
-        self.import.offset = next_offset.unwrap_or(0);
-        self.import.writing = true;
-        let oldest = page.rows.iter().filter_map(|row| row.seq).chain(self.conversation.upstream.import_below).min();
-        let import_below = if is_complete { None } else { oldest.or(Some(0)) };
-        self.conversation.upstream.import_below = import_below;
-        let source = self.source(page.session_id.as_deref());
-        vec![Effect::Import(ImportRows { source, rows, import_below })]
-    }
-
-    fn on_import_page(&mut self, page: &HistoryPage) -> Vec<Effect> {
-        let Some(below) = self.conversation.upstream.import_below.filter(|_| self.import.running) else {
-            return Vec::new();
-        };
-        self.import_page(page, below - 1)
-    }
-
-    /// A page of the import is on disk.
-    pub(in super::super) fn on_imported(&mut self, result: Result<usize, Error>) -> Vec<Effect> {
-        self.import.writing = false;
-        self.import.is_first = false;
-        let mut effects = Vec::new();
-        if let Err(error) = result {
-            // It begins again; the origins keep rows from coming twice.
-            log::warn!(session = &*self.topic.key; "rows of a log could not be imported and are tried again: {error}");
-            self.import.running = false;
-            self.conversation.upstream.import_below = Some(self.import_from());
-            effects.push(Effect::WakeIn { ms: RESUME_LOOK_MS, wake: Wake::Import });
-        } else if self.conversation.upstream.import_below.is_none() || !self.link_up {
-            self.import.running = false;
-        } else {
-            effects.push(Effect::History {
-                purpose: Purpose::Import,
-                limit: self.options.history_rows,
-                offset: self.import.offset,
-            });
-        }
-        if self.tail.again {
-            effects.extend(self.map_tail());
-        }
-        effects
-    }
-
-    /// Where an import that failed begins again.
-    fn import_from(&self) -> i64 {
-        self.conversation.upstream.mapped_seq + 1
-    }
-
-    pub(super) fn continue_import(&mut self) -> Vec<Effect> {
-        if self.conversation.upstream.import_below.is_none() || self.import.running || !self.link_up {
-            return Vec::new();
-        }
-        self.import = Import { running: true, ..Import::default() };
-        vec![Effect::History { purpose: Purpose::Import, limit: self.options.history_rows, offset: 0 }]
     }
 
     /// Returns where rows of this session's log come from.
@@ -455,7 +373,7 @@ impl Session {
 }
 
 /// Asks again after a while, when that may help; the end of the connection is told by itself.
-fn retry(error: &RequestError, wake: Wake) -> Vec<Effect> {
+pub(super) fn retry(error: &RequestError, wake: Wake) -> Vec<Effect> {
     match error {
         RequestError::Refused(refusal) if !refusal.retryable && refusal.code != "UNAVAILABLE" => Vec::new(),
         RequestError::Closed => Vec::new(),

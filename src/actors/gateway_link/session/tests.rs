@@ -91,6 +91,11 @@ fn answer_row(seq: i64, run_id: &str, text: &str) -> Value {
         "timestamp": START_MS + seq, "__openclaw": {"id": format!("row-{seq}"), "seq": seq, "runId": run_id}})
 }
 
+fn reset_row(seq: i64) -> Value {
+    json!({"role": "system", "content": [{"type": "text", "text": "Reset"}], "timestamp": START_MS + seq,
+        "__openclaw": {"kind": "reset", "id": format!("row-{seq}"), "seq": seq}})
+}
+
 fn recovery_row(seq: i64, run_id: &str) -> Value {
     asked_row(seq, run_id, "[System] Your previous turn was interrupted by a restart")
 }
@@ -232,7 +237,8 @@ impl Bench {
             Effect::NoteContact(contact) => self.said.push(format!("contact {}", contact.boundary_seq)),
             Effect::Import(import) => {
                 let ids: Vec<&str> = import.rows.iter().map(|(id, _)| id.as_str()).collect();
-                self.said.push(format!("import {} until {:?}", ids.join(","), import.import_below));
+                let resets: Vec<String> = import.resets.iter().map(|id| format!(" after {id}")).collect();
+                self.said.push(format!("import {}{} until {:?}", ids.join(","), resets.concat(), import.import_below));
                 let result = match self.fail.pop() {
                     Some(code) => Err(error(code)),
                     None => Ok(ids.len()),
@@ -345,12 +351,6 @@ impl Bench {
         self.perform(effects);
     }
 
-    /// Lets time pass, with its timers and ticks.
-    fn pass(&mut self, ms: i64) {
-        let until = self.now + ms;
-        while self.now < until {
-            let step = (self.now + 500).min(until);
-            self.now = step;
     fn abort_named(&mut self, turn: TurnId, queued: bool) {
         let effects = self.session.abort(Some(turn), queued);
         self.perform(effects);
@@ -361,6 +361,12 @@ impl Bench {
         self.session.run.as_ref().expect("a run").turn_id
     }
 
+    /// Lets time pass, with its timers and ticks.
+    fn pass(&mut self, ms: i64) {
+        let until = self.now + ms;
+        while self.now < until {
+            let step = (self.now + 500).min(until);
+            self.now = step;
             self.timers.sort_by_key(|(at, _)| *at);
             while let Some(due) = self.timers.iter().position(|(at, _)| *at <= step) {
                 let (_, wake) = self.timers.remove(due);

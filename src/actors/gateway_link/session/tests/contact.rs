@@ -129,6 +129,63 @@ fn overlap_does_not_end_the_import_of_a_renamed_session() {
 }
 
 #[test]
+fn reset_before_the_first_contact_is_no_news() {
+    let log = |from: i64, to: i64| [vec![reset_row(from)], rows(from + 1, to)].concat();
+    // Whatever keeps its rows from becoming lines: a deleted predecessor, or a limit.
+    let mut deleted = conversation(false);
+    deleted.upstream.not_before_ms = START_MS + 9;
+    let mut bench = Bench::of(deleted);
+    bench.up();
+    bench.said.clear();
+    bench.history(Purpose::Contact, idle(log(1, 3)));
+    assert_eq!(bench.said(), ["contact 3", "import  after row-1 until None"]);
+
+    let mut bench = Bench::with(conversation(false), Options { import_lines_max: 0, ..options() });
+    bench.up();
+    bench.said.clear();
+    bench.history(Purpose::Contact, idle(log(1, 3)));
+    assert_eq!(bench.said(), ["contact 3", "import  after row-1 until None"]);
+
+    // Further down no pass over the tail comes by.
+    let mut bench = fresh();
+    bench.history(Purpose::Contact, part(4, 6, Some(3)));
+    bench.said.clear();
+    bench.history(Purpose::Import, idle(log(1, 3)));
+    assert_eq!(bench.said(), ["import row-3,row-2,row-1 until None"]);
+}
+
+#[test]
+fn first_rows_that_could_not_be_written_are_told_of_again_and_the_tail_waits() {
+    let page = || idle(vec![reset_row(1), answer_row(2, "old", "x")]);
+    let mut bench = fresh();
+    bench.fail = vec![ErrorCode::StoreBusy];
+    bench.history(Purpose::Contact, page());
+    assert_eq!(bench.said(), ["contact 2", "import row-2,row-1 after row-1 until None"]);
+    bench.event("other", ChatState::Final, Some("x"));
+    bench.pass(5_000);
+    assert_eq!(bench.said, ["history import"]);
+    bench.history(Purpose::Import, page());
+    assert_eq!(bench.said, ["history import", "import row-2,row-1 after row-1 until None", "history tail"]);
+
+    // The process ended between the two writes of a first contact.
+    let mut known = conversation(true);
+    (known.upstream.mapped_seq, known.upstream.import_below) = (2, Some(3));
+    let mut bench = Bench::of(known);
+    bench.up();
+    assert_eq!(bench.said, ["history import"]);
+    bench.history(Purpose::Import, page());
+    assert_eq!(bench.said, ["history import", "import row-2,row-1 after row-1 until None", "history tail"]);
+
+    // What the gateway does not show keeps nobody waiting.
+    let mut known = conversation(true);
+    (known.upstream.mapped_seq, known.upstream.import_below) = (2, Some(3));
+    let mut bench = Bench::of(known);
+    bench.up();
+    bench.unread(Purpose::Import, RequestError::Refused(refusal("INVALID_REQUEST", false)));
+    assert_eq!(bench.said, ["history import", "history tail"]);
+}
+
+#[test]
 fn rows_of_an_active_run_are_no_history_yet() {
     let mut bench = Bench::of(conversation(false));
     bench.ask();
