@@ -1,7 +1,7 @@
 //! Who is calling, and what they may do.
 //!
-//! A handler names what it needs as the type of its first argument ([`Viewer`], [`Member`], [`Operator`], [`Admin`]), so
-//! that no route can forget it, and so that a credential is checked before anything else.
+//! A route names the right it needs ([`Viewer`], [`Member`], [`Operator`], [`Admin`], [`Observer`]) in the type of its
+//! call (`call.rs`), so that no route can forget it, and so that a credential is checked before anything else.
 //!
 //! Invariants
 //! - SEC-1: a token is turned into its digest at once; it is never stored, logged or told.
@@ -9,11 +9,10 @@
 mod limiter;
 mod tickets;
 
-use std::future::{Ready, ready};
 use std::sync::Arc;
 
+use actix_web::HttpRequest;
 use actix_web::http::header::{AUTHORIZATION, HOST, HeaderMap, ORIGIN, SEC_WEBSOCKET_PROTOCOL};
-use actix_web::{FromRequest, HttpRequest, dev::Payload};
 
 pub use crate::actors::bootstrap::digest;
 pub use limiter::Limiter;
@@ -134,24 +133,27 @@ fn origin(state: &AppState, headers: &HeaderMap) -> Origin {
     }
 }
 
-macro_rules! allowed {
+/// What a caller may do, as a type that a route names.
+pub trait Right: 'static {
+    /// Refuses a caller who has not got it.
+    fn check(caller: &Caller) -> Result<(), Error>;
+}
+
+macro_rules! rights {
     ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {$(
         $(#[$doc])*
-        #[derive(Clone, Debug)]
-        pub struct $name(pub Arc<Caller>);
+        #[derive(Clone, Copy, Debug)]
+        pub enum $name {}
 
-        impl FromRequest for $name {
-            type Error = Error;
-            type Future = Ready<Result<Self, Error>>;
-
-            fn from_request(req: &HttpRequest, _: &mut Payload) -> Self::Future {
-                ready(authenticate(req).and_then(|caller| caller.require(Role::$name).map(|()| Self(caller))))
+        impl Right for $name {
+            fn check(caller: &Caller) -> Result<(), Error> {
+                caller.require(Role::$name)
             }
         }
     )+};
 }
 
-allowed! {
+rights! {
     /// Anybody who signed in.
     Viewer,
     /// Whoever may chat.
@@ -163,18 +165,15 @@ allowed! {
 }
 
 /// Whoever may read everything: a viewer, or whoever runs the broker. A member sees its own things only, elsewhere.
-#[derive(Clone, Debug)]
-pub struct Observer(pub Arc<Caller>);
+#[derive(Clone, Copy, Debug)]
+pub enum Observer {}
 
-impl FromRequest for Observer {
-    type Error = Error;
-    type Future = Ready<Result<Self, Error>>;
-
-    fn from_request(req: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(authenticate(req).and_then(|caller| match caller.role {
-            Role::Member => caller.require(Role::Operator).map(|()| Self(caller)),
-            Role::Viewer | Role::Operator | Role::Admin => Ok(Self(caller)),
-        }))
+impl Right for Observer {
+    fn check(caller: &Caller) -> Result<(), Error> {
+        match caller.role {
+            Role::Member => caller.require(Role::Operator),
+            Role::Viewer | Role::Operator | Role::Admin => Ok(()),
+        }
     }
 }
 

@@ -1,11 +1,10 @@
-//! What comes in: bodies, queries, and ids in paths.
+//! What comes in: bodies, and the parts of paths.
 //!
 //! A body is read when its handler asks for it, not before: the credential and what the path names are checked first,
-//! as the contract says, and nobody sends us a megabyte for nothing.
+//! as the contract says (`call.rs`), and nobody sends us a megabyte for nothing.
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::marker::PhantomData;
-use std::str::FromStr;
 use std::time::Duration;
 
 use actix_web::dev::Payload;
@@ -211,32 +210,15 @@ fn digest_of(json: &Value) -> [u8; 32] {
     hash.finalize().into()
 }
 
-macro_rules! query {
-    ($(#[$doc:meta])* $name:ident, $unknown:expr) => {
-        $(#[$doc])*
-        pub(super) struct $name<T>(pub(super) T);
-
-        impl<T: DeserializeOwned> FromRequest for $name<T> {
-            type Error = Error;
-            type Future = Ready<Result<Self, Error>>;
-
-            fn from_request(req: &HttpRequest, _: &mut Payload) -> Self::Future {
-                ready(fields::of_query(req.query_string(), $unknown).map(Self))
-            }
-        }
-    };
+/// Reads the parts of a path as text, percent-decoded.
+pub(super) fn path<T: DeserializeOwned>(req: &HttpRequest) -> Result<T, Error> {
+    let decoded = web::Path::<T>::extract(req).into_inner();
+    decoded
+        .map(web::Path::into_inner)
+        .map_err(|_| Error::invalid_at("path", "", "the path is not valid text", "value_error"))
 }
 
-query!(
-    /// The query of a family's route.
-    ApiQuery, Unknown::Ignored
-);
-query!(
-    /// The query of an admin route: a field that we do not know is refused by name.
-    StrictQuery, Unknown::Refused
-);
-
-/// The parts of a path as text, percent-decoded.
+/// The parts of a path, where nothing else of the request is looked at.
 pub(super) struct ApiPath<T>(pub(super) T);
 
 impl<T: DeserializeOwned> FromRequest for ApiPath<T> {
@@ -244,25 +226,7 @@ impl<T: DeserializeOwned> FromRequest for ApiPath<T> {
     type Future = Ready<Result<Self, Error>>;
 
     fn from_request(req: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let decoded = web::Path::<T>::extract(req).into_inner();
-        ready(
-            decoded
-                .map(|path| Self(path.into_inner()))
-                .map_err(|_| Error::invalid_at("path", "", "the path is not valid text", "value_error")),
-        )
-    }
-}
-
-/// The id in a path, in its own type.
-pub(super) struct PathId<T>(pub(super) T);
-
-impl<T: FromStr<Err = Error>> FromRequest for PathId<T> {
-    type Error = Error;
-    type Future = Ready<Result<Self, Error>>;
-
-    fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let text = ApiPath::<String>::from_request(req, payload).into_inner();
-        ready(text.and_then(|ApiPath(text)| text.parse().map(Self).map_err(|error: Error| error.at("path"))))
+        ready(path(req).map(Self))
     }
 }
 

@@ -11,6 +11,7 @@ pub(super) use messages::Message;
 
 use utoipa_actix_web::service_config::ServiceConfig;
 
+use super::call::Target;
 use super::state::AppState;
 use crate::actors::messages::{LinkRequest, ToLink};
 use crate::domain::conversation::Conversation;
@@ -37,15 +38,6 @@ pub(super) fn routes(cfg: &mut ServiceConfig) {
 /// Reads a gateway's id out of a path. What cannot be an id cannot exist.
 fn gateway_id(text: &str) -> Result<GatewayId, Error> {
     text.parse().map_err(|_| unknown_gateway())
-}
-
-/// Reads the id of a gateway that is registered now.
-fn registered(state: &AppState, text: &str) -> Result<GatewayId, Error> {
-    let id = gateway_id(text)?;
-    if state.directory.gateway(&id).is_none() {
-        return Err(unknown_gateway());
-    }
-    Ok(id)
 }
 
 /// The ancestor's words.
@@ -78,17 +70,29 @@ async fn find(
     Ok(found.filter(|found| caller.may_read(found.owner_id)))
 }
 
-/// The same for a change: a session that the caller may see but not change says so.
-async fn find_to_change(
-    state: &AppState,
-    caller: &Caller,
-    gateway_id: GatewayId,
-    key: &str,
-) -> Result<Conversation, Error> {
-    find(state, caller, gateway_id, key)
-        .await?
-        .filter(|found| caller.may_write(found.owner_id))
-        .ok_or_else(|| unknown_session(key))
+/// A session that the caller may read.
+struct Readable(Conversation);
+
+impl Target for Readable {
+    type Path = (String, String);
+
+    async fn find(state: &AppState, caller: &Caller, (gateway, key): Self::Path) -> Result<Self, Error> {
+        let found = find(state, caller, gateway_id(&gateway)?, &key).await?;
+        found.map(Self).ok_or_else(|| unknown_session(&key))
+    }
+}
+
+/// A session that the caller may change; one that it may only read does not exist for a change.
+struct Changeable(Conversation);
+
+impl Target for Changeable {
+    type Path = (String, String);
+
+    async fn find(state: &AppState, caller: &Caller, (gateway, key): Self::Path) -> Result<Self, Error> {
+        let found = find(state, caller, gateway_id(&gateway)?, &key).await?;
+        let found = found.filter(|found| caller.may_write(found.owner_id));
+        found.map(Self).ok_or_else(|| unknown_session(&key))
+    }
 }
 
 /// Tells the link that someone opened the session; nobody waits for it.

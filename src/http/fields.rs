@@ -99,7 +99,10 @@ impl serde::de::Error for Fault {
             .min()
             .filter(|(distance, _)| *distance <= 2)
             .map_or_else(
-                || format!("known are: {}", expected.join(", ")),
+                || match expected {
+                    [] => "this takes none".to_owned(),
+                    known => format!("known are: {}", known.join(", ")),
+                },
                 |(_, known)| format!("did you mean `{known}`?"),
             );
         Self {

@@ -1,17 +1,22 @@
 //! Gateways as callers describe them: the same checks for the chat family and for the admin API.
 use std::str::FromStr;
 
+use actix_web::HttpResponse;
 use serde::{Deserialize, Deserializer};
 use url::Url;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
+use super::call::Target;
+use super::done::Done;
 use super::state::AppState;
+use crate::actors::directory::GatewayCard;
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::gateway::{Gateway, Track};
 use crate::domain::ids::GatewayId;
 use crate::domain::secret::Secret;
+use crate::domain::user::Caller;
 use crate::store::audit::Actor;
-use crate::store::gateways::AddGateway;
+use crate::store::gateways::{self, AddGateway, RemoveGateway};
 use crate::store::messages::Idem;
 
 /// Longest name in bytes: it stands in lists.
@@ -87,6 +92,38 @@ pub(super) async fn register(
     }
     // The supervisor does the same when it hears of it; the caller may ask before.
     outcome.inspect(|gateway| state.directory.set_gateway(gateway.clone()))
+}
+
+/// A gateway that is registered now. What cannot be an id cannot exist.
+impl Target for GatewayCard {
+    type Path = String;
+
+    async fn find(state: &AppState, _: &Caller, path: String) -> Result<Self, Error> {
+        let id = path.parse().map_err(|_| Error::new(ErrorCode::GatewayNotFound, "Gateway not found"))?;
+        state.directory.gateway(&id).ok_or_else(|| gateways::not_found(&id))
+    }
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Removal {
+    /// Removes its sessions and messages for good; else they stay readable.
+    #[serde(default)]
+    purge: bool,
+}
+
+/// Removes a gateway and its secrets.
+pub(super) async fn remove(
+    state: &AppState,
+    card: &GatewayCard,
+    removal: &Removal,
+    actor: Actor,
+) -> Result<HttpResponse, Error> {
+    let id = card.gateway.id.clone();
+    state.store.write(RemoveGateway { id: id.clone(), purge: removal.purge, actor }).await?;
+    // The supervisor does the same when it hears of it; the caller may ask before.
+    state.directory.remove_gateway(&id);
+    Ok(HttpResponse::Ok().json(Done::OK))
 }
 
 /// Ids that a name suggests: itself in lower case with hyphens, then numbered.

@@ -1,7 +1,9 @@
 //! `Idempotency-Key`: the same key with the same body is answered as the first time (D10).
+use std::convert::Infallible;
 use std::future::{Ready, ready};
 
 use actix_web::dev::Payload;
+use actix_web::http::header::HeaderValue;
 use actix_web::{FromRequest, HttpRequest};
 
 use crate::domain::error::Error;
@@ -12,15 +14,18 @@ const HEADER: &str = "idempotency-key";
 /// Longest key in bytes; a UUID has 36.
 const BYTES_MAX: usize = 255;
 
+/// The header, if there is one. Read when the handler asks for it: what the path names comes first.
+pub(super) struct IdempotencyKey(Option<HeaderValue>);
+
 /// The caller's key for this call, if it sent one.
-pub(super) struct IdempotencyKey(Option<String>);
+pub(super) struct Key(Option<String>);
 
 impl FromRequest for IdempotencyKey {
-    type Error = Error;
-    type Future = Ready<Result<Self, Error>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self, Infallible>>;
 
     fn from_request(req: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(req.headers().get(HEADER).map(|value| read(value.as_bytes())).transpose().map(Self))
+        ready(Ok(Self(req.headers().get(HEADER).cloned())))
     }
 }
 
@@ -38,13 +43,19 @@ fn read(value: &[u8]) -> Result<String, Error> {
 }
 
 impl IdempotencyKey {
+    pub(super) fn read(self) -> Result<Key, Error> {
+        self.0.map(|value| read(value.as_bytes())).transpose().map(Key)
+    }
+}
+
+impl Key {
     /// Returns what is stored with the row that the call makes: the key counts for this user and this route alone.
-    pub(super) fn of(&self, route: &str, caller: &Caller, digest: [u8; 32]) -> Option<Idem> {
-        self.0.as_ref().map(|key| Idem { key: format!("{route}/{}/{key}", caller.user_id), hash: digest })
+    pub(super) fn of(self, route: &str, caller: &Caller, digest: [u8; 32]) -> Option<Idem> {
+        self.0.map(|key| Idem { key: format!("{route}/{}/{key}", caller.user_id), hash: digest })
     }
 
     /// Returns the key itself, where the store scopes it.
-    pub(super) fn into_inner(self) -> Option<String> {
+    pub(super) fn plain(self) -> Option<String> {
         self.0
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{
-    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue,
-    REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, REFERRER_POLICY,
+    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
@@ -160,69 +160,10 @@ pub(super) fn not_answering(state: &AppState) -> Option<Error> {
     None
 }
 
-/// Refuses an API call whose answer the caller would not take.
-pub(super) async fn acceptable(req: ServiceRequest, next: Next<impl MessageBody + 'static>) -> Answer<BoxBody> {
-    let path = req.path();
-    let produced = if path.ends_with("/export") { "application/x-ndjson" } else { "application/json" };
-    if path.starts_with("/api/") && !accepts(req.headers(), produced) {
-        let error =
-            Error::new(ErrorCode::NotAcceptable, format!("this is answered as `{produced}`, which you do not accept"));
-        return Ok(refused(req, &error));
-    }
-    next.call(req).await.map(ServiceResponse::map_into_boxed_body)
-}
-
-/// Tells whether the `Accept` header lets `produced` through.
-pub(super) fn accepts(headers: &HeaderMap, produced: &str) -> bool {
-    let mut asked =
-        headers.get_all(ACCEPT).filter_map(|value| value.to_str().ok()).flat_map(|list| list.split(',')).peekable();
-    if asked.peek().is_none() {
-        return true;
-    }
-    asked.any(|entry| {
-        let mut parts = entry.split(';').map(str::trim);
-        let kind = parts.next().unwrap_or_default().to_ascii_lowercase();
-        let refused =
-            parts.any(|part| matches!(part.replace(' ', "").as_str(), "q=0" | "q=0.0" | "q=0.00" | "q=0.000"));
-        let json = produced == "application/json" && kind.starts_with("application/") && kind.ends_with("+json");
-        !refused && (kind.is_empty() || kind == "*/*" || kind == "application/*" || kind == produced || json)
-    })
-}
-
 /// Tells what is wrong when no route took a request: the path, or only its method.
 pub(super) fn no_route(allowed: &[Method]) -> Error {
     if allowed.is_empty() {
         return of_status(StatusCode::NOT_FOUND);
     }
     of_status(StatusCode::METHOD_NOT_ALLOWED)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn json_is_acceptable_unless_it_was_ruled_out() {
-        let with = |values: &[&'static str]| {
-            let mut headers = HeaderMap::new();
-            for value in values {
-                headers.append(ACCEPT, HeaderValue::from_static(value));
-            }
-            accepts(&headers, "application/json")
-        };
-        for fine in [
-            &[][..],
-            &["*/*"],
-            &["application/json"],
-            &["text/html, */*;q=0.1"],
-            &["text/html", "application/*"],
-            &["application/vnd.api+json"],
-            &["APPLICATION/JSON; charset=utf-8"],
-        ] {
-            assert!(with(fine), "{fine:?}");
-        }
-        for wrong in [&["text/html"][..], &["application/json;q=0"], &["text/*"], &["*/*; q=0"]] {
-            assert!(!with(wrong), "{wrong:?}");
-        }
-    }
 }

@@ -1,11 +1,13 @@
 //! The edge: everything that enters over HTTP or a WebSocket.
 //!
-//! A route is five lines: typed input, the permission as the type of an argument, one message or command, the answer.
-//! `server` puts the routes together and says what each request passes; `auth` says who may do what; one file for each
-//! family of the API. Nothing here knows diesel.
+//! A route is five lines: a typed call that says who may make it and what it names, one message or command, the answer.
+//! `server` puts the routes together and says what each request passes; `call` checks a call in the order of the
+//! contract; `auth` says who may do what; one file for each family of the API. Nothing here knows diesel.
+mod accept;
 mod admin;
 pub mod auth;
 mod body;
+mod call;
 mod chat;
 mod done;
 pub mod edge;

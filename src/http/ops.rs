@@ -8,10 +8,11 @@ use serde_json::json;
 use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::auth::{self, Observer, Viewer};
+use super::auth::{self, Observer, Right, Viewer};
+use super::call::Call;
 use super::error::ErrorBody;
 use super::state::AppState;
-use super::{metrics, middleware};
+use super::{accept, metrics, middleware};
 use crate::domain::error::{Error, ErrorCode};
 use crate::store::deliveries;
 
@@ -54,8 +55,9 @@ struct Status {
 /// Tell that the process runs, in the words of another ancestor.
 #[utoipa::path(tag = "operations", operation_id = "getApiHealth", security(()), responses((status = 200, body = Status)))]
 #[get("/api/health")]
-async fn api_health() -> HttpResponse {
-    HttpResponse::Ok().json(Status { status: "ok" })
+async fn api_health(req: HttpRequest) -> Result<HttpResponse, Error> {
+    accept::check(&req)?;
+    Ok(HttpResponse::Ok().json(Status { status: "ok" }))
 }
 
 /// Tell whether this node can work: it is the active one and its store can be read and written.
@@ -97,13 +99,9 @@ async fn ready(state: web::Data<AppState>) -> Result<HttpResponse, Error> {
     responses((status = 200, body = String, content_type = "application/openmetrics-text"), (status = "default", body = ErrorBody))
 )]
 #[get("/metrics")]
-async fn metrics_text(
-    req: HttpRequest,
-    state: web::Data<AppState>,
-    caller: Result<Observer, Error>,
-) -> Result<HttpResponse, Error> {
+async fn metrics_text(req: HttpRequest, state: web::Data<AppState>) -> Result<HttpResponse, Error> {
     if !auth::is_local(&req) {
-        caller?;
+        Observer::check(&*auth::authenticate(&req)?)?;
     }
     let text = metrics::encode(&state).await?;
     Ok(HttpResponse::Ok().content_type("application/openmetrics-text; version=1.0.0; charset=utf-8").body(text))
@@ -121,7 +119,7 @@ struct Ticket {
 /// Get a one-use ticket for a WebSocket: browsers cannot send a bearer header there.
 #[utoipa::path(tag = "chat", operation_id = "createTicket", responses((status = 200, body = Ticket), (status = "default", body = ErrorBody)))]
 #[post("/api/ws-ticket")]
-async fn ticket(Viewer(caller): Viewer, state: web::Data<AppState>) -> Result<HttpResponse, Error> {
-    let ticket = state.tickets.issue(caller)?;
+async fn ticket(call: Call<Viewer>, state: web::Data<AppState>) -> Result<HttpResponse, Error> {
+    let ticket = state.tickets.issue(call.caller)?;
     Ok(HttpResponse::Ok().json(Ticket { ticket, expires_in: state.tickets.ttl().as_secs() }))
 }

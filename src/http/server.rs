@@ -1,7 +1,7 @@
 //! The server's one application: all routes, and what every request passes on its way to them.
 //!
 //! From the outside in: id, log, headers and error bodies; the path without its trailing slash; the host; CORS; stand-by
-//! and shutdown; what the caller accepts; the route. Credentials are checked by the routes themselves.
+//! and shutdown; the route. What a route checks, and in which order, says its call (`call.rs`).
 use std::sync::Arc;
 
 use actix_cors::Cors;
@@ -53,7 +53,6 @@ pub fn app(
             async move { known.refuse(&req) }
         }))
         // The last one wrapped is the outermost.
-        .wrap(from_fn(middleware::acceptable))
         .wrap(from_fn(middleware::gate))
         .wrap(cors)
         .wrap(from_fn(move |req, next| middleware::hosts(allowed.clone(), req, next)))

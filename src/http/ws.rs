@@ -14,8 +14,9 @@ use bytestring::ByteString;
 use serde::Deserialize;
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::auth;
+use super::fields::{self, Unknown};
 use super::state::AppState;
+use super::{auth, body};
 use crate::actors::browser_session::{BrowserSession, Deltas, FromTransport, Outgoing, Scope, SessionParts};
 use crate::actors::hub::Hub;
 use crate::actors::messages::Report;
@@ -38,8 +39,7 @@ pub fn routes(cfg: &mut ServiceConfig) {
 #[derive(Clone)]
 pub struct Cut(pub Arc<socket2::Socket>);
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Deserialize)]
 struct Wanted {
     deltas: Option<String>,
 }
@@ -59,32 +59,28 @@ struct Wanted {
         (status = 400, description = "Not a WebSocket handshake"),
         (status = 401, description = "No valid credential"),
         (status = 403, description = "The page's origin may not use this broker"),
+        (status = 404, description = "No such gateway, and not a WebSocket handshake"),
         (status = 429, description = "Too many sockets"),
     )
 )]
 #[get("/ws/chat/{gw_id}")]
 pub(crate) async fn chat(
     req: HttpRequest,
-    gw_id: web::Path<String>,
-    wanted: web::Query<Wanted>,
     payload: web::Payload,
     state: web::Data<AppState>,
 ) -> Result<HttpResponse, Error> {
     let caller = auth::authenticate_socket(&req)?;
-    // A request that is no handshake is refused before anything is counted.
-    ws::handshake(&req)
-        .map_err(|error| Error::new(ErrorCode::InvalidRequest, format!("not a WebSocket handshake: {error}")))?;
-    let scope = match gw_id.as_str() {
+    let scope = match body::path::<String>(&req)?.as_str() {
         FEDERATED => Some(Scope::Federated),
         id => id.parse::<GatewayId>().ok().filter(|id| state.directory.gateway(id).is_some()).map(Scope::Gateway),
     };
-    let deltas = match wanted.deltas.as_deref() {
-        None | Some("cumulative") => Deltas::Cumulative,
-        Some("increment") => Deltas::Increment,
-        Some(_) => {
-            return Err(Error::invalid_at("query", "deltas", "`deltas` is `increment` or `cumulative`", "value_error"));
-        }
-    };
+    // A request that is no handshake is refused before anything is counted.
+    ws::handshake(&req).map_err(|error| match &scope {
+        Some(_) => Error::new(ErrorCode::InvalidRequest, format!("not a WebSocket handshake: {error}")),
+        None => unknown_gateway(),
+    })?;
+    // Of an unknown gateway the socket itself tells.
+    let deltas = if scope.is_some() { deltas_wanted(&req)? } else { Deltas::Cumulative };
     let limits = state.config.limits.clone();
     let user = caller.user_id;
     if !state.directory.enter_socket(user, limits.sockets_per_user_max, limits.sockets_max) {
@@ -125,6 +121,19 @@ pub(crate) async fn chat(
             state.directory.leave_socket(user);
             Err(Error::new(ErrorCode::InvalidRequest, format!("not a WebSocket handshake: {error}")))
         }
+    }
+}
+
+fn unknown_gateway() -> Error {
+    Error::new(ErrorCode::GatewayNotFound, "Gateway not found")
+}
+
+fn deltas_wanted(req: &HttpRequest) -> Result<Deltas, Error> {
+    let wanted: Wanted = fields::of_query(req.query_string(), Unknown::Ignored)?;
+    match wanted.deltas.as_deref() {
+        None | Some("cumulative") => Ok(Deltas::Cumulative),
+        Some("increment") => Ok(Deltas::Increment),
+        Some(_) => Err(Error::invalid_at("query", "deltas", "`deltas` is `increment` or `cumulative`", "value_error")),
     }
 }
 
@@ -170,9 +179,8 @@ impl Actor for WsTransport {
         let Some(start) = self.start.take() else { return };
         let Some(scope) = start.scope else {
             start.state.directory.leave_socket(start.caller.user_id);
-            let error = serde_json::json!({
-                "type": "error", "error": "Gateway not found", "code": ErrorCode::GatewayNotFound,
-            });
+            let error = unknown_gateway();
+            let error = serde_json::json!({ "type": "error", "error": error.message(), "code": error.code() });
             ctx.text(error.to_string());
             self.close(4404, "unknown gateway", ctx);
             return;

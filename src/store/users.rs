@@ -136,6 +136,12 @@ impl TryFrom<TokenRow> for Token {
     }
 }
 
+/// Reads one token; also one that has ended.
+pub fn token(db: &mut Db, id: TokenId) -> Result<Option<Token>, Error> {
+    let row = tokens::table.find(id.as_bytes().as_slice()).select(TokenRow::as_select()).first(db).optional()?;
+    row.map(Token::try_from).transpose()
+}
+
 /// Lists tokens, newest first; those of one user or of all.
 pub fn tokens_of(db: &mut Db, user: Option<UserId>) -> Result<Vec<Token>, Error> {
     let mut query = tokens::table.order(tokens::id.desc()).select(TokenRow::as_select()).into_boxed();
@@ -405,21 +411,14 @@ impl Command for ReviveToken {
     type Output = ();
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<(), Error> {
-        let row: TokenRow = tokens::table
-            .find(self.id.as_bytes().as_slice())
-            .select(TokenRow::as_select())
-            .first(tx.read())
-            .optional()?
-            .ok_or_else(|| Error::not_found("token", self.id))?;
-        let user_id = UserId::try_from(row.user_id.as_slice())?;
-        let user = get(tx.read(), user_id)?.ok_or_else(|| Error::not_found("user", user_id))?;
+        let known = token(tx.read(), self.id)?.ok_or_else(|| Error::not_found("token", self.id))?;
+        let user = get(tx.read(), known.user_id)?.ok_or_else(|| Error::not_found("user", known.user_id))?;
         diesel::update(tokens::table.find(self.id.as_bytes().as_slice()))
             .set(tokens::revoked_at.eq(None::<i64>))
             .execute(tx.write())?;
-        let after = json!({ "name": row.name, "prefix": row.prefix });
+        let after = json!({ "name": known.name, "prefix": known.prefix });
         audit::record(tx, &self.actor, "token.revive", ("token", &self.id.to_string()), None, Some(&after))?;
-        let token = Token { revoked_at: None, ..Token::try_from(row)? };
-        let caller = std::sync::Arc::new(caller_of(&user, Some(&token)));
+        let caller = std::sync::Arc::new(caller_of(&user, Some(&Token { revoked_at: None, ..known })));
         tx.emit(Event::TokenAdded { digest: self.digest, caller });
         Ok(())
     }
@@ -436,19 +435,14 @@ impl Command for RevokeToken {
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<(), Error> {
         let now_ms = tx.now_ms();
-        let row: TokenRow = tokens::table
-            .find(self.id.as_bytes().as_slice())
-            .select(TokenRow::as_select())
-            .first(tx.read())
-            .optional()?
-            .ok_or_else(|| Error::not_found("token", self.id))?;
-        if row.revoked_at.is_some() {
+        let known = token(tx.read(), self.id)?.ok_or_else(|| Error::not_found("token", self.id))?;
+        if known.revoked_at.is_some() {
             return Ok(());
         }
         diesel::update(tokens::table.find(self.id.as_bytes().as_slice()))
             .set(tokens::revoked_at.eq(Some(now_ms)))
             .execute(tx.write())?;
-        let before = json!({ "name": row.name, "prefix": row.prefix });
+        let before = json!({ "name": known.name, "prefix": known.prefix });
         audit::record(tx, &self.actor, "token.revoke", ("token", &self.id.to_string()), Some(&before), None)?;
         tx.emit(Event::TokenEnded { token_id: self.id });
         Ok(())

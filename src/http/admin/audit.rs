@@ -7,7 +7,7 @@ use crate::domain::error::Error;
 use crate::domain::ids::{AuditId, UserId};
 use crate::domain::time::iso;
 use crate::http::auth::Observer;
-use crate::http::body::StrictQuery;
+use crate::http::call::Call;
 use crate::http::error::ErrorBody;
 use crate::http::page::{self, Listing, Page};
 use crate::http::state::AppState;
@@ -76,11 +76,11 @@ pub(super) struct Asked {
 #[utoipa::path(tag = "admin", operation_id = "adminListAudit", params(Asked), responses((status = 200, body = Page<View>), (status = "default", body = ErrorBody)))]
 #[get("/api/admin/audit")]
 pub(super) async fn list(
-    _caller: Observer,
+    call: Call<Observer, (), Asked>,
     state: web::Data<AppState>,
     req: HttpRequest,
-    StrictQuery(asked): StrictQuery<Asked>,
 ) -> Result<HttpResponse, Error> {
+    let asked = call.query;
     let rows = page::rows(asked.limit, 100, state.config.limits.page_rows_max)?;
     let after = page::after_time::<AuditId>(asked.cursor.as_deref())?;
     let filter = Filter { action: asked.action, target: asked.target, actor: asked.actor, after };

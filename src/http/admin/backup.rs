@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use crate::domain::error::Error;
 use crate::domain::time::iso;
 use crate::http::auth::Admin;
+use crate::http::call::Call;
 use crate::http::error::ErrorBody;
 use crate::http::request::RequestInfo;
 use crate::http::state::AppState;
@@ -36,7 +37,7 @@ pub(super) struct Backup {
 )]
 #[post("/api/admin/backup")]
 pub(super) async fn create(
-    Admin(caller): Admin,
+    call: Call<Admin>,
     state: web::Data<AppState>,
     info: RequestInfo,
 ) -> Result<HttpResponse, Error> {
@@ -50,7 +51,7 @@ pub(super) async fn create(
     state.store.backup(target.clone()).await?;
     let bytes = blocking(move || finish(&target)).await?;
     let note = Note {
-        actor: info.actor(&caller),
+        actor: info.actor(&call.caller),
         action: "backup.create",
         target: ("backup", name.clone()),
         shown: serde_json::json!({ "bytes": bytes }),

@@ -9,9 +9,11 @@ use crate::domain::conversation::{Conversation, ConversationKind};
 use crate::domain::error::Error;
 use crate::domain::ids::{ConversationId, GatewayId, UserId};
 use crate::domain::time::iso;
+use crate::domain::user::Caller;
 use crate::domain::wire::message_json;
 use crate::http::auth::{Observer, Operator};
-use crate::http::body::{PathId, StrictJson, StrictQuery};
+use crate::http::body::StrictJson;
+use crate::http::call::{self, Call, Target};
 use crate::http::done::Done;
 use crate::http::error::ErrorBody;
 use crate::http::page::{self, Listing, Page};
@@ -20,7 +22,7 @@ use crate::http::state::AppState;
 use crate::store::audit::Audited;
 use crate::store::conversations::{self, DeleteConversation, Filter};
 use crate::store::messages::{self, Span};
-use crate::store::{Store, parties};
+use crate::store::parties;
 
 /// Parties that are shown of one conversation; a session has a handful.
 const PARTIES_MAX: i64 = 500;
@@ -122,11 +124,11 @@ pub(super) struct Asked {
 #[utoipa::path(tag = "admin", operation_id = "adminListConversations", params(Asked), responses((status = 200, body = Page<View>), (status = "default", body = ErrorBody)))]
 #[get("/api/admin/conversations")]
 pub(super) async fn list(
-    Observer(caller): Observer,
+    call: Call<Observer, (), Asked>,
     state: web::Data<AppState>,
     req: HttpRequest,
-    StrictQuery(asked): StrictQuery<Asked>,
 ) -> Result<HttpResponse, Error> {
+    let asked = call.query;
     let rows = page::rows(asked.limit, 100, state.config.limits.page_rows_max)?;
     let after = page::after_time::<ConversationId>(asked.cursor.as_deref())?;
     let filter = Filter {
@@ -137,7 +139,7 @@ pub(super) async fn list(
         search: page::search(asked.q.as_deref())?,
         after: None,
     };
-    let reader = caller.party_id;
+    let reader = call.caller.party_id;
     let (mut found, total) = state
         .store
         .read(move |db| {
@@ -184,7 +186,7 @@ pub(super) struct New {
     responses((status = 422, description = "There is no such agent", body = ErrorBody), (status = "default", body = ErrorBody))
 )]
 #[post("/api/admin/conversations")]
-pub(super) async fn create(_caller: Operator, body: StrictJson<New>) -> Result<HttpResponse, Error> {
+pub(super) async fn create(_call: Call<Operator>, body: StrictJson<New>) -> Result<HttpResponse, Error> {
     let New { agent_id, .. } = body.read().await?;
     let shown: String = agent_id.chars().take(64).collect();
     Err(Error::invalid(
@@ -196,9 +198,15 @@ pub(super) async fn create(_caller: Operator, body: StrictJson<New>) -> Result<H
     ))
 }
 
-/// Reads a conversation that was not deleted.
-pub(super) async fn find(store: &Store, id: ConversationId) -> Result<Conversation, Error> {
-    store.read(move |db| conversations::get(db, id)).await?.ok_or_else(|| Error::not_found("conversation", id))
+/// A conversation that was not deleted.
+impl Target for Conversation {
+    type Path = String;
+
+    async fn find(state: &AppState, _: &Caller, path: String) -> Result<Self, Error> {
+        let id = call::id(&path)?;
+        let found = state.store.read(move |db| conversations::get(db, id)).await?;
+        found.ok_or_else(|| Error::not_found("conversation", id))
+    }
 }
 
 /// Read a conversation and who takes part in it.
@@ -209,12 +217,9 @@ pub(super) async fn find(store: &Store, id: ConversationId) -> Result<Conversati
     responses((status = 200, body = View), (status = 404, body = ErrorBody), (status = "default", body = ErrorBody))
 )]
 #[get("/api/admin/conversations/{id}")]
-pub(super) async fn get(
-    _caller: Observer,
-    state: web::Data<AppState>,
-    PathId(id): PathId<ConversationId>,
-) -> Result<HttpResponse, Error> {
-    let conversation = find(&state.store, id).await?;
+pub(super) async fn get(call: Call<Observer, Conversation>, state: web::Data<AppState>) -> Result<HttpResponse, Error> {
+    let conversation = call.target;
+    let id = conversation.id;
     let found = state.store.read(move |db| parties::of_conversation(db, id, PARTIES_MAX)).await?;
     let parties =
         found.iter().map(|(party, read_seq)| Participant { party: party.into(), read_seq: *read_seq }).collect();
@@ -230,14 +235,14 @@ pub(super) async fn get(
 )]
 #[delete("/api/admin/conversations/{id}")]
 pub(super) async fn remove(
-    Operator(caller): Operator,
+    call: Call<Operator, Conversation>,
     state: web::Data<AppState>,
     info: RequestInfo,
-    PathId(id): PathId<ConversationId>,
 ) -> Result<HttpResponse, Error> {
+    let id = call.target.id;
     let command = Audited {
         change: DeleteConversation { id },
-        actor: info.actor(&caller),
+        actor: info.actor(&call.caller),
         action: "conversation.delete",
         target: ("conversation", id.to_string()),
         shown: |deleted| serde_json::json!({ "gateway_id": deleted.gateway_id, "key": deleted.key }),
@@ -259,11 +264,11 @@ pub(super) async fn remove(
 )]
 #[get("/api/admin/conversations/{id}/export")]
 pub(super) async fn export(
-    _caller: Operator,
+    call: Call<Operator, Conversation>,
     state: web::Data<AppState>,
-    PathId(id): PathId<ConversationId>,
 ) -> Result<HttpResponse, Error> {
-    let conversation = find(&state.store, id).await?;
+    let conversation = call.target;
+    let id = conversation.id;
     let lines = futures_util::stream::try_unfold(
         (state.store.clone(), conversation.first_seq - 1),
         move |(store, after)| async move {

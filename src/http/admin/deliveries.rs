@@ -9,8 +9,9 @@ use crate::domain::error::Error;
 use crate::domain::ids::PartyId;
 use crate::domain::party::{Party, PartyKind};
 use crate::domain::time::{iso, parse_iso};
+use crate::domain::user::Caller;
 use crate::http::auth::Operator;
-use crate::http::body::StrictQuery;
+use crate::http::call::{self, Call, Target};
 use crate::http::error::ErrorBody;
 use crate::http::page::{self, Listing, Page};
 use crate::http::state::AppState;
@@ -132,11 +133,11 @@ pub(super) struct Asked {
 #[utoipa::path(tag = "admin", operation_id = "adminListDeliveries", params(Asked), responses((status = 200, body = Page<Shown>), (status = "default", body = ErrorBody)))]
 #[get("/api/admin/deliveries")]
 pub(super) async fn list(
-    _caller: Operator,
+    call: Call<Operator, (), Asked>,
     state: web::Data<AppState>,
     req: HttpRequest,
-    StrictQuery(asked): StrictQuery<Asked>,
 ) -> Result<HttpResponse, Error> {
+    let asked = call.query;
     let rows = page::rows(asked.limit, 100, state.config.limits.page_rows_max)?;
     let after_n = page::after_number(asked.cursor.as_deref())?;
     let wanted = asked.state.as_deref().map(state_of).transpose()?;
@@ -163,6 +164,15 @@ pub(super) async fn list(
         listing = listing.total(total);
     }
     Ok(listing.page(found.iter().map(Shown::from).collect(), next))
+}
+
+impl Target for Stored {
+    type Path = String;
+
+    async fn find(state: &AppState, _: &Caller, path: String) -> Result<Self, Error> {
+        let id = call::id(&path)?;
+        state.store.read(move |db| deliveries::get(db, id)).await?.ok_or_else(|| Error::not_found("delivery", id))
+    }
 }
 
 pub(super) fn state_of(text: &str) -> Result<DeliveryState, Error> {

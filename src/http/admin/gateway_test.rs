@@ -5,15 +5,17 @@ use actix_web::{HttpResponse, post, web};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::gateways::{View, find};
+use super::gateways::View;
+use crate::actors::directory::GatewayCard;
 use crate::actors::messages::{LinkRequest, ToLink};
 use crate::domain::error::Error;
 use crate::domain::gateway::LinkState;
 use crate::domain::ids::GatewayId;
 use crate::http::auth::Operator;
-use crate::http::body::ApiPath;
+use crate::http::call::Call;
 use crate::http::error::ErrorBody;
 use crate::http::state::AppState;
+use crate::store::gateways;
 
 /// How long a test waits for the connection, and then for the gateway's answer.
 const TEST_WAIT: Duration = Duration::from_secs(10);
@@ -41,12 +43,9 @@ pub(super) struct Tested {
     responses((status = 200, body = Tested), (status = 404, body = ErrorBody), (status = "default", body = ErrorBody))
 )]
 #[post("/api/admin/gateways/{id}/test")]
-pub(super) async fn test(
-    _caller: Operator,
-    state: web::Data<AppState>,
-    path: ApiPath<String>,
-) -> Result<HttpResponse, Error> {
-    let (id, card) = find(&state, &path.0)?;
+pub(super) async fn test(call: Call<Operator, GatewayCard>, state: web::Data<AppState>) -> Result<HttpResponse, Error> {
+    let card = call.target;
+    let id = card.gateway.id.clone();
     if card.gateway.enabled && !card.status.is_connected() {
         connect(&state, &id).await;
     }
@@ -58,7 +57,7 @@ pub(super) async fn test(
     } else {
         Err("the gateway is disabled".to_owned())
     };
-    let (_, card) = find(&state, &path.0)?;
+    let card = state.directory.gateway(&id).ok_or_else(|| gateways::not_found(&id))?;
     let problem = card.status.problem.as_ref().map(|problem| problem.message.clone());
     Ok(HttpResponse::Ok().json(Tested {
         ok: outcome.is_ok(),

@@ -1,7 +1,7 @@
 //! Gateways, as whoever runs the broker sees them: what is wrong and what to do about it.
 use actix_web::{HttpRequest, HttpResponse, delete, get, patch, post, web};
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
 use crate::actors::directory::GatewayCard;
 use crate::domain::error::Error;
@@ -9,15 +9,16 @@ use crate::domain::gateway::Track;
 use crate::domain::ids::GatewayId;
 use crate::domain::time::iso;
 use crate::http::auth::{Observer, Operator};
-use crate::http::body::{ApiPath, StrictJson, StrictQuery};
+use crate::http::body::StrictJson;
+use crate::http::call::Call;
 use crate::http::done::Done;
 use crate::http::error::ErrorBody;
-use crate::http::gateway_input::{self, GatewaySecret, GatewayUrl, Name, NewGateway, sent};
+use crate::http::gateway_input::{self, GatewaySecret, GatewayUrl, Name, NewGateway, Removal, sent};
 use crate::http::idempotency::IdempotencyKey;
 use crate::http::page::{Listing, Page};
 use crate::http::request::RequestInfo;
 use crate::http::state::AppState;
-use crate::store::gateways::{self, ChangeGateway, Changes, RemoveGateway};
+use crate::store::gateways::{self, ChangeGateway, Changes};
 
 /// A gateway with the state of its connection.
 #[derive(Serialize, ToSchema)]
@@ -86,18 +87,15 @@ impl From<&GatewayCard> for View {
     }
 }
 
-pub(super) fn find(state: &AppState, text: &str) -> Result<(GatewayId, GatewayCard), Error> {
-    let found = text.parse().ok().and_then(|id: GatewayId| state.directory.gateway(&id).map(|card| (id, card)));
-    found.ok_or_else(|| match text.parse() {
-        Ok(id) => gateways::not_found(&id),
-        Err(_) => Error::new(crate::domain::error::ErrorCode::GatewayNotFound, "Gateway not found"),
-    })
+/// Shows a gateway as it is now.
+pub(super) fn now(state: &AppState, id: &GatewayId) -> Result<View, Error> {
+    state.directory.gateway(id).as_ref().map(View::from).ok_or_else(|| gateways::not_found(id))
 }
 
 /// List the gateways with the state of their connections.
 #[utoipa::path(tag = "admin", operation_id = "adminListGateways", responses((status = 200, body = Page<View>), (status = "default", body = ErrorBody)))]
 #[get("/api/admin/gateways")]
-pub(super) async fn list(_caller: Observer, state: web::Data<AppState>, req: HttpRequest) -> HttpResponse {
+pub(super) async fn list(_call: Call<Observer>, state: web::Data<AppState>, req: HttpRequest) -> HttpResponse {
     let cards: Vec<View> = state.directory.gateways().iter().map(View::from).collect();
     Listing::of(&req).total(cards.len()).page(cards, None)
 }
@@ -112,17 +110,17 @@ pub(super) async fn list(_caller: Observer, state: web::Data<AppState>, req: Htt
 )]
 #[post("/api/admin/gateways")]
 pub(super) async fn create(
-    Operator(caller): Operator,
+    call: Call<Operator>,
     state: web::Data<AppState>,
     info: RequestInfo,
     key: IdempotencyKey,
     body: StrictJson<NewGateway>,
 ) -> Result<HttpResponse, Error> {
+    let key = key.read()?;
     let new = body.receive().await?;
-    let idem = key.of("admin/gateways", &caller, new.digest);
-    let gateway = gateway_input::register(&state, new.value, info.actor(&caller), idem).await?;
-    let (_, card) = find(&state, gateway.id.as_str())?;
-    Ok(HttpResponse::Created().json(View::from(&card)))
+    let idem = key.of("admin/gateways", &call.caller, new.digest);
+    let gateway = gateway_input::register(&state, new.value, info.actor(&call.caller), idem).await?;
+    Ok(HttpResponse::Created().json(now(&state, &gateway.id)?))
 }
 
 /// Read a gateway.
@@ -133,13 +131,8 @@ pub(super) async fn create(
     responses((status = 200, body = View), (status = 404, body = ErrorBody), (status = "default", body = ErrorBody))
 )]
 #[get("/api/admin/gateways/{id}")]
-pub(super) async fn get(
-    _caller: Observer,
-    state: web::Data<AppState>,
-    path: ApiPath<String>,
-) -> Result<HttpResponse, Error> {
-    let (_, card) = find(&state, &path.0)?;
-    Ok(HttpResponse::Ok().json(View::from(&card)))
+pub(super) async fn get(call: Call<Observer, GatewayCard>) -> Result<HttpResponse, Error> {
+    Ok(HttpResponse::Ok().json(View::from(&call.target)))
 }
 
 /// What may be changed; a field that is not sent stays as it is.
@@ -175,13 +168,12 @@ pub(super) struct Change {
 )]
 #[patch("/api/admin/gateways/{id}")]
 pub(super) async fn patch(
-    Operator(caller): Operator,
+    call: Call<Operator, GatewayCard>,
     state: web::Data<AppState>,
     info: RequestInfo,
-    path: ApiPath<String>,
     body: StrictJson<Change>,
 ) -> Result<HttpResponse, Error> {
-    let (id, _) = find(&state, &path.0)?;
+    let id = call.target.gateway.id.clone();
     let change = body.read().await?;
     let secret = |sent: Option<Option<GatewaySecret>>| sent.map(|secret| secret.and_then(|secret| secret.given()));
     let changes = Changes {
@@ -193,20 +185,12 @@ pub(super) async fn patch(
         admin: change.admin,
         enabled: change.enabled,
     };
-    let command = ChangeGateway { id, changes, actor: info.actor(&caller), vault: state.vault.clone() };
+    let command =
+        ChangeGateway { id: id.clone(), changes, actor: info.actor(&call.caller), vault: state.vault.clone() };
     let gateway = state.store.write(command).await?;
     // The supervisor does the same when it hears of it; the caller may ask before.
     state.directory.set_gateway(gateway);
-    let (_, card) = find(&state, &path.0)?;
-    Ok(HttpResponse::Ok().json(View::from(&card)))
-}
-
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub(super) struct Removal {
-    /// Removes its conversations for good; else they stay readable.
-    #[serde(default)]
-    purge: bool,
+    Ok(HttpResponse::Ok().json(now(&state, &id)?))
 }
 
 /// Remove a gateway and its secrets.
@@ -218,15 +202,9 @@ pub(super) struct Removal {
 )]
 #[delete("/api/admin/gateways/{id}")]
 pub(super) async fn remove(
-    Operator(caller): Operator,
+    call: Call<Operator, GatewayCard, Removal>,
     state: web::Data<AppState>,
     info: RequestInfo,
-    path: ApiPath<String>,
-    StrictQuery(query): StrictQuery<Removal>,
 ) -> Result<HttpResponse, Error> {
-    let (id, _) = find(&state, &path.0)?;
-    let command = RemoveGateway { id: id.clone(), purge: query.purge, actor: info.actor(&caller) };
-    state.store.write(command).await?;
-    state.directory.remove_gateway(&id);
-    Ok(HttpResponse::Ok().json(Done::OK))
+    gateway_input::remove(&state, &call.target, &call.query, info.actor(&call.caller)).await
 }

@@ -5,12 +5,14 @@ use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use super::deliveries::{Shown, WithRecipient};
+use crate::domain::conversation::Conversation;
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::ids::{ConversationId, MessageId};
 use crate::domain::message::{Block, MessageRole, plain_text};
 use crate::domain::wire::message_json;
 use crate::http::auth::{Observer, Operator};
-use crate::http::body::{PathId, StrictJson, StrictQuery};
+use crate::http::body::StrictJson;
+use crate::http::call::Call;
 use crate::http::chat::Message;
 use crate::http::error::ErrorBody;
 use crate::http::idempotency::IdempotencyKey;
@@ -73,12 +75,12 @@ impl Place {
 )]
 #[get("/api/admin/conversations/{id}/messages")]
 pub(super) async fn list(
-    _caller: Observer,
+    call: Call<Observer, Conversation, Asked>,
     state: web::Data<AppState>,
     req: HttpRequest,
-    PathId(id): PathId<ConversationId>,
-    StrictQuery(asked): StrictQuery<Asked>,
 ) -> Result<HttpResponse, Error> {
+    let (conversation, asked) = (call.target, call.query);
+    let id = conversation.id;
     let limits = &state.config.limits;
     let rows = page::rows(asked.limit, ROWS_DEFAULT, limits.page_rows_max)?;
     let after = asked.after.as_deref().map(|text| Place::of("after", text)).transpose()?;
@@ -91,7 +93,6 @@ pub(super) async fn list(
             "value_error",
         ));
     }
-    let conversation = super::conversations::find(&state.store, id).await?;
     let (forward, bytes_max) = (after.is_some(), limits.page_bytes_max);
     let lines = state
         .store
@@ -155,14 +156,15 @@ pub(super) struct AcceptedMessage {
 )]
 #[post("/api/admin/conversations/{id}/messages")]
 pub(super) async fn create(
-    Operator(caller): Operator,
+    call: Call<Operator, Conversation>,
     state: web::Data<AppState>,
     info: RequestInfo,
     key: IdempotencyKey,
-    PathId(id): PathId<ConversationId>,
     body: StrictJson<New>,
 ) -> Result<HttpResponse, Error> {
-    let conversation = super::conversations::find(&state.store, id).await?;
+    let (caller, conversation) = (call.caller, call.target);
+    let id = conversation.id;
+    let client_key = key.read()?.plain();
     let new = body.read().await?;
     let text = text_of(new.content, state.config.limits.message_bytes_max)?;
     let role = new.role.unwrap_or(MessageRole::User);
@@ -180,7 +182,7 @@ pub(super) async fn create(
                 to: To::Conversation(id),
                 caller: (*caller).clone(),
                 text,
-                client_key: key.into_inner(),
+                client_key,
                 socket_id: None,
                 gateway_up,
                 no_queue: false,

@@ -12,7 +12,7 @@ use crate::domain::delivery::DeliveryState;
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::time::iso;
 use crate::http::auth::Observer;
-use crate::http::body::StrictQuery;
+use crate::http::call::Call;
 use crate::http::error::ErrorBody;
 use crate::http::page::{self, Listing, Page};
 use crate::http::state::AppState;
@@ -65,7 +65,7 @@ pub(super) struct Writer {
 /// Read the counters.
 #[utoipa::path(tag = "admin", operation_id = "adminGetStats", responses((status = 200, body = Stats), (status = "default", body = ErrorBody)))]
 #[get("/api/admin/stats")]
-pub(super) async fn stats(_caller: Observer, state: web::Data<AppState>) -> Result<HttpResponse, Error> {
+pub(super) async fn stats(_call: Call<Observer>, state: web::Data<AppState>) -> Result<HttpResponse, Error> {
     let totals = state.store.read(totals).await?;
     let counts = state.edge.deliveries(&state.store).await?;
     let of = |wanted| counts.iter().find(|(state, _)| *state == wanted).map_or(0, |(_, count)| *count);
@@ -139,11 +139,11 @@ pub(super) struct Asked {
 )]
 #[get("/api/admin/actors")]
 pub(super) async fn actors(
-    _caller: Observer,
+    call: Call<Observer, (), Asked>,
     state: web::Data<AppState>,
     req: HttpRequest,
-    StrictQuery(asked): StrictQuery<Asked>,
 ) -> Result<HttpResponse, Error> {
+    let asked = call.query;
     let rows = page::rows(asked.limit, 100, state.config.limits.page_rows_max)?;
     let start = page::after_number(asked.cursor.as_deref())?.unwrap_or(0);
     let reports = tokio::time::timeout(OBSERVE_WAIT, state.observe.send(ObserveAll)).await;

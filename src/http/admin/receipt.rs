@@ -12,9 +12,10 @@ use crate::domain::error::Error;
 use crate::domain::ids::MessageId;
 use crate::domain::message::Line;
 use crate::domain::time::iso;
+use crate::domain::user::Caller;
 use crate::domain::wire::message_json;
 use crate::http::auth::Observer;
-use crate::http::body::PathId;
+use crate::http::call::{self, Call, Target};
 use crate::http::chat::Message;
 use crate::http::error::ErrorBody;
 use crate::http::state::AppState;
@@ -44,6 +45,20 @@ pub(super) struct Ended {
     at: Option<String>,
 }
 
+/// A message; a deleted conversation takes its messages out of sight.
+impl Target for Arc<Line> {
+    type Path = String;
+
+    async fn find(state: &AppState, _: &Caller, path: String) -> Result<Self, Error> {
+        let id: MessageId = call::id(&path)?;
+        let read = move |db: &mut Db| {
+            let Some(line) = messages::get(db, id)? else { return Ok(None) };
+            Ok::<_, Error>(conversations::get(db, line.conversation_id)?.map(|_| line))
+        };
+        state.store.read(read).await?.ok_or_else(|| Error::not_found("message", id))
+    }
+}
+
 /// Read a message and its receipt chain: what happened to it, when, and why.
 #[utoipa::path(
     tag = "admin",
@@ -53,18 +68,16 @@ pub(super) struct Ended {
 )]
 #[get("/api/admin/messages/{id}")]
 pub(super) async fn receipt(
-    _caller: Observer,
+    call: Call<Observer, Arc<Line>>,
     state: web::Data<AppState>,
-    PathId(id): PathId<MessageId>,
 ) -> Result<HttpResponse, Error> {
+    let line = call.target;
+    let (id, conversation, seq) = (line.id, line.conversation_id, line.seq);
     let read = move |db: &mut Db| {
-        let line = messages::get(db, id)?.ok_or_else(|| Error::not_found("message", id))?;
-        // A deleted conversation takes its messages out of sight.
-        conversations::get(db, line.conversation_id)?.ok_or_else(|| Error::not_found("message", id))?;
-        let reply = messages::reply_to(db, line.conversation_id, line.seq, id)?;
-        Ok::<_, Error>((line, of_message(db, id)?, messages::ended(db, id)?, reply))
+        let reply = messages::reply_to(db, conversation, seq, id)?;
+        Ok::<_, Error>((of_message(db, id)?, messages::ended(db, id)?, reply))
     };
-    let (line, found, ended, reply) = state.store.read(read).await?;
+    let (found, ended, reply) = state.store.read(read).await?;
     let show = |line: &Arc<Line>| message_json(line, Some(&line.conversation_id.to_string()));
     Ok(HttpResponse::Ok().json(Receipt {
         message: show(&line),

@@ -8,12 +8,13 @@ use crate::domain::delivery::DeliveryState;
 use crate::domain::error::Error;
 use crate::domain::ids::DeliveryId;
 use crate::http::auth::Operator;
-use crate::http::body::{PathId, StrictJson, StrictQuery};
+use crate::http::body::StrictJson;
+use crate::http::call::Call;
 use crate::http::error::ErrorBody;
 use crate::http::request::RequestInfo;
 use crate::http::state::AppState;
 use crate::store::audit::{Actor, Audited};
-use crate::store::deliveries::{self, Cancel, Purge, Redrive};
+use crate::store::deliveries::{self, Cancel, Purge, Redrive, Stored};
 use crate::store::{Db, Store};
 
 /// Deliveries that one call changes at most; it says when there are more.
@@ -30,12 +31,12 @@ const AT_ONCE: i64 = 500;
 )]
 #[post("/api/admin/deliveries/{id}/redrive")]
 pub(super) async fn redrive(
-    Operator(caller): Operator,
+    call: Call<Operator, Stored>,
     state: web::Data<AppState>,
     info: RequestInfo,
-    PathId(id): PathId<DeliveryId>,
 ) -> Result<HttpResponse, Error> {
-    state.store.write(redrive_of(id, info.actor(&caller))).await?;
+    let id = call.target.delivery.id;
+    state.store.write(redrive_of(id, info.actor(&call.caller))).await?;
     answer(&state.store, id).await
 }
 
@@ -86,7 +87,7 @@ pub(super) struct Redriven {
 )]
 #[post("/api/admin/deliveries/redrive")]
 pub(super) async fn redrive_many(
-    Operator(caller): Operator,
+    call: Call<Operator>,
     state: web::Data<AppState>,
     info: RequestInfo,
     body: StrictJson<DeadOnes>,
@@ -100,7 +101,7 @@ pub(super) async fn redrive_many(
     let more = found.len() as i64 > AT_ONCE;
     let (started, fresh): (Vec<_>, Vec<_>) =
         found.into_iter().take(AT_ONCE as usize).map(|(stored, _)| stored).partition(|stored| stored.started);
-    let actor = info.actor(&caller);
+    let actor = info.actor(&call.caller);
     // Handed in together, so that they share a commit.
     let asked = fresh.iter().map(|stored| state.store.write(redrive_of(stored.delivery.id, actor.clone())));
     let done = futures_util::future::join_all(asked).await;
@@ -118,14 +119,14 @@ pub(super) async fn redrive_many(
 )]
 #[post("/api/admin/deliveries/{id}/cancel")]
 pub(super) async fn cancel(
-    Operator(caller): Operator,
+    call: Call<Operator, Stored>,
     state: web::Data<AppState>,
     info: RequestInfo,
-    PathId(id): PathId<DeliveryId>,
 ) -> Result<HttpResponse, Error> {
+    let id = call.target.delivery.id;
     let command = Audited {
         change: Cancel { id, reason: Some("operator".to_owned()) },
-        actor: info.actor(&caller),
+        actor: info.actor(&call.caller),
         action: "delivery.cancel",
         target: ("delivery", id.to_string()),
         shown: |delivery| serde_json::json!({ "state": delivery.state }),
@@ -165,11 +166,11 @@ pub(super) struct Removed {
 )]
 #[delete("/api/admin/deliveries")]
 pub(super) async fn purge(
-    Operator(caller): Operator,
+    call: Call<Operator, (), Purged>,
     state: web::Data<AppState>,
     info: RequestInfo,
-    StrictQuery(asked): StrictQuery<Purged>,
 ) -> Result<HttpResponse, Error> {
+    let asked = call.query;
     let wanted = asked.state.as_deref().map_or(Ok(DeliveryState::Dead), state_of)?;
     if wanted != DeliveryState::Dead {
         return Err(Error::invalid_at("query", "state", "only `dead` deliveries can be removed", "value_error"));
@@ -188,7 +189,7 @@ pub(super) async fn purge(
         }
         let command = Audited {
             change: Purge { ids: found.iter().map(|(stored, _)| stored.delivery.id).collect() },
-            actor: info.actor(&caller),
+            actor: info.actor(&call.caller),
             action: "delivery.purge",
             target: ("delivery", "dead".to_owned()),
             shown: |removed| serde_json::json!({ "removed": removed }),

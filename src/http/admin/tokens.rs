@@ -7,8 +7,10 @@ use crate::actors::bootstrap::{new_token, prefix};
 use crate::domain::error::Error;
 use crate::domain::ids::{TokenId, UserId};
 use crate::domain::time::{iso, parse_iso};
+use crate::domain::user::Caller;
 use crate::http::auth::{Admin, digest};
-use crate::http::body::{PathId, StrictJson, StrictQuery};
+use crate::http::body::StrictJson;
+use crate::http::call::{self, Call, Target};
 use crate::http::done::Done;
 use crate::http::error::ErrorBody;
 use crate::http::gateway_input::Name;
@@ -65,11 +67,11 @@ pub(super) struct Asked {
 #[utoipa::path(tag = "admin", operation_id = "adminListTokens", params(Asked), responses((status = 200, body = Page<View>), (status = "default", body = ErrorBody)))]
 #[get("/api/admin/tokens")]
 pub(super) async fn list(
-    _caller: Admin,
+    call: Call<Admin, (), Asked>,
     state: web::Data<AppState>,
     req: HttpRequest,
-    StrictQuery(asked): StrictQuery<Asked>,
 ) -> Result<HttpResponse, Error> {
+    let asked = call.query;
     let rows_max = state.config.limits.page_rows_max;
     let rows = page::rows(asked.limit, rows_max, rows_max)?;
     let after = page::after_time::<TokenId>(asked.cursor.as_deref())?;
@@ -123,12 +125,13 @@ pub(super) struct Made {
 )]
 #[post("/api/admin/tokens")]
 pub(super) async fn create(
-    Admin(caller): Admin,
+    call: Call<Admin>,
     state: web::Data<AppState>,
     info: RequestInfo,
     key: IdempotencyKey,
     body: StrictJson<New>,
 ) -> Result<HttpResponse, Error> {
+    let (caller, key) = (call.caller, key.read()?);
     let new = body.receive().await?;
     let idem = key.of("admin/tokens", &caller, new.digest);
     let new = new.value;
@@ -164,7 +167,18 @@ async fn owner(state: &AppState, id: Option<UserId>, name: Option<String>, calle
         (None, Some(name)) => {
             state.store.read(move |db| users::by_name(db, &name)).await?.ok_or_else(|| unknown("user"))
         }
-        (None, None) => super::users::exists(state, caller).await,
+        (None, None) => {
+            state.store.read(move |db| users::get(db, caller)).await?.ok_or_else(|| Error::not_found("user", caller))
+        }
+    }
+}
+
+impl Target for Token {
+    type Path = String;
+
+    async fn find(state: &AppState, _: &Caller, path: String) -> Result<Self, Error> {
+        let id = call::id(&path)?;
+        state.store.read(move |db| users::token(db, id)).await?.ok_or_else(|| Error::not_found("token", id))
     }
 }
 
@@ -177,11 +191,10 @@ async fn owner(state: &AppState, id: Option<UserId>, name: Option<String>, calle
 )]
 #[delete("/api/admin/tokens/{id}")]
 pub(super) async fn revoke(
-    Admin(caller): Admin,
+    call: Call<Admin, Token>,
     state: web::Data<AppState>,
     info: RequestInfo,
-    PathId(id): PathId<TokenId>,
 ) -> Result<HttpResponse, Error> {
-    state.store.write(RevokeToken { id, actor: info.actor(&caller) }).await?;
+    state.store.write(RevokeToken { id: call.target.id, actor: info.actor(&call.caller) }).await?;
     Ok(HttpResponse::Ok().json(Done::OK))
 }

@@ -4,12 +4,12 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use crate::domain::error::Error;
-use crate::domain::ids::UserId;
 use crate::domain::secret::Secret;
 use crate::domain::time::iso;
-use crate::domain::user::Role;
+use crate::domain::user::{Caller, Role};
 use crate::http::auth::Admin;
-use crate::http::body::{PathId, StrictJson};
+use crate::http::body::StrictJson;
+use crate::http::call::{self, Call, Target};
 use crate::http::done::Done;
 use crate::http::error::ErrorBody;
 use crate::http::gateway_input::{Name, sent};
@@ -71,7 +71,11 @@ impl<'de> Deserialize<'de> for Login {
 /// List the users, by name.
 #[utoipa::path(tag = "admin", operation_id = "adminListUsers", responses((status = 200, body = Page<View>), (status = "default", body = ErrorBody)))]
 #[get("/api/admin/users")]
-pub(super) async fn list(_caller: Admin, state: web::Data<AppState>, req: HttpRequest) -> Result<HttpResponse, Error> {
+pub(super) async fn list(
+    _call: Call<Admin>,
+    state: web::Data<AppState>,
+    req: HttpRequest,
+) -> Result<HttpResponse, Error> {
     let users = state.store.read(users::list).await?;
     let views: Vec<View> = users.iter().map(View::from).collect();
     Ok(Listing::of(&req).total(views.len()).page(views, None))
@@ -104,14 +108,15 @@ pub(super) struct New {
 )]
 #[post("/api/admin/users")]
 pub(super) async fn create(
-    Admin(caller): Admin,
+    call: Call<Admin>,
     state: web::Data<AppState>,
     info: RequestInfo,
     key: IdempotencyKey,
     body: StrictJson<New>,
 ) -> Result<HttpResponse, Error> {
+    let key = key.read()?;
     let new = body.receive().await?;
-    let idem = key.of("admin/users", &caller, new.digest);
+    let idem = key.of("admin/users", &call.caller, new.digest);
     let new = new.value;
     let password_hash = match new.password {
         Some(password) => Some(state.edge.passwords.hash(password).await?),
@@ -122,7 +127,7 @@ pub(super) async fn create(
         name: new.name.0,
         role: new.role,
         password_hash,
-        actor: info.actor(&caller),
+        actor: info.actor(&call.caller),
         idem,
         ensure: false,
     };
@@ -154,13 +159,11 @@ pub(super) struct Change {
 )]
 #[patch("/api/admin/users/{id}")]
 pub(super) async fn patch(
-    Admin(caller): Admin,
+    call: Call<Admin, User>,
     state: web::Data<AppState>,
     info: RequestInfo,
-    PathId(id): PathId<UserId>,
     body: StrictJson<Change>,
 ) -> Result<HttpResponse, Error> {
-    exists(&state, id).await?;
     let change = body.read().await?;
     let password_hash = match change.password {
         Some(Some(password)) => Some(Some(state.edge.passwords.hash(password).await?)),
@@ -168,18 +171,23 @@ pub(super) async fn patch(
         None => None,
     };
     let command = ChangeUser {
-        id,
+        id: call.target.id,
         display_name: change.display_name.map(|name| name.0),
         role: change.role,
         password_hash,
-        actor: info.actor(&caller),
+        actor: info.actor(&call.caller),
     };
     let user = state.store.write(command).await?;
     Ok(HttpResponse::Ok().json(View::from(&user)))
 }
 
-pub(super) async fn exists(state: &AppState, id: UserId) -> Result<User, Error> {
-    state.store.read(move |db| users::get(db, id)).await?.ok_or_else(|| Error::not_found("user", id))
+impl Target for User {
+    type Path = String;
+
+    async fn find(state: &AppState, _: &Caller, path: String) -> Result<Self, Error> {
+        let id = call::id(&path)?;
+        state.store.read(move |db| users::get(db, id)).await?.ok_or_else(|| Error::not_found("user", id))
+    }
 }
 
 /// Remove a user: its tokens end, its lines stay.
@@ -191,11 +199,10 @@ pub(super) async fn exists(state: &AppState, id: UserId) -> Result<User, Error> 
 )]
 #[delete("/api/admin/users/{id}")]
 pub(super) async fn remove(
-    Admin(caller): Admin,
+    call: Call<Admin, User>,
     state: web::Data<AppState>,
     info: RequestInfo,
-    PathId(id): PathId<UserId>,
 ) -> Result<HttpResponse, Error> {
-    state.store.write(RemoveUser { id, actor: info.actor(&caller) }).await?;
+    state.store.write(RemoveUser { id: call.target.id, actor: info.actor(&call.caller) }).await?;
     Ok(HttpResponse::Ok().json(Done::OK))
 }

@@ -1,19 +1,19 @@
 //! Gateways, as people who chat see them.
 use actix_web::{HttpResponse, delete, get, post, web};
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::actors::directory::GatewayCard;
 use crate::domain::error::Error;
 use crate::http::auth::{Operator, Viewer};
-use crate::http::body::{ApiJson, ApiPath, ApiQuery};
+use crate::http::body::ApiJson;
+use crate::http::call::Call;
 use crate::http::done::Done;
 use crate::http::error::ErrorBody;
-use crate::http::gateway_input::{self, NewGateway};
+use crate::http::gateway_input::{self, NewGateway, Removal};
 use crate::http::idempotency::IdempotencyKey;
 use crate::http::request::RequestInfo;
 use crate::http::state::AppState;
-use crate::store::gateways::RemoveGateway;
 
 /// A gateway: these four and nothing else.
 #[derive(Serialize, ToSchema)]
@@ -40,7 +40,7 @@ impl From<&GatewayCard> for View {
 /// List the gateways.
 #[utoipa::path(tag = "chat", operation_id = "listGateways", responses((status = 200, body = [View]), (status = "default", body = ErrorBody)))]
 #[get("/api/gateways")]
-pub(super) async fn list(_caller: Viewer, state: web::Data<AppState>) -> HttpResponse {
+pub(super) async fn list(_call: Call<Viewer>, state: web::Data<AppState>) -> HttpResponse {
     let cards: Vec<View> = state.directory.gateways().iter().map(View::from).collect();
     HttpResponse::Ok().insert_header(("x-total-count", cards.len())).json(cards)
 }
@@ -57,25 +57,18 @@ pub(super) async fn list(_caller: Viewer, state: web::Data<AppState>) -> HttpRes
 )]
 #[post("/api/gateways")]
 pub(super) async fn create(
-    Operator(caller): Operator,
+    call: Call<Operator>,
     state: web::Data<AppState>,
     info: RequestInfo,
     key: IdempotencyKey,
     body: ApiJson<NewGateway>,
 ) -> Result<HttpResponse, Error> {
+    let key = key.read()?;
     let new = body.receive().await?;
-    let idem = key.of("gateways", &caller, new.digest);
-    let gateway = gateway_input::register(&state, new.value, info.actor(&caller), idem).await?;
+    let idem = key.of("gateways", &call.caller, new.digest);
+    let gateway = gateway_input::register(&state, new.value, info.actor(&call.caller), idem).await?;
     let card = state.directory.gateway(&gateway.id);
     Ok(HttpResponse::Ok().json(card.as_ref().map(View::from)))
-}
-
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub(super) struct Removal {
-    /// Removes its sessions and messages with it; else they stay readable.
-    #[serde(default)]
-    purge: bool,
 }
 
 /// Remove a gateway.
@@ -87,18 +80,11 @@ pub(super) struct Removal {
 )]
 #[delete("/api/gateways/{id}")]
 pub(super) async fn remove(
-    Operator(caller): Operator,
+    call: Call<Operator, GatewayCard, Removal>,
     state: web::Data<AppState>,
     info: RequestInfo,
-    path: ApiPath<String>,
-    ApiQuery(query): ApiQuery<Removal>,
 ) -> Result<HttpResponse, Error> {
-    let id = super::gateway_id(&path.0)?;
-    let command = RemoveGateway { id: id.clone(), purge: query.purge, actor: info.actor(&caller) };
-    state.store.write(command).await?;
-    // The supervisor does the same when it hears of it; the caller may ask before.
-    state.directory.remove_gateway(&id);
-    Ok(HttpResponse::Ok().json(Done::OK))
+    gateway_input::remove(&state, &call.target, &call.query, info.actor(&call.caller)).await
 }
 
 /// How a gateway is, with its own lists of agents and models; while it is down, as they were last.
@@ -124,16 +110,10 @@ pub(super) struct Status {
     responses((status = 200, body = Status), (status = 404, body = ErrorBody), (status = "default", body = ErrorBody))
 )]
 #[get("/api/gateways/{id}/status")]
-pub(super) async fn status(
-    _caller: Viewer,
-    state: web::Data<AppState>,
-    path: ApiPath<String>,
-) -> Result<HttpResponse, Error> {
-    let id = super::gateway_id(&path.0)?;
-    let card = state.directory.gateway(&id).ok_or_else(super::unknown_gateway)?;
-    let status = &card.status;
+pub(super) async fn status(call: Call<Viewer, GatewayCard>) -> Result<HttpResponse, Error> {
+    let GatewayCard { gateway, status } = call.target;
     Ok(HttpResponse::Ok().json(Status {
-        id: id.to_string(),
+        id: gateway.id.to_string(),
         connected: status.is_connected(),
         agents: status.agents.clone(),
         models: status.models.clone(),

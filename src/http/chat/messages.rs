@@ -10,9 +10,10 @@ use crate::actors::messages::LinkRequest;
 use crate::domain::conversation::Conversation;
 use crate::domain::error::Error;
 use crate::domain::ids::MessageId;
+use crate::domain::user::Caller;
 use crate::domain::wire::message_json;
 use crate::http::auth::Viewer;
-use crate::http::body::{ApiPath, ApiQuery};
+use crate::http::call::{Call, Target};
 use crate::http::error::ErrorBody;
 use crate::http::page::{self, Listing};
 use crate::http::state::AppState;
@@ -66,6 +67,18 @@ pub(super) struct Asked {
     before: Option<String>,
 }
 
+/// A session that the caller may read, if there is one.
+pub(super) struct Perhaps(Option<Conversation>);
+
+impl Target for Perhaps {
+    type Path = (String, String);
+
+    async fn find(state: &AppState, caller: &Caller, (gateway, key): Self::Path) -> Result<Self, Error> {
+        let Ok(gateway_id) = gateway.parse() else { return Ok(Self(None)) };
+        super::find(state, caller, gateway_id, &key).await.map(Self)
+    }
+}
+
 /// Read messages of a session, oldest first: the newest ones, or the newest ones before another.
 ///
 /// A session that does not exist, or is not the caller's, has none.
@@ -77,18 +90,15 @@ pub(super) struct Asked {
 )]
 #[get("/api/gateways/{gw_id}/sessions/{key}/messages")]
 pub(super) async fn list(
-    Viewer(caller): Viewer,
+    call: Call<Viewer, Perhaps, Asked>,
     state: web::Data<AppState>,
     req: HttpRequest,
-    path: ApiPath<(String, String)>,
-    ApiQuery(asked): ApiQuery<Asked>,
 ) -> Result<HttpResponse, Error> {
+    let asked = call.query;
     let limits = &state.config.limits;
     let rows = page::rows(asked.limit, ROWS_DEFAULT, limits.page_rows_max)?;
     let before = asked.before.as_deref().map(before_id).transpose()?;
-    let ApiPath((gateway, key)) = path;
-    let Ok(gateway_id) = gateway.parse() else { return Ok(nothing(&req)) };
-    let Some(found) = super::find(&state, &caller, gateway_id, &key).await? else { return Ok(nothing(&req)) };
+    let Perhaps(Some(found)) = call.target else { return Ok(nothing(&req)) };
     contact(&state, &found).await;
     let (id, bytes_max) = (found.id, limits.page_bytes_max);
     let (conversation, lines) = state

@@ -12,7 +12,7 @@ use crate::domain::error::Error;
 use crate::domain::ids::{ConversationId, GatewayId};
 use crate::domain::user::{Caller, Role};
 use crate::http::auth::Viewer;
-use crate::http::body::{ApiPath, ApiQuery};
+use crate::http::call::{Call, Target};
 use crate::http::error::ErrorBody;
 use crate::http::page::{self, Listing};
 use crate::http::state::AppState;
@@ -60,13 +60,11 @@ impl Position {
 )]
 #[get("/api/gateways/{gw_id}/sessions")]
 pub(super) async fn list(
-    Viewer(caller): Viewer,
+    call: Call<Viewer, WithSessions, Asked>,
     state: web::Data<AppState>,
     req: HttpRequest,
-    path: ApiPath<String>,
-    ApiQuery(asked): ApiQuery<Asked>,
 ) -> Result<HttpResponse, Error> {
-    let gateway_id = super::gateway_id(&path.0)?;
+    let Call { caller, target: WithSessions(gateway_id), query: asked, .. } = call;
     let rows_max = state.config.limits.page_rows_max;
     let rows = page::rows(asked.limit, rows_max, rows_max)?;
     let position = Position::of(asked.cursor.as_deref())?;
@@ -98,10 +96,6 @@ pub(super) async fn list(
     let mut next =
         found.last().filter(|_| more).map(|last| page::time_cursor(last.conversation.updated_at, last.conversation.id));
     let mut views: Vec<View> = found.into_iter().map(View::from).collect();
-    let known = state.directory.gateway(&gateway_id).is_some();
-    if !known && views.is_empty() && asked.cursor.is_none() && !was_known(&state, &caller, &gateway_id).await? {
-        return Err(super::unknown_gateway());
-    }
     if !more && caller.role >= Role::Operator {
         let place = if let Position::Untracked(place) = position { place } else { 0 };
         let rest = only_upstream(&state, &gateway_id, &filter).await?;
@@ -115,16 +109,26 @@ pub(super) async fn list(
     Ok(Listing::of(&req).total(total).next("cursor", next.as_deref()).json(&views))
 }
 
-/// Tells whether a gateway that is not registered now has left sessions behind that the caller may see.
-async fn was_known(state: &AppState, caller: &Caller, gateway_id: &GatewayId) -> Result<bool, Error> {
-    let filter = Filter {
-        gateway_id: Some(gateway_id.clone()),
-        owner_id: (caller.role == Role::Member).then_some(caller.user_id),
-        ..Filter::default()
-    };
-    let reader = caller.party_id;
-    let some = state.store.read(move |db| conversations::list(db, &filter, reader, 1)).await?;
-    Ok(!some.is_empty())
+/// A gateway that is registered now, or has left sessions behind that the caller may see.
+pub(super) struct WithSessions(GatewayId);
+
+impl Target for WithSessions {
+    type Path = String;
+
+    async fn find(state: &AppState, caller: &Caller, path: String) -> Result<Self, Error> {
+        let gateway_id = super::gateway_id(&path)?;
+        if state.directory.gateway(&gateway_id).is_some() {
+            return Ok(Self(gateway_id));
+        }
+        let filter = Filter {
+            gateway_id: Some(gateway_id.clone()),
+            owner_id: (caller.role == Role::Member).then_some(caller.user_id),
+            ..Filter::default()
+        };
+        let reader = caller.party_id;
+        let left = state.store.read(move |db| conversations::list(db, &filter, reader, 1)).await?;
+        if left.is_empty() { Err(super::unknown_gateway()) } else { Ok(Self(gateway_id)) }
+    }
 }
 
 /// Asks the gateway for its sessions and leaves out those that are kept here. A gateway that does not answer in time has

@@ -5,6 +5,8 @@ use actix_web::{HttpResponse, delete, get, patch, post, web};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::{Changeable, Readable};
+use crate::actors::directory::GatewayCard;
 use crate::actors::messages::{LinkRequest, UpstreamSession};
 use crate::domain::conversation::Conversation;
 use crate::domain::error::Error;
@@ -13,7 +15,8 @@ use crate::domain::session_key::SessionKey;
 use crate::domain::time::iso;
 use crate::domain::user::Caller;
 use crate::http::auth::{Member, Viewer};
-use crate::http::body::{ApiJson, ApiPath, ApiQuery};
+use crate::http::body::ApiJson;
+use crate::http::call::Call;
 use crate::http::done::Done;
 use crate::http::error::ErrorBody;
 use crate::http::gateway_input::sent;
@@ -122,13 +125,13 @@ pub(super) struct New {
 )]
 #[post("/api/gateways/{gw_id}/sessions")]
 pub(super) async fn create(
-    Member(caller): Member,
+    call: Call<Member, GatewayCard>,
     state: web::Data<AppState>,
-    path: ApiPath<String>,
     key: IdempotencyKey,
     body: ApiJson<New>,
 ) -> Result<HttpResponse, Error> {
-    let gateway_id = super::registered(&state, &path.0)?;
+    let (caller, gateway_id) = (call.caller, call.target.gateway.id.clone());
+    let key = key.read()?;
     let new = body.receive().await?;
     let idem = key.of(&format!("sessions/{gateway_id}"), &caller, new.digest);
     let new = new.value;
@@ -172,15 +175,8 @@ async fn seen(state: &AppState, caller: &Caller, conversation: Conversation) -> 
     responses((status = 200, body = View), (status = 404, body = ErrorBody), (status = "default", body = ErrorBody))
 )]
 #[get("/api/gateways/{gw_id}/sessions/{key}")]
-pub(super) async fn get(
-    Viewer(caller): Viewer,
-    state: web::Data<AppState>,
-    path: ApiPath<(String, String)>,
-) -> Result<HttpResponse, Error> {
-    let ApiPath((gateway, key)) = path;
-    let found = super::find(&state, &caller, super::gateway_id(&gateway)?, &key).await?;
-    let found = found.ok_or_else(|| super::unknown_session(&key))?;
-    Ok(HttpResponse::Ok().json(seen(&state, &caller, found).await?))
+pub(super) async fn get(call: Call<Viewer, Readable>, state: web::Data<AppState>) -> Result<HttpResponse, Error> {
+    Ok(HttpResponse::Ok().json(seen(&state, &call.caller, call.target.0).await?))
 }
 
 /// What may be changed of a session; a field that is not sent stays as it is.
@@ -204,18 +200,15 @@ pub(super) struct Change {
 )]
 #[patch("/api/gateways/{gw_id}/sessions/{key}")]
 pub(super) async fn patch(
-    Member(caller): Member,
+    call: Call<Member, Changeable>,
     state: web::Data<AppState>,
-    path: ApiPath<(String, String)>,
     body: ApiJson<Change>,
 ) -> Result<HttpResponse, Error> {
-    let ApiPath((gateway, key)) = path;
-    let found = super::find_to_change(&state, &caller, super::gateway_id(&gateway)?, &key).await?;
     let change = body.read().await?;
     let title = change.title.map(|title| bounded("title", title, TITLE_BYTES_MAX)).transpose()?;
-    let command = PatchSession { id: found.id, title, archived: change.archived };
+    let command = PatchSession { id: call.target.0.id, title, archived: change.archived };
     let changed = state.store.write(command).await?;
-    Ok(HttpResponse::Ok().json(seen(&state, &caller, changed).await?))
+    Ok(HttpResponse::Ok().json(seen(&state, &call.caller, changed).await?))
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -235,25 +228,21 @@ pub(super) struct Removal {
 )]
 #[delete("/api/gateways/{gw_id}/sessions/{key}")]
 pub(super) async fn remove(
-    Member(caller): Member,
+    call: Call<Member, Changeable, Removal>,
     state: web::Data<AppState>,
     info: RequestInfo,
-    path: ApiPath<(String, String)>,
-    ApiQuery(removal): ApiQuery<Removal>,
 ) -> Result<HttpResponse, Error> {
-    let ApiPath((gateway, key)) = path;
-    let gateway_id = super::gateway_id(&gateway)?;
-    let found = super::find_to_change(&state, &caller, gateway_id.clone(), &key).await?;
-    if removal.upstream {
+    let Changeable(found) = call.target;
+    if let Some(gateway_id) = found.gateway_id.as_ref().filter(|_| call.query.upstream) {
         // First: if the gateway refuses or is down, nothing is deleted, and the call can be repeated.
         let key: SessionKey = found.canonical_key.as_ref().unwrap_or(&found.key).parse()?;
         let name = super::name_of(&state, gateway_id.clone(), &key);
         let key = name.canonical.unwrap_or(name.key);
-        state.ask_link(&gateway_id, |reply| LinkRequest::DeleteSession { key, reply }, DELETE_WAIT).await?;
+        state.ask_link(gateway_id, |reply| LinkRequest::DeleteSession { key, reply }, DELETE_WAIT).await?;
     }
     let command = Audited {
         change: DeleteConversation { id: found.id },
-        actor: info.actor(&caller),
+        actor: info.actor(&call.caller),
         action: "conversation.delete",
         target: ("conversation", found.id.to_string()),
         shown: |deleted| serde_json::json!({ "gateway_id": deleted.gateway_id, "key": deleted.key }),

@@ -9,7 +9,7 @@ on_both_databases!(every_route_asks_for_its_role, nonsense_never_breaks_a_route)
 
 /// Who may call a route.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Who {
+pub(super) enum Who {
     Anybody,
     /// From this role on.
     From(Role),
@@ -17,7 +17,7 @@ enum Who {
     Observer,
 }
 
-const TABLE: &[(&str, &str, Who)] = &[
+pub(super) const TABLE: &[(&str, &str, Who)] = &[
     ("get", "/", Who::Anybody),
     ("get", "/health", Who::Anybody),
     ("get", "/api/health", Who::Anybody),
@@ -72,7 +72,7 @@ const TABLE: &[(&str, &str, Who)] = &[
     ("post", "/api/admin/backup", Who::From(Role::Admin)),
 ];
 
-fn routes() -> Vec<(String, String)> {
+pub(super) fn routes() -> Vec<(String, String)> {
     let api = serde_json::to_value(clawbroker::http::openapi::openapi()).unwrap();
     let mut routes = Vec::new();
     for (path, item) in api["paths"].as_object().unwrap() {
@@ -81,12 +81,12 @@ fn routes() -> Vec<(String, String)> {
     routes
 }
 
-fn method(name: &str) -> Method {
+pub(super) fn method(name: &str) -> Method {
     name.to_uppercase().parse().unwrap()
 }
 
 /// Fills the places of a path with an id that is well formed and does not exist.
-fn filled(path: &str) -> String {
+pub(super) fn filled(path: &str) -> String {
     let mut filled = path.to_owned();
     for place in ["{id}", "{gw_id}", "{key}", "{file}"] {
         filled = filled.replace(place, "01890000-0000-7000-8000-000000000000");

@@ -46,7 +46,7 @@ async fn errors_have_one_body_whatever_they_come_from(node: TestNode) {
     let unknown = node.get("/api/gateways").with_token("cbk_wrong").await.expect_error(401, "unauthenticated");
     assert!(unknown.header("www-authenticate").starts_with("Bearer"));
     // Not a handshake.
-    node.get("/ws/chat/any").by(Role::Viewer).await.expect_error(400, "invalid_request");
+    node.get("/ws/chat/federated").by(Role::Viewer).await.expect_error(400, "invalid_request");
     // Not text.
     let path = node.get("/api/gateways/%ff/status").by(Role::Viewer).await;
     assert!(path.status.is_client_error() && !path.code().is_empty(), "{path:?}");

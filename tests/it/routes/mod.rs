@@ -6,6 +6,7 @@ mod chat;
 mod frame;
 mod node;
 mod ops;
+mod order;
 mod secrets;
 
 pub(crate) use node::TestNode;

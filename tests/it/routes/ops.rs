@@ -60,13 +60,15 @@ async fn a_ticket_is_given_to_whoever_signed_in(node: TestNode) {
     assert_eq!(made.json["expires_in"], 30);
     let ticket = made.json["ticket"].as_str().unwrap().to_owned();
     let shake = |ticket: &str| {
-        node.get("/ws/chat/any").header("sec-websocket-protocol", &format!("clawbroker.v1, ticket.{ticket}")).send()
+        node.get("/ws/chat/federated")
+            .header("sec-websocket-protocol", &format!("clawbroker.v1, ticket.{ticket}"))
+            .send()
     };
     // Signed in, but not a handshake.
     shake(&ticket).await.expect_error(400, "invalid_request");
     shake(&ticket).await.expect_error(401, "unauthenticated");
     shake("nonsense").await.expect_error(401, "unauthenticated");
-    let foreign = node.get("/ws/chat/any").header("origin", "http://evil.example").by(Role::Viewer).await;
+    let foreign = node.get("/ws/chat/federated").header("origin", "http://evil.example").by(Role::Viewer).await;
     foreign.expect_error(403, "forbidden");
     // A ticket is worth nothing once its token has ended.
     let made = node.post("/api/ws-ticket").by(Role::Viewer).await.expect_status(200);

@@ -55,7 +55,7 @@ async fn import(store: &TestStore, conversation: &Conversation, texts: &[&str]) 
         error: None,
     };
     let rows = texts.iter().map(|text| (format!("row {text}"), row(text))).collect();
-    store.write_bulk(ImportRows { source, rows, import_below: None }).await.unwrap();
+    store.write_bulk(ImportRows { source, rows, resets: Vec::new(), import_below: None }).await.unwrap();
 }
 
 async fn every_committed_line_is_found_before_and_after_it_is_indexed(store: TestStore) {
