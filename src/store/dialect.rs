@@ -85,6 +85,14 @@ pub(super) fn rollback(db: &mut Db) -> QueryResult<()> {
     Manager::rollback_transaction(db)
 }
 
+/// Keeps a fresh connection from preparing statements that the next transaction would not find, or find as somebody
+/// else's: behind a pooler each may go to another session.
+pub(super) fn prepare_nothing(db: &mut Db, settings: &Settings) {
+    if let (Db::Postgres(conn), Pooling::Transaction) = (db, settings.pooling) {
+        conn.set_prepared_statement_cache_size(diesel::connection::CacheSize::Disabled);
+    }
+}
+
 /// Prepares a fresh connection. `busy_timeout` comes first: the pragmas after it may have to wait.
 pub(super) fn configure(db: &mut Db, settings: &Settings, writable: bool) -> QueryResult<()> {
     match db {
@@ -115,10 +123,7 @@ pub(super) fn configure(db: &mut Db, settings: &Settings, writable: bool) -> Que
                      {planner}"
                 ))
             }
-            Pooling::Transaction => {
-                conn.set_prepared_statement_cache_size(diesel::connection::CacheSize::Disabled);
-                Ok(())
-            }
+            Pooling::Transaction => Ok(()),
         },
     }
 }

@@ -89,7 +89,10 @@ impl Opener {
                 .map(Db::Sqlite)
                 .map_err(|error| failed("SQLite", &error)),
             Location::Postgres(url) => {
-                PgConnection::establish(url.reveal()).map(Db::Postgres).map_err(|error| failed("PostgreSQL", &error))
+                let connection = PgConnection::establish(url.reveal()).map_err(|error| failed("PostgreSQL", &error))?;
+                let mut db = Db::Postgres(connection);
+                dialect::prepare_nothing(&mut db, &self.settings);
+                Ok(db)
             }
         }
     }

@@ -43,6 +43,47 @@ fn a_standby_refuses_and_takes_over_when_the_active_one_is_killed() {
     });
 }
 
+/// D8: behind PgBouncer in transaction mode, from the first migration to a change of the active node.
+#[test]
+fn all_of_it_works_behind_pgbouncer() {
+    actix::System::new().block_on(async {
+        let database = Database::behind_pgbouncer();
+        let config = database.data_dir().join("pooled.toml");
+        std::fs::write(&config, "[store]\nprepared_statements = false\npostgres_pool = 10\n").unwrap();
+        let settings = [KEY, ("CLAWBROKER_CONFIG", config.to_str().unwrap())];
+        let gateway = sample_gateway(|_| {});
+        let mut active = Broker::start(&database, &[], &settings).await;
+        register(&active, &gateway).await;
+        active.gateway_is("gw", "connected").await;
+        let mut tabs = Vec::new();
+        for name in ["a", "b", "c", "d"] {
+            let mut tab = active.browser("/ws/chat/gw").await;
+            tab.ask(name, &format!("say[chunks=10,ms=5]: zebra in {name}")).await;
+            tabs.push(tab);
+        }
+        for tab in &mut tabs {
+            tab.until_terminal().await;
+        }
+        let (status, found) = active.get("/api/admin/conversations?q=zebra").await;
+        assert_eq!((status, found["items"].as_array().map(Vec::len)), (200, Some(4)), "{found}");
+        // The lease is held with transactions only: no session belongs to a node.
+        let other = tempfile::tempdir().expect("a temporary folder");
+        let mut standby = Broker::standby(&database, other.path(), &settings).await;
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        assert_eq!(active.get("/ready").await.0, 200, "it keeps its lease");
+        assert_eq!(standby.get("/ready").await.0, 503);
+        active.kill();
+        standby.ready(TAKE_OVER).await;
+        standby.gateway_is("gw", "connected").await;
+        let mut back = standby.browser("/ws/chat/gw").await;
+        back.send(json!({ "type": "resume", "sessionKey": "a", "after": 1 })).await;
+        assert_eq!(back.until_type("message").await["message"]["seq"], 2, "without a gap");
+        back.ask("a", "say: after").await;
+        assert_eq!(back.until_terminal().await["text"], "after");
+        assert!(!active.log().contains("prepared statement"), "{}", active.log());
+    });
+}
+
 #[test]
 fn a_graceful_stop_hands_over_at_once() {
     actix::System::new().block_on(async {

@@ -23,6 +23,8 @@ pub(crate) enum Kind {
 pub(crate) struct Database {
     data_dir: TempDir,
     server: Option<OnServer>,
+    /// The PgBouncer that clients reach the server through.
+    pooler: Option<String>,
 }
 
 impl Database {
@@ -32,6 +34,15 @@ impl Database {
         if kind == Kind::Sqlite {
             database.opener().prepare().expect("a fresh file is migrated");
         }
+        database
+    }
+
+    /// Makes a database on PostgreSQL without anything in it, which is reached through PgBouncer in transaction mode.
+    pub(crate) fn behind_pgbouncer() -> Self {
+        let mut database = Self::empty(Kind::Postgres);
+        let pooler = std::env::var("CLAWBROKER_TEST_PGBOUNCER")
+            .expect("tests behind PgBouncer need one: run ./test, which starts it");
+        database.pooler = Some(pooler);
         database
     }
 
@@ -50,7 +61,7 @@ impl Database {
                 Some(OnServer::create(maintenance, &template))
             }
         };
-        Self { data_dir, server }
+        Self { data_dir, server, pooler: None }
     }
 
     pub(crate) fn kind(&self) -> Kind {
@@ -70,7 +81,10 @@ impl Database {
     pub(crate) fn location(&self) -> Location {
         match &self.server {
             None => Location::Sqlite(self.file()),
-            Some(server) => Location::Postgres(Secret::new(server.url())),
+            Some(server) => {
+                let url = self.pooler.as_ref().map_or_else(|| server.url(), |pooler| url_of(pooler, &server.name));
+                Location::Postgres(Secret::new(url))
+            }
         }
     }
 
