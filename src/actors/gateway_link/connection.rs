@@ -13,7 +13,8 @@ use crate::domain::ids::ConversationId;
 use crate::gateway::handshake::{self, Refusal, Retry};
 
 impl GatewayLink {
-    /// Reads the secrets, what is open and what was running; then dials.
+    /// Reads the secrets, what is open and what was running; then dials. Messages wait meanwhile: a run that is shown
+    /// from the disk already can be aborted.
     pub(super) fn load(&mut self, ctx: &mut Context<Self>) {
         let parts = self.parts.clone();
         async move { effects::load(&parts).await }
@@ -40,7 +41,7 @@ impl GatewayLink {
                     ctx.run_later(Duration::from_secs(2), Self::load);
                 }
             })
-            .spawn(ctx);
+            .wait(ctx);
     }
 
     pub(super) fn restore(&mut self, loaded: effects::Loaded, ctx: &mut Context<Self>) {

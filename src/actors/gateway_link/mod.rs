@@ -32,16 +32,16 @@ use super::supervisor::{Child, ChildStopped};
 use crate::config::{GatewayConfig, Limits};
 use crate::domain::clock::Clock;
 use crate::domain::delivery::{Delivery, DeliveryState};
-use crate::domain::event::LinkChange;
+use crate::domain::event::{Live, LinkChange};
 use crate::domain::gateway::{Gateway, LinkState, LinkStatus};
 use crate::domain::ids::ConversationId;
 use crate::domain::message::Line;
 use crate::gateway::backoff::Backoff;
 use crate::gateway::device::DeviceIdentity;
 use crate::gateway::handshake::Refusal;
-use crate::store::Store;
 use crate::store::gateways::Credentials;
 use crate::store::vault::Vault;
+use crate::store::{Db, Store, turns};
 
 /// How often timeouts, silence and checkpoints are looked at.
 const TICK: Duration = Duration::from_millis(500);
@@ -64,6 +64,22 @@ pub struct LinkParts {
     pub config: GatewayConfig,
     pub limits: Limits,
     pub parent: Recipient<ChildStopped>,
+}
+
+/// Reads the runs that were open on these gateways when the broker stopped, each with its conversation and the text that
+/// was kept: what is to be seen of them until their links know more.
+pub fn open_runs(db: &mut Db, gateways: &[Gateway]) -> Vec<(ConversationId, Arc<Live>)> {
+    let mut runs = Vec::new();
+    for gateway in gateways {
+        match turns::open_of_gateway(db, &gateway.id) {
+            Ok(open) => {
+                runs.extend(open.iter().map(|turn| (turn.conversation_id, Arc::new(session::live_of(turn)))));
+            }
+            // Its link reads them again; what cannot be read at all is told there (STO-3).
+            Err(error) => log::warn!(gateway_id = gateway.id.as_str(); "open turns could not be read: {}", error.cause()),
+        }
+    }
+    runs
 }
 
 /// Where the connection stands.

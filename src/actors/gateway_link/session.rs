@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::domain::conversation::Conversation;
-use crate::domain::event::Topic;
+use crate::domain::event::{Live, LiveStep, Topic};
 use crate::domain::ids::{DeliveryId, TurnId};
 use crate::gateway::frames::ChatEvent;
 use crate::gateway::run::RunText;
@@ -129,6 +129,19 @@ impl Run {
 
     fn is_for(&self, delivery: DeliveryId) -> bool {
         self.question.as_ref().is_some_and(|question| question.delivery_id == delivery)
+    }
+}
+
+/// Returns what is known of an open turn until its gateway is there: the text that was kept of it.
+pub(super) fn live_of(turn: &Turn) -> Live {
+    Live {
+        turn_id: turn.id,
+        message_id: turn.message_id,
+        delivery_id: turn.delivery_id,
+        started_at: turn.started_at,
+        rev: 0,
+        text: RunText::starting_with(&turn.text).visible().into(),
+        step: LiveStep::Replace,
     }
 }
 

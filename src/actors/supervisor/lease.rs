@@ -6,6 +6,8 @@ use actix::prelude::*;
 
 use super::{ASK, LEASE_MARGIN_MS, Supervisor};
 use crate::actors::bootstrap;
+use crate::actors::gateway_link::open_runs;
+use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::{Event, Publish};
 use crate::store::lease::{LEASE_MS, Lease, RENEW_MS, STANDBY, TakeLease};
 use crate::store::{gateways, users};
@@ -57,20 +59,26 @@ impl Supervisor {
         let now_ms = self.parts.clock.now_ms();
         async move {
             let bootstrapped = bootstrap::run(&store, &config, &vault).await?;
-            let (gateways, callers) = store
+            let (gateways, runs, callers) = store
                 .read(move |db| {
-                    Ok::<_, crate::domain::error::Error>((gateways::list(db)?, users::callers(db, now_ms)?))
+                    let gateways = gateways::list(db)?;
+                    let runs = open_runs(db, &gateways);
+                    Ok::<_, Error>((gateways, runs, users::callers(db, now_ms)?))
                 })
                 .await?;
-            Ok::<_, crate::domain::error::Error>((bootstrapped, gateways, callers))
+            Ok::<_, Error>((bootstrapped, gateways, runs, callers))
         }
         .into_actor(self)
         .map(move |begun, this, ctx| match begun {
             // The lease was lost meanwhile.
             _ if round != this.lease_round => {}
-            Ok((bootstrapped, gateways, callers)) => {
+            Ok((bootstrapped, gateways, runs, callers)) => {
                 this.parts.directory.set_callers(callers);
                 this.parts.directory.set_trusted(bootstrapped.trusted.clone());
+                // Before anybody can end them or ask for them.
+                for (id, live) in runs {
+                    this.parts.directory.set_run(id, live);
+                }
                 for gateway in gateways {
                     this.start_link(gateway, ctx);
                 }
@@ -119,7 +127,7 @@ impl Supervisor {
                     ctx.run_later(Duration::from_millis(RENEW_MS), Self::renew_lease);
                 }
                 Ok(_) => this.step_down(ctx),
-                Err(error) if error.code() == crate::domain::error::ErrorCode::Standby => this.step_down(ctx),
+                Err(error) if error.code() == ErrorCode::Standby => this.step_down(ctx),
                 Err(error) => {
                     log::warn!("the node lease could not be renewed: {error}");
                     if this.parts.directory.lease_holds(this.parts.clock.now_ms()) {

@@ -2,6 +2,7 @@
 mod actors;
 mod ancestor;
 mod chat;
+mod half_answers;
 mod resume;
 
 use std::sync::Arc;

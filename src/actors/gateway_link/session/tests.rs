@@ -17,6 +17,7 @@ mod lost;
 mod model;
 mod others;
 mod quiet;
+mod restart;
 
 const START_MS: i64 = 1_800_000_000_000;
 

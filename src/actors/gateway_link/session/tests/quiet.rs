@@ -138,23 +138,6 @@ fn protocol_3_silent_run_ends_by_its_row_only() {
 }
 
 #[test]
-fn turn_that_was_open_at_a_restart_is_looked_for() {
-    let mut bench = Bench::of(conversation(true));
-    let question = question(1);
-    bench.keys.push(question.delivery_id);
-    let key = bench.key(0);
-    let turn = Turn { text: "so".to_owned(), ..bench.turn(TurnId::new(), Some(question.delivery_id), key.clone()) };
-    bench.session.restore(turn, Some(question), bench.now);
-    bench.up();
-    assert_eq!(bench.said(), ["history reconcile"]);
-    bench.looked(running(vec![asked_row(1, &key, "question 1")], &key, "so far"));
-    assert_eq!(bench.said, ["tell so far"]);
-    let effects = bench.session.on_event(chat(&key, ChatState::Delta, Some("so far so")), bench.now);
-    let Some(Effect::Tell(live)) = effects.first() else { panic!("told") };
-    assert!(live.rev > u64::try_from(START_MS).expect("a time"), "sockets that saw the turn before go on from there");
-}
-
-#[test]
 fn answer_that_the_log_has_cut_does_not_shorten_what_came() {
     let mut bench = Bench::answering();
     let key = bench.key(0);
