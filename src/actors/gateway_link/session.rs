@@ -90,7 +90,7 @@ struct Run {
     checkpoint_rev: u64,
     abort_wanted: bool,
     wide_look: bool,
-    /// Its key stands in the gateway's log: it must not be sent again.
+    /// The gateway has its key, in its log or by its own word: it must not be sent again.
     is_seen: bool,
     /// It ended without a text on protocol 3, where the answer may come later under another id.
     ended_bare: bool,
@@ -353,10 +353,14 @@ impl Session {
         if self.contact == Contact::Asking {
             self.contact = Contact::Unknown;
         }
-        if let Some(run) = &mut self.run
-            && matches!(run.stage, Stage::Sending | Stage::Held | Stage::Running | Stage::Resuming { .. })
-        {
-            run.stage = Stage::Unsure;
+        if let Some(run) = &mut self.run {
+            if matches!(run.stage, Stage::Sending | Stage::Held | Stage::Running | Stage::Resuming { .. }) {
+                run.stage = Stage::Unsure;
+            }
+            if run.ended_bare {
+                // What it has put off, a gateway that is started anew does not remember.
+                run.is_seen = false;
+            }
         }
     }
 

@@ -107,8 +107,13 @@ impl Session {
                 let sentence = format!("the gateway refused the message: {}", error.message);
                 self.end(End::dead(sentence, "upstream_refused", false))
             }
-            // It is over already, or nobody knows.
-            Ok(_) | Err(RequestError::Closed | RequestError::TimedOut) => {
+            Ok(_) => {
+                // It is over already.
+                run.is_seen = true;
+                run.stage = Stage::Unsure;
+                self.look()
+            }
+            Err(RequestError::Closed | RequestError::TimedOut) => {
                 run.stage = Stage::Unsure;
                 self.look()
             }
@@ -282,6 +287,7 @@ impl Session {
         match event.state {
             ChatState::Final if protocol < 4 && is_bare(event, run) => {
                 run.ended_bare = true;
+                run.is_seen = true;
                 if !matches!(run.stage, Stage::Resuming { .. }) {
                     run.stage = Stage::Resuming { until: now_ms + self.options.resume_wait_ms };
                 }

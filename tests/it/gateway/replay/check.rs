@@ -105,14 +105,19 @@ impl Stage {
 
     /// The same where the gateway's rows are not ours one by one, in text or order: each has one origin all the same.
     pub(super) async fn has_every_row(&self, session: &str) {
+        self.has_rows(session, usize::MAX).await;
+        self.tells_each_once(session).await;
+    }
+
+    /// Waits until the first `count` rows of a session have their places.
+    pub(super) async fn has_rows(&self, session: &str, count: usize) {
         let rows = self.replay.rows(session);
         let places = |row: &Value| {
             let id = row["__openclaw"]["id"].as_str().expect("a row has an id");
             let sql = format!("SELECT count(*) AS value FROM message_origins WHERE row_id = '{id}'");
             sql::number(&mut self.database.connect(), &sql)
         };
-        self.until("every row has its place", || rows.iter().all(|row| places(row) == 1)).await;
-        self.tells_each_once(session).await;
+        self.until("the rows have their places", || rows.iter().take(count).all(|row| places(row) == 1)).await;
     }
 
     async fn tells_each_once(&self, session: &str) {

@@ -45,6 +45,11 @@ impl Replay {
         Self::with(names, others, |_| {}).await
     }
 
+    /// Plays a recording that does not go on before each recorded look at history was made here, too.
+    pub(crate) async fn look_by_look(name: &str) -> Self {
+        Self::with(&[name], &[], |script| script.waits_for_looks = true).await
+    }
+
     /// Plays no more than the handshake of a recording: what it tells has happened before.
     pub(crate) async fn afterwards(name: &str) -> Self {
         Self::with(&[name], &[], |script| script.skip()).await

@@ -53,6 +53,8 @@ pub(super) struct Script {
     used: HashSet<String>,
     /// Our client's keys, with the recorded ones that they stand for.
     our_keys: HashMap<String, String>,
+    /// Waits for each look at history that was recorded, not only for the one after a reconnect.
+    pub(super) waits_for_looks: bool,
     /// Connections that may be played; beyond it the last one is played again.
     pub(super) may_reach: usize,
     current: Option<usize>,
@@ -76,6 +78,7 @@ impl Script {
             others: others.iter().map(|key| (*key).to_owned()).collect(),
             used: HashSet::new(),
             our_keys: HashMap::new(),
+            waits_for_looks: false,
             may_reach: usize::MAX,
             current: None,
             steps: VecDeque::new(),
@@ -239,7 +242,7 @@ impl Script {
             }
             "chat.abort" => self.log.is_busy(text("sessionKey")),
             // How a client finds out what it missed.
-            "chat.history" => asked.is_first && self.current > Some(0),
+            "chat.history" => self.waits_for_looks || (asked.is_first && self.current > Some(0)),
             _ => false,
         }
     }

@@ -84,6 +84,51 @@ fn protocol_3_answers_a_bare_final_under_another_id() {
 }
 
 #[test]
+fn protocol_3_question_that_is_put_off_for_long_is_not_sent_again() {
+    let mut bench = old();
+    bench.own(ChatState::Final, None);
+    for _ in 0..3 {
+        bench.pass(5_000);
+        bench.looked(protocol_3(&[]));
+        assert_eq!(bench.said(), ["history reconcile"], "the log does not have it yet");
+    }
+    bench.event("new", ChatState::Final, Some("two"));
+    assert_eq!(bench.said(), ["end answered: two"]);
+}
+
+#[test]
+fn protocol_3_question_that_is_put_off_while_the_link_goes_is_sent_once_more() {
+    let mut bench = old();
+    bench.own(ChatState::Final, None);
+    bench.down();
+    let effects = bench.session.on_link_up(3, bench.now);
+    bench.perform(effects);
+    bench.looked(protocol_3(&[]));
+    assert_eq!(bench.said(), ["history reconcile", "send 0"], "the gateway may have been started anew");
+    bench.ack(SendStatus::Ok);
+    for _ in 0..3 {
+        assert_eq!(bench.said(), ["history reconcile"], "it was not");
+        bench.looked(protocol_3(&[]));
+        bench.pass(5_000);
+    }
+    bench.event("new", ChatState::Final, Some("two"));
+    assert_eq!(bench.said(), ["history reconcile", "end answered: two"]);
+}
+
+#[test]
+fn key_that_is_over_upstream_and_not_in_the_log_is_not_sent_for_ever() {
+    let mut bench = Bench::sending();
+    bench.ack(SendStatus::Ok);
+    for _ in 0..18 {
+        assert_eq!(bench.said(), ["history reconcile"]);
+        bench.looked(idle(Vec::new()));
+        bench.pass(5_000);
+    }
+    bench.looked(idle(Vec::new()));
+    assert_eq!(bench.said(), ["history reconcile", "end dead outcome_unknown true: "]);
+}
+
+#[test]
 fn protocol_3_bare_final_without_an_answer_is_an_empty_answer() {
     let mut bench = old();
     bench.own(ChatState::Final, None);
