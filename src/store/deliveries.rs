@@ -1,7 +1,9 @@
 //! Deliveries: every move goes through the state machine of `domain::delivery`, inside a transaction.
 use std::sync::Arc;
 
+use diesel::expression::SqlLiteral;
 use diesel::prelude::*;
+use diesel::sql_types::Bool;
 use serde::{Deserialize, Serialize};
 
 use super::dialect::Db;
@@ -261,10 +263,20 @@ pub fn of_message(db: &mut Db, id: MessageId) -> Result<Vec<Stored>, Error> {
     rows.into_iter().map(Stored::try_from).collect()
 }
 
+/// The condition of the indexes of open deliveries. With a bound number in it SQLite would plan the query anew each time.
+fn open() -> SqlLiteral<Bool> {
+    diesel::dsl::sql("(deliveries.state < 2)")
+}
+
+/// The condition of the index of ended deliveries.
+fn ended() -> SqlLiteral<Bool> {
+    diesel::dsl::sql("(deliveries.state >= 2)")
+}
+
 /// Reads open deliveries of a conversation, in order of their messages.
 pub fn open_of_conversation(db: &mut Db, id: ConversationId, limit: i64) -> Result<Vec<Stored>, Error> {
     let rows = deliveries::table
-        .filter(deliveries::conversation_id.eq(id.as_bytes().as_slice()).and(deliveries::state.lt(2)))
+        .filter(deliveries::conversation_id.eq(id.as_bytes().as_slice()).and(open()))
         .order(deliveries::seq.asc())
         .limit(limit)
         .select(Row::as_select())
@@ -275,7 +287,7 @@ pub fn open_of_conversation(db: &mut Db, id: ConversationId, limit: i64) -> Resu
 /// Counts open deliveries of a conversation.
 pub(super) fn count_open_of_conversation(db: &mut Db, id: ConversationId) -> Result<usize, Error> {
     let open: i64 = deliveries::table
-        .filter(deliveries::conversation_id.eq(id.as_bytes().as_slice()).and(deliveries::state.lt(2)))
+        .filter(deliveries::conversation_id.eq(id.as_bytes().as_slice()).and(open()))
         .count()
         .get_result(db)?;
     Ok(usize::try_from(open).unwrap_or(usize::MAX))
@@ -284,12 +296,7 @@ pub(super) fn count_open_of_conversation(db: &mut Db, id: ConversationId) -> Res
 /// Reads open deliveries of a recipient after number `after_n`, in order of acceptance.
 pub fn open_of_recipient(db: &mut Db, id: PartyId, after_n: i64, limit: i64) -> Result<Vec<Stored>, Error> {
     let rows = deliveries::table
-        .filter(
-            deliveries::recipient_id
-                .eq(id.as_bytes().as_slice())
-                .and(deliveries::state.lt(2))
-                .and(deliveries::n.gt(after_n)),
-        )
+        .filter(deliveries::recipient_id.eq(id.as_bytes().as_slice()).and(open()).and(deliveries::n.gt(after_n)))
         .order(deliveries::n.asc())
         .limit(limit)
         .select(Row::as_select())
@@ -300,7 +307,7 @@ pub fn open_of_recipient(db: &mut Db, id: PartyId, after_n: i64, limit: i64) -> 
 /// Reads what is due first: id and time, soonest first.
 pub fn due(db: &mut Db, limit: i64) -> Result<Vec<(i64, DeliveryId)>, Error> {
     let rows: Vec<(Option<i64>, Vec<u8>)> = deliveries::table
-        .filter(deliveries::state.lt(2).and(deliveries::due_at.is_not_null()))
+        .filter(open().and(deliveries::due_at.is_not_null()))
         .order((deliveries::due_at.asc(), deliveries::id.asc()))
         .limit(limit)
         .select((deliveries::due_at, deliveries::id))
@@ -308,22 +315,12 @@ pub fn due(db: &mut Db, limit: i64) -> Result<Vec<(i64, DeliveryId)>, Error> {
     rows.into_iter().map(|(at, id)| Ok((at.unwrap_or(0), DeliveryId::try_from(id.as_slice())?))).collect()
 }
 
-/// Counts deliveries by state.
+/// Counts deliveries by state: the open ones and the dead ones. The others are history.
 pub fn counts(db: &mut Db) -> Result<Vec<(DeliveryState, i64)>, Error> {
     DeliveryState::ALL
         .into_iter()
         .filter(|state| state.is_open() || *state == DeliveryState::Dead)
-        .map(|state| {
-            let count = match state {
-                // Each of these has a partial index; the finished ones are not counted, they are history.
-                DeliveryState::Dead => deliveries::table.filter(deliveries::state.eq(3)).count().get_result(db)?,
-                _ => deliveries::table
-                    .filter(deliveries::state.lt(2).and(deliveries::state.eq(state as i32)))
-                    .count()
-                    .get_result(db)?,
-            };
-            Ok((state, count))
-        })
+        .map(|state| Ok((state, count(db, &Filter { state: Some(state), ..Filter::default() })?)))
         .collect()
 }
 
@@ -347,16 +344,23 @@ pub fn list(db: &mut Db, filter: &Filter, limit: i64) -> Result<Vec<(Stored, Par
     with_recipients(db, rows.into_iter().map(Stored::try_from).collect::<Result<_, _>>()?)
 }
 
-/// Counts the deliveries that [`list`] would give on all its pages.
+/// Counts the deliveries that [`list`] would give on all its pages. Of the ended ones it reads an index only, which
+/// holds all that is filtered by: some 100 ms for a million rows.
 pub fn count(db: &mut Db, filter: &Filter) -> Result<i64, Error> {
-    Ok(matching(filter).count().get_result(db)?)
+    if filter.state.is_some() {
+        return Ok(matching(filter).count().get_result(db)?);
+    }
+    let open: i64 = matching(filter).filter(open()).count().get_result(db)?;
+    let ended: i64 = matching(filter).filter(ended()).count().get_result(db)?;
+    Ok(open + ended)
 }
 
 /// What a filter lets through, wherever the list goes on.
 fn matching(filter: &Filter) -> deliveries::BoxedQuery<'static, <Db as diesel::Connection>::Backend> {
     let mut query = deliveries::table.into_boxed();
     if let Some(state) = filter.state {
-        query = query.filter(deliveries::state.eq(state as i32));
+        let half = if state.is_open() { open() } else { ended() };
+        query = query.filter(half.and(deliveries::state.eq(state as i32)));
     }
     if let Some(recipient) = filter.recipient {
         query = query.filter(deliveries::recipient_id.eq(recipient.as_bytes().to_vec()));

@@ -1,5 +1,7 @@
 //! Turns and their steps.
+use diesel::expression::SqlLiteral;
 use diesel::prelude::*;
+use diesel::sql_types::Bool;
 
 use super::dialect::Db;
 use super::messages::{self, NewLine, Place};
@@ -69,10 +71,15 @@ pub fn get(db: &mut Db, id: TurnId) -> Result<Option<Turn>, Error> {
     row.map(Turn::try_from).transpose()
 }
 
+/// The condition of the index of open turns. With a bound number in it SQLite would plan the query anew each time.
+fn open() -> SqlLiteral<Bool> {
+    diesel::dsl::sql("(turns.state < 5)")
+}
+
 /// Reads the open turns of a conversation, oldest first.
 pub fn open_of_conversation(db: &mut Db, id: ConversationId) -> Result<Vec<Turn>, Error> {
     let rows = turns::table
-        .filter(turns::conversation_id.eq(id.as_bytes().as_slice()).and(turns::state.lt(TurnState::Final as i32)))
+        .filter(turns::conversation_id.eq(id.as_bytes().as_slice()).and(open()))
         .order(turns::started_at.asc())
         .select(Row::as_select())
         .load(db)?;
@@ -84,12 +91,7 @@ pub fn open_of_gateway(db: &mut Db, gateway_id: &GatewayId) -> Result<Vec<Turn>,
     use super::schema::conversations;
     let rows = turns::table
         .inner_join(conversations::table.on(conversations::id.eq(turns::conversation_id)))
-        .filter(
-            turns::state
-                .lt(TurnState::Final as i32)
-                .and(conversations::gateway_id.eq(gateway_id.as_str()))
-                .and(conversations::deleted_at.is_null()),
-        )
+        .filter(open().and(conversations::gateway_id.eq(gateway_id.as_str())).and(conversations::deleted_at.is_null()))
         .order(turns::started_at.asc())
         .select(Row::as_select())
         .load(db)?;
@@ -223,7 +225,7 @@ impl Command for Checkpoint {
     fn apply(&self, tx: &mut Tx<'_>) -> Result<(), Error> {
         let now_ms = tx.now_ms();
         diesel::update(turns::table.find(self.turn_id.as_bytes().as_slice()))
-            .filter(turns::state.lt(TurnState::Final as i32))
+            .filter(open())
             .set((
                 turns::state.eq(TurnState::Streaming as i32),
                 turns::text.eq(bounded_text(self.text.clone())),

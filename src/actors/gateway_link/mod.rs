@@ -32,7 +32,7 @@ use super::supervisor::{Child, ChildStopped};
 use crate::config::{GatewayConfig, Limits};
 use crate::domain::clock::Clock;
 use crate::domain::delivery::{Delivery, DeliveryState};
-use crate::domain::event::{Live, LinkChange};
+use crate::domain::event::{LinkChange, Live};
 use crate::domain::gateway::{Gateway, LinkState, LinkStatus};
 use crate::domain::ids::ConversationId;
 use crate::domain::message::Line;
@@ -76,7 +76,9 @@ pub fn open_runs(db: &mut Db, gateways: &[Gateway]) -> Vec<(ConversationId, Arc<
                 runs.extend(open.iter().map(|turn| (turn.conversation_id, Arc::new(session::live_of(turn)))));
             }
             // Its link reads them again; what cannot be read at all is told there (STO-3).
-            Err(error) => log::warn!(gateway_id = gateway.id.as_str(); "open turns could not be read: {}", error.cause()),
+            Err(error) => {
+                log::warn!(gateway_id = gateway.id.as_str(); "open turns could not be read: {}", error.cause())
+            }
         }
     }
     runs

@@ -11,6 +11,7 @@ use crate::http::call::Call;
 use crate::http::error::ErrorBody;
 use crate::http::page::{self, Listing, Page};
 use crate::http::state::AppState;
+use crate::store::Db;
 use crate::store::audit::{self, Filter, Record};
 
 /// Who changed what, from what to what.
@@ -84,7 +85,9 @@ pub(super) async fn list(
     let rows = page::rows(asked.limit, 100, state.config.limits.page_rows_max)?;
     let after = page::after_time::<AuditId>(asked.cursor.as_deref())?;
     let filter = Filter { action: asked.action, target: asked.target, actor: asked.actor, after };
-    let found = state.store.read(move |db| audit::list(db, &filter, rows as i64 + 1)).await?;
+    let read =
+        move |db: &mut Db| Ok::<_, Error>((audit::list(db, &filter, rows as i64 + 1)?, audit::count(db, &filter)?));
+    let (found, total) = state.store.read(read).await?;
     let mut views = Vec::with_capacity(found.len());
     let mut places = Vec::with_capacity(found.len());
     for row in found {
@@ -94,5 +97,5 @@ pub(super) async fn list(
     let more = page::cut(&mut views, rows);
     let next = views.last().zip(places.get(views.len().saturating_sub(1))).filter(|_| more);
     let next = next.map(|(last, at)| page::time_cursor(*at, &last.id));
-    Ok(Listing::of(&req).page(views, next))
+    Ok(Listing::of(&req).total(total).page(views, next))
 }

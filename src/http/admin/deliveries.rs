@@ -147,23 +147,13 @@ pub(super) async fn list(
     let (mut found, total) = state
         .store
         .read(move |db| {
-            // All that ever ended is history: counting it would read the whole table.
-            let total = match filter.state {
-                Some(DeliveryState::Pending | DeliveryState::Leased | DeliveryState::Dead) => {
-                    Some(deliveries::count(db, &filter)?)
-                }
-                _ => None,
-            };
+            let total = deliveries::count(db, &filter)?;
             Ok::<_, Error>((deliveries::list(db, &Filter { after_n, ..filter }, rows as i64 + 1)?, total))
         })
         .await?;
     let more = page::cut(&mut found, rows);
     let next = found.last().filter(|_| more).map(|(stored, _)| page::number_cursor(stored.n));
-    let mut listing = Listing::of(&req);
-    if let Some(total) = total {
-        listing = listing.total(total);
-    }
-    Ok(listing.page(found.iter().map(Shown::from).collect(), next))
+    Ok(Listing::of(&req).total(total).page(found.iter().map(Shown::from).collect(), next))
 }
 
 impl Target for Stored {

@@ -4,6 +4,7 @@ mod admin;
 mod admin_log;
 mod chat;
 mod frame;
+mod lists;
 mod node;
 mod ops;
 mod order;

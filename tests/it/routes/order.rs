@@ -56,8 +56,8 @@ async fn the_credential_comes_first_and_then_what_the_path_names(node: TestNode)
 }
 
 /// One of each thing that a path may name.
-struct Known {
-    conversation: String,
+pub(super) struct Known {
+    pub(super) conversation: String,
     message: String,
     delivery: String,
     user: String,
@@ -65,7 +65,7 @@ struct Known {
 }
 
 impl Known {
-    async fn make(node: &TestNode) -> Self {
+    pub(super) async fn make(node: &TestNode) -> Self {
         node.gateway("lab").await;
         let post = async |path: &str, body| {
             let made = node.post(path).json(&body).by(Role::Admin).await;
@@ -87,7 +87,7 @@ impl Known {
         }
     }
 
-    fn filled(&self, path: &str) -> String {
+    pub(super) fn filled(&self, path: &str) -> String {
         let id = match path.trim_start_matches("/api/admin/").split('/').next() {
             Some("conversations") => &self.conversation,
             Some("messages") => &self.message,
