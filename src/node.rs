@@ -37,6 +37,7 @@ use crate::store::{
     writer_queues,
 };
 
+mod home;
 mod listeners;
 
 use listeners::Listeners;
@@ -76,6 +77,7 @@ impl Node {
         let opener = opener(&config.store);
         make_private_dir(&config.app.data_dir)?;
         let locks = lock(&config, &opener.location).await?;
+        let home = home::of(&config.app.data_dir)?;
         let listeners = Listeners::bind(&config.server.listen)?;
         let opener = prepared(opener).await?;
         let vault = vault(&config)?;
@@ -102,6 +104,7 @@ impl Node {
             hubs: hubs.clone(),
             clock: clock.clone(),
             vault: vault.clone(),
+            home,
             ready: Some(told),
         })
         .start();

@@ -31,7 +31,7 @@ use crate::domain::clock::Clock;
 use crate::domain::delivery::Delivery;
 use crate::domain::event::{Event, Topic};
 use crate::domain::gateway::Gateway;
-use crate::domain::ids::{GatewayId, NodeId};
+use crate::domain::ids::{GatewayId, HomeId, NodeId};
 use crate::store::lease::DropLease;
 use crate::store::users::NoteTokensUsed;
 use crate::store::vault::Vault;
@@ -94,6 +94,8 @@ pub struct SupervisorParts {
     pub hubs: Arc<Hubs>,
     pub clock: Arc<dyn Clock>,
     pub vault: Vault,
+    /// The data directory of this node.
+    pub home: HomeId,
     /// Told once, when this node has become the active one for the first time.
     pub ready: Option<oneshot::Sender<Bootstrapped>>,
 }

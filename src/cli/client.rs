@@ -12,7 +12,7 @@ use crate::actors::bootstrap::ADMIN_TOKEN_FILE;
 use crate::config::Config;
 use crate::domain::secret::Secret;
 use crate::node;
-use crate::store::{Location, lock_for_server};
+use crate::store::lock_for_server;
 
 /// How long a call may take; a gateway's test waits for the gateway.
 const CALL: Duration = Duration::from_secs(60);
@@ -33,12 +33,6 @@ pub(super) enum Reach {
 /// Finds the running server; opens the database itself when none runs.
 pub(super) async fn reach(config: &Config) -> Result<Reach, Failure> {
     let location = node::opener(&config.store).location;
-    if let Location::Postgres(_) = location {
-        return match Client::find(config).await {
-            Some(client) => Ok(Reach::Server(client)),
-            None => Offline::open(config).await.map(Reach::Alone),
-        };
-    }
     node::make_private_dir(&config.app.data_dir)?;
     let until = Instant::now() + PATIENCE;
     loop {

@@ -1,6 +1,5 @@
 //! `migrate`: brings the database to the newest schema without starting a server, which would do the same.
 use super::Common;
-use super::client::Client;
 use super::failure::Failure;
 use super::offline::{lease_of_another, lock_alone, open_store};
 use super::output::say;
@@ -17,9 +16,6 @@ pub(super) async fn run(common: &Common) -> Result<(), Failure> {
     let _locks = lock_alone(&config, &opener.location)?;
     let mut lease = None;
     if let Location::Postgres(_) = opener.location {
-        if let Some(server) = Client::find(&config).await {
-            return Err(Failure::new(format!("a server runs at {}: stop it first", server.address)));
-        }
         let node_id = NodeId::new();
         let store = open_store(&config, opener.clone())?;
         // In a database without our tables there is no lease, and nobody to have it.

@@ -25,22 +25,14 @@ impl Publish for Nobody {
 pub(super) struct Offline {
     pub(super) store: Store,
     pub(super) vault: Vault,
-    /// On PostgreSQL there is no file to lock: the node lease keeps servers away.
+    /// On PostgreSQL the node lease keeps servers elsewhere away.
     lease: Option<NodeId>,
     /// Last: a server may come when everything else has ended.
     _locks: Vec<ServerLock>,
 }
 
 impl Offline {
-    /// Takes the lock and opens the database, which is made and migrated if need be.
-    pub(super) async fn open(config: &Config) -> Result<Self, Failure> {
-        node::make_private_dir(&config.app.data_dir)?;
-        let opener = node::opener(&config.store);
-        let locks = lock_for_server(&config.app.data_dir, &opener.location)?;
-        Self::open_locked(config, locks).await
-    }
-
-    /// The same under locks that the caller has taken.
+    /// Opens the database, which is made and migrated if need be, under locks that the caller has taken.
     pub(super) async fn open_locked(config: &Config, locks: Vec<ServerLock>) -> Result<Self, Failure> {
         let opener = node::opener(&config.store);
         opener.prepare()?;
@@ -122,7 +114,7 @@ pub(super) async fn lease_of_another(store: &Store, node_id: NodeId) -> Option<F
 }
 
 fn take(node_id: NodeId) -> TakeLease {
-    TakeLease { node_id, address: "a command".to_owned(), alone: false }
+    TakeLease { node_id, address: "a command".to_owned(), home: None, alone: false }
 }
 
 fn active_elsewhere(address: &str, for_ms: i64) -> Failure {

@@ -94,6 +94,8 @@ typed_id!(/// A live browser socket; never stored.
     SocketId, "socket");
 typed_id!(/// One start of this process; never stored but in the node lease.
     NodeId, "node");
+typed_id!(/// The data directory of a node, over all its starts.
+    HomeId, "data directory");
 
 /// The name of an upstream gateway, chosen by whoever registers it: 1 to 64 of `A–Z a–z 0–9 . _ -`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]

@@ -160,11 +160,12 @@ pub(super) fn migrate(db: &mut Db) -> Result<(), Error> {
     match db {
         Db::Sqlite(conn) => conn.run_pending_migrations(SQLITE_MIGRATIONS).map(drop).map_err(failed),
         Db::Postgres(conn) => {
-            conn.batch_execute(&format!("CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))?;
-            // A transaction-level lock, so that it works behind PgBouncer as well; the migrations run inside it.
+            // A transaction-level lock, so that it works behind PgBouncer as well; the migrations run inside it. The
+            // schema too: two that make it at once fail, for all that `IF NOT EXISTS` says.
             conn.transaction::<_, Error, _>(|conn| {
                 conn.batch_execute(&format!(
-                    "SELECT pg_advisory_xact_lock({MIGRATION_LOCK}); SET LOCAL search_path = {SCHEMA}"
+                    "SELECT pg_advisory_xact_lock({MIGRATION_LOCK}); CREATE SCHEMA IF NOT EXISTS {SCHEMA}; \
+                     SET LOCAL search_path = {SCHEMA}"
                 ))?;
                 conn.run_pending_migrations(POSTGRES_MIGRATIONS).map(drop).map_err(failed)
             })
@@ -290,13 +291,13 @@ pub(super) fn epoch_for_share(db: &mut Db) -> QueryResult<Option<i64>> {
     }
 }
 
-/// The lease as stored: its holder, epoch, end and address.
-pub(super) type LeaseRow = (Vec<u8>, i64, i64, String);
+/// The lease as stored: its holder, epoch, end, address and the holder's home.
+pub(super) type LeaseRow = (Vec<u8>, i64, i64, String, Option<Vec<u8>>);
 
 /// Locks the lease row for a change.
 pub(super) fn lock_lease(db: &mut Db) -> QueryResult<Option<LeaseRow>> {
-    use super::schema::node_lease::dsl::{address, epoch, node_id, node_lease, until};
-    let columns = (node_id, epoch, until, address);
+    use super::schema::node_lease::dsl::{address, epoch, home, node_id, node_lease, until};
+    let columns = (node_id, epoch, until, address, home);
     match db {
         Db::Sqlite(conn) => node_lease.select(columns).first(conn).optional(),
         Db::Postgres(conn) => node_lease.select(columns).for_update().first(conn).optional(),

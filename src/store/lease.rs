@@ -5,7 +5,7 @@ use super::dialect;
 use super::schema::node_lease;
 use super::tx::{Command, Tx};
 use crate::domain::error::Error;
-use crate::domain::ids::NodeId;
+use crate::domain::ids::{HomeId, NodeId};
 
 /// How long a lease holds without being renewed, by the database's clock.
 pub const LEASE_MS: i64 = 6_000;
@@ -31,6 +31,8 @@ pub struct TakeLease {
     pub node_id: NodeId,
     /// Where this node answers, for people.
     pub address: String,
+    /// The data directory that this node holds the lock of: a lease from there is that of a start that has ended.
+    pub home: Option<HomeId>,
     /// No other node can be there: the file lock says so (SQLite).
     pub alone: bool,
 }
@@ -43,7 +45,8 @@ impl Command for TakeLease {
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Lease, Error> {
         let now_ms = dialect::database_now_ms(tx.read())?;
         let until = now_ms + LEASE_MS;
-        let Some((holder, epoch, held_until, address)) = dialect::lock_lease(tx.read())? else {
+        let home = self.home.as_ref().map(|home| home.as_bytes().as_slice());
+        let Some((holder, epoch, held_until, address, held_at)) = dialect::lock_lease(tx.read())? else {
             diesel::insert_into(node_lease::table)
                 .values((
                     node_lease::id.eq(1),
@@ -51,12 +54,14 @@ impl Command for TakeLease {
                     node_lease::epoch.eq(1_i64),
                     node_lease::until.eq(until),
                     node_lease::address.eq(&self.address),
+                    node_lease::home.eq(home),
                 ))
                 .execute(tx.write())?;
             return Ok(Lease::Ours { epoch: 1 });
         };
         let ours = holder.as_slice() == self.node_id.as_bytes();
-        if !ours && !self.alone && held_until > now_ms {
+        let ended = home.is_some() && held_at.as_deref() == home;
+        if !ours && !ended && !self.alone && held_until > now_ms {
             return Ok(Lease::Theirs { for_ms: held_until - now_ms, address });
         }
         let epoch = if ours { epoch } else { epoch + 1 };
@@ -66,6 +71,7 @@ impl Command for TakeLease {
                 node_lease::epoch.eq(epoch),
                 node_lease::until.eq(until),
                 node_lease::address.eq(&self.address),
+                node_lease::home.eq(home),
             ))
             .execute(tx.write())?;
         Ok(Lease::Ours { epoch })

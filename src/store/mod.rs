@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
 pub use dialect::{Db, Pooling, Settings, explain, migrate_all, revert_all};
-pub use open::{Location, Opener, ServerLock};
+pub use open::{LOCK_FILE, Location, Opener, ServerLock};
 pub use readers::Readers;
 pub use tx::{Command, Probe, Tx};
 pub use writer::{
@@ -147,10 +147,11 @@ async fn answer<T>(receiver: tokio::sync::oneshot::Receiver<Result<T, Error>>) -
         .unwrap_or_else(|_| Err(Error::new(ErrorCode::ShuttingDown, "the server is stopping; repeat the call")))
 }
 
-/// Takes the locks that keep a second server off an SQLite file: beside the data, and beside the file if it is elsewhere.
+/// Takes the locks that keep a second server off the data: in the data directory, and beside an SQLite file if that is
+/// elsewhere.
 pub fn lock_for_server(data_dir: &Path, location: &Location) -> Result<Vec<ServerLock>, Error> {
-    let Location::Sqlite(path) = location else { return Ok(Vec::new()) };
     let mut locks = vec![ServerLock::take(data_dir)?];
+    let Location::Sqlite(path) = location else { return Ok(locks) };
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(Error::internal)?;
     let same = |a: &Path, b: &Path| a.canonicalize().ok().zip(b.canonicalize().ok()).is_some_and(|(a, b)| a == b);

@@ -27,6 +27,9 @@ impl Location {
     }
 }
 
+/// The file in a data directory whose lock a server holds.
+pub const LOCK_FILE: &str = "clawbroker.lock";
+
 /// Makes connections to one database.
 #[derive(Clone, Debug)]
 pub struct Opener {
@@ -161,7 +164,7 @@ pub struct ServerLock {
 impl ServerLock {
     /// Takes the lock beside the data, never on the database file itself: SQLite's own locks would be lost with it.
     pub fn take(data_dir: &Path) -> Result<Self, Error> {
-        let path = data_dir.join("clawbroker.lock");
+        let path = data_dir.join(LOCK_FILE);
         let refused = |why: String| Error::new(ErrorCode::AlreadyExists, why);
         std::fs::create_dir_all(data_dir)
             .map_err(|error| refused(format!("the folder `{}` cannot be made: {error}", data_dir.display())))?;

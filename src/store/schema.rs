@@ -322,6 +322,7 @@ diesel::table! {
         epoch -> BigInt,
         until -> BigInt,
         address -> Text,
+        home -> Nullable<Binary>,
     }
 }
 

@@ -5,6 +5,7 @@
 mod harness;
 
 mod cli;
+mod crash;
 mod docs;
 mod gateway;
 mod real_gateway;

@@ -15,7 +15,7 @@ use crate::store::{gateways, users};
 impl Supervisor {
     pub(super) fn take_lease(&self) -> TakeLease {
         let address = self.parts.config.server.listen.first().map(ToString::to_string).unwrap_or_default();
-        TakeLease { node_id: self.node_id, address, alone: self.alone() }
+        TakeLease { node_id: self.node_id, address, home: Some(self.parts.home), alone: self.alone() }
     }
 
     pub(super) fn ask_for_lease(&mut self, ctx: &mut Context<Self>) {

@@ -12,15 +12,13 @@ use crate::domain::time::iso;
 use crate::node;
 use crate::store::audit::{self, Filter};
 use crate::store::vault::KEY_FILE;
-use crate::store::{Location, Store, gateways, lock_for_server, users};
+use crate::store::{LOCK_FILE, Location, Store, gateways, lock_for_server, users};
 
 /// How far the database's clock may be from ours.
 const SKEW_MS: i64 = 5_000;
 /// When this was written: an earlier time is a clock that was never set.
 const WRITTEN_MS: i64 = 1_795_000_000_000;
 
-/// What a server on SQLite holds while it runs.
-const LOCK_FILE: &str = "clawbroker.lock";
 /// What a node that stands by gives as the reason why it is not ready.
 const STANDBY: &str = "standby";
 
@@ -125,9 +123,8 @@ pub(super) async fn server(config: &Config, server: Option<&Client>) -> Finding 
     let Some(server) = server else {
         let location = node::opener(&config.store).location;
         // Looking must not make the file.
-        let locked = config.app.data_dir.join(LOCK_FILE).exists()
-            && matches!(location, Location::Sqlite(_))
-            && lock_for_server(&config.app.data_dir, &location).is_err();
+        let locked =
+            config.app.data_dir.join(LOCK_FILE).exists() && lock_for_server(&config.app.data_dir, &location).is_err();
         return match locked {
             true => Finding::wrong(NAME, "one holds the data, but does not answer")
                 .remedy("look at its log; if it hangs, end its process and start it again"),

@@ -72,23 +72,7 @@ impl Broker {
         let server_file = data_dir.join("server.json");
         // What an earlier, killed broker left there must not be taken for the new one's.
         let _ = std::fs::remove_file(&server_file);
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(data_dir.join("broker.log"))
-            .expect("a log file beside the data");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_clawbroker"))
-            .args(["serve", "--listen", "127.0.0.1:0"])
-            .args(&start.args)
-            .current_dir(data_dir)
-            .env_clear()
-            .env("PATH", std::env::var("PATH").unwrap_or_default())
-            .envs(start.env.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("one file, two handles"))
-            .stderr(log)
-            .spawn()
-            .expect("the binary starts");
+        let mut child = Self::child(data_dir, &start);
         let began = tokio::time::Instant::now();
         let address = loop {
             if let Some(status) = child.try_wait().expect("the child can be asked") {
@@ -106,10 +90,37 @@ impl Broker {
         Self { child, data_dir: data_dir.to_owned(), address, token: String::new(), start }
     }
 
+    fn child(data_dir: &Path, start: &Start) -> Child {
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(data_dir.join("broker.log"))
+            .expect("a log file beside the data");
+        Command::new(env!("CARGO_BIN_EXE_clawbroker"))
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(&start.args)
+            .current_dir(data_dir)
+            .env_clear()
+            .env("PATH", std::env::var("PATH").unwrap_or_default())
+            .envs(start.env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("one file, two handles"))
+            .stderr(log)
+            .spawn()
+            .expect("the binary starts")
+    }
+
     /// Kills it like a power cut would.
     pub(crate) fn kill(&mut self) {
         self.child.kill().expect("it runs");
         self.child.wait().expect("it is gone");
+    }
+
+    /// Starts it on the same data and kills it after `time`, whether it was up by then or not.
+    pub(crate) async fn start_and_kill(&mut self, time: Duration) {
+        self.child = Self::child(&self.data_dir, &self.start);
+        tokio::time::sleep(time).await;
+        self.kill();
     }
 
     /// Starts it again on the same data.

@@ -19,16 +19,26 @@ pub(crate) struct Browser {
 
 impl Browser {
     pub(crate) async fn open(address: &str, path: &str, token: Option<&str>) -> Self {
+        Self::try_open(address, path, token).await.expect("the socket opens")
+    }
+
+    /// Opens a socket, if the server is there and wants to.
+    pub(crate) async fn try_open(address: &str, path: &str, token: Option<&str>) -> Option<Self> {
         let mut request = awc::Client::new().ws(format!("ws://{address}{path}")).max_frame_size(32 << 20);
         if let Some(token) = token {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
-        let (_, socket) = request.connect().await.expect("the socket opens");
-        Self { socket, seen: Vec::new(), closed: None }
+        let (_, socket) = request.connect().await.ok()?;
+        Some(Self { socket, seen: Vec::new(), closed: None })
     }
 
     pub(crate) async fn send(&mut self, frame: Value) {
         self.send_text(frame.to_string()).await;
+    }
+
+    /// Sends a frame on a socket that may have ended, which the next read tells.
+    pub(crate) async fn try_send(&mut self, frame: Value) {
+        let _ = self.socket.send(Message::Text(frame.to_string().into())).await;
     }
 
     pub(crate) async fn send_text(&mut self, text: String) {

@@ -5,6 +5,7 @@ pub(crate) mod database;
 pub(crate) mod peer;
 pub(crate) mod proxy;
 pub(crate) mod recorder;
+pub(crate) mod seeded;
 pub(crate) mod sql;
 pub(crate) mod test_store;
 
@@ -13,6 +14,7 @@ pub(crate) use browser::{Browser, is_terminal};
 pub(crate) use database::{Database, Kind};
 pub(crate) use peer::Peer;
 pub(crate) use recorder::Recorder;
+pub(crate) use seeded::Seeded;
 pub(crate) use test_store::{TestStore, question, session_name};
 
 /// Runs a test on a fresh, migrated database inside an actix system.

@@ -128,7 +128,12 @@ fn a_second_server_is_refused_until_the_first_has_gone() {
 }
 
 #[test]
-fn postgres_needs_no_file_lock() {
+fn on_postgres_the_data_directory_is_one_servers() {
     let location = Location::Postgres(clawbroker::domain::secret::Secret::new("postgres://nowhere"));
-    assert!(lock_for_server(folder().path(), &location).unwrap().is_empty());
+    let (data, other) = (folder(), folder());
+    let held = lock_for_server(data.path(), &location).unwrap();
+    lock_for_server(data.path(), &location).unwrap_err();
+    lock_for_server(other.path(), &location).unwrap();
+    drop(held);
+    lock_for_server(data.path(), &location).unwrap();
 }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use clawbroker::domain::error::ErrorCode;
-use clawbroker::domain::ids::NodeId;
+use clawbroker::domain::ids::{HomeId, NodeId};
 use clawbroker::domain::user::Role;
 use clawbroker::store::lease::{DropLease, LEASE_MS, Lease, TakeLease};
 
@@ -11,7 +11,7 @@ use crate::harness::test_store::roomy;
 use crate::harness::{Database, Kind, TestStore, run_on, sql};
 
 fn take(node_id: NodeId, alone: bool) -> TakeLease {
-    TakeLease { node_id, address: "127.0.0.1:1".into(), alone }
+    TakeLease { node_id, address: "127.0.0.1:1".into(), home: None, alone }
 }
 
 /// Lets the lease run out without waiting for it.
@@ -42,7 +42,24 @@ async fn a_node_that_knows_it_is_alone_does_not_wait(store: TestStore) {
     assert_eq!(store.write(take(NodeId::new(), true)).await.unwrap(), Lease::Ours { epoch: 2 });
 }
 
-on_both_databases!(a_lease_is_held_renewed_and_handed_on, a_node_that_knows_it_is_alone_does_not_wait);
+/// After a crash a node takes back what its last start held; another one waits.
+async fn a_node_that_comes_back_to_its_data_does_not_wait(store: TestStore) {
+    let (home, other) = (Some(HomeId::new()), Some(HomeId::new()));
+    let from = |home| TakeLease { home, ..take(NodeId::new(), false) };
+    assert_eq!(store.write(from(home)).await.unwrap(), Lease::Ours { epoch: 1 });
+    assert!(matches!(store.write(from(other)).await.unwrap(), Lease::Theirs { .. }));
+    assert!(matches!(store.write(from(None)).await.unwrap(), Lease::Theirs { .. }));
+    assert_eq!(store.write(from(home)).await.unwrap(), Lease::Ours { epoch: 2 }, "what slept elsewhere is refused");
+    run_out(&store);
+    assert_eq!(store.write(from(None)).await.unwrap(), Lease::Ours { epoch: 3 });
+    assert!(matches!(store.write(from(None)).await.unwrap(), Lease::Theirs { .. }), "no home is nobody's");
+}
+
+on_both_databases!(
+    a_lease_is_held_renewed_and_handed_on,
+    a_node_that_knows_it_is_alone_does_not_wait,
+    a_node_that_comes_back_to_its_data_does_not_wait,
+);
 
 /// Two nodes on one PostgreSQL database, the first one active.
 async fn two_nodes(database: Database) -> (TestStore, NodeId, TestStore, NodeId) {

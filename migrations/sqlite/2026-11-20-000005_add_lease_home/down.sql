@@ -1,0 +1,1 @@
+ALTER TABLE node_lease DROP COLUMN home;
