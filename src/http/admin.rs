@@ -10,16 +10,13 @@ mod gateway_test;
 mod gateways;
 mod messages;
 mod overview;
+mod party;
 mod receipt;
 mod redelivery;
 mod tokens;
 mod users;
 
-use serde::Serialize;
-use utoipa::ToSchema;
 use utoipa_actix_web::service_config::ServiceConfig;
-
-use crate::domain::party::Party;
 
 /// Adds the routes of the admin API.
 pub(super) fn routes(cfg: &mut ServiceConfig) {
@@ -53,20 +50,4 @@ pub(super) fn routes(cfg: &mut ServiceConfig) {
         .service(overview::stats)
         .service(overview::actors)
         .service(backup::create);
-}
-
-/// Someone who speaks or receives.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Party)]
-struct PartyView {
-    /// `gateway`, `agent`, `user`, `member`, `channel` or `system`.
-    kind: &'static str,
-    id: String,
-    name: String,
-}
-
-impl From<&Party> for PartyView {
-    fn from(party: &Party) -> Self {
-        Self { kind: party.kind.as_str(), id: party.reference.clone(), name: party.display_name.clone() }
-    }
 }

@@ -10,7 +10,7 @@ use crate::domain::conversation::Conversation;
 use crate::domain::delivery::Delivery;
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::{AckTo, Event};
-use crate::domain::ids::{ConversationId, SocketId};
+use crate::domain::ids::{ConversationId, PartyId, SocketId};
 use crate::domain::message::{Block, Line, MessageRole};
 use crate::domain::party::PartyKind;
 use crate::domain::user::Caller;
@@ -26,9 +26,12 @@ pub enum To {
 /// Accepts a question for a gateway.
 pub struct AcceptChat {
     pub to: To,
+    /// Who may write here or not.
     pub caller: Caller,
+    /// Who says it, where that is not the caller.
+    pub from: Option<PartyId>,
     pub text: String,
-    /// The caller's key: it counts per user and session (D10).
+    /// The sender's key: it counts per sender and session (D10).
     pub client_key: Option<String>,
     pub socket_id: Option<SocketId>,
     /// The gateway can take it at once.
@@ -87,10 +90,9 @@ impl Command for AcceptChat {
         if super::gateways::get(tx.read(), &gateway)?.is_none() && self.line_only.is_none() {
             return Err(super::gateways::not_found(&gateway));
         }
-        conversations::join(tx, conversation.id, self.caller.party_id)?;
-        let sender = parties::by_ids(tx.read(), &[self.caller.party_id])?
-            .pop()
-            .ok_or_else(|| Error::corrupt("a user without its party"))?;
+        let sender =
+            parties::get(tx.read(), self.sender_id())?.ok_or_else(|| Error::corrupt("a sender without its party"))?;
+        conversations::join(tx, conversation.id, sender.id)?;
         let new = NewLine {
             idem: self.client_key.as_ref().map(|key| Idem { key: scoped(conversation.id, key), hash: self.hash() }),
             blocks: vec![Block::text(self.text.clone())],
@@ -124,6 +126,10 @@ impl Command for AcceptChat {
 }
 
 impl AcceptChat {
+    fn sender_id(&self) -> PartyId {
+        self.from.unwrap_or(self.caller.party_id)
+    }
+
     fn check_writer(&self, conversation: &Conversation) -> Result<(), Error> {
         if self.caller.may_write(conversation.owner_id) {
             return Ok(());
@@ -137,7 +143,7 @@ impl AcceptChat {
     /// Finds the first answer to a key that was used before.
     fn repeated(&self, tx: &mut Tx<'_>, conversation: &Conversation) -> Result<Option<Accepted>, Error> {
         let Some(key) = &self.client_key else { return Ok(None) };
-        let known = messages::by_key(tx.read(), self.caller.party_id, &scoped(conversation.id, key))?;
+        let known = messages::by_key(tx.read(), self.sender_id(), &scoped(conversation.id, key))?;
         let Some((id, hash)) = known else { return Ok(None) };
         if hash != self.hash() {
             return Err(Error::new(

@@ -68,6 +68,11 @@ pub fn find(db: &mut Db, kind: PartyKind, reference: &str) -> Result<Option<Part
         .transpose()
 }
 
+/// Reads one party.
+pub fn get(db: &mut Db, id: PartyId) -> Result<Option<Party>, Error> {
+    Ok(by_ids(db, &[id])?.pop())
+}
+
 /// Reads parties by id, in any order.
 pub(super) fn by_ids(db: &mut Db, ids: &[PartyId]) -> Result<Vec<Party>, Error> {
     let ids: Vec<&[u8]> = ids.iter().map(|id| id.as_bytes().as_slice()).collect();

@@ -251,6 +251,7 @@ impl BrowserSession {
             let command = AcceptChat {
                 to: To::Conversation(id),
                 caller: (*this.parts.caller).clone(),
+                from: None,
                 text,
                 client_key: key.clone(),
                 socket_id: Some(this.id),

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::PartyView;
+use super::party::PartyView;
 use crate::domain::conversation::{Conversation, ConversationKind};
 use crate::domain::error::Error;
 use crate::domain::ids::{ConversationId, GatewayId, UserId};

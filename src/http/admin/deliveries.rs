@@ -3,11 +3,11 @@ use actix_web::{HttpRequest, HttpResponse, get, web};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::PartyView;
+use super::party::{PartyName, PartyView};
 use crate::domain::delivery::{Delivery, DeliveryState};
 use crate::domain::error::Error;
 use crate::domain::ids::PartyId;
-use crate::domain::party::{Party, PartyKind};
+use crate::domain::party::Party;
 use crate::domain::time::{iso, parse_iso};
 use crate::domain::user::Caller;
 use crate::http::auth::Operator;
@@ -15,8 +15,8 @@ use crate::http::call::{self, Call, Target};
 use crate::http::error::ErrorBody;
 use crate::http::page::{self, Listing, Page};
 use crate::http::state::AppState;
+use crate::store::Store;
 use crate::store::deliveries::{self, Entry, Filter, Stored};
-use crate::store::{Store, parties};
 
 pub(super) type WithRecipient = (Stored, Party);
 
@@ -184,7 +184,7 @@ pub(super) async fn filter(
         older_than.map(|text| parse_iso("older_than", &text)).transpose().map_err(|error| error.at(place))?;
     let recipient: Option<PartyId> = match recipient {
         None => None,
-        Some(text) => match party_of(store, place, text).await? {
+        Some(text) => match party_of(store, place, &text).await? {
             Some(party) => Some(party.id),
             None => return Ok(None),
         },
@@ -192,14 +192,10 @@ pub(super) async fn filter(
     Ok(Some(Filter { state, recipient, created_before, after_n: None }))
 }
 
-/// Finds a party by `kind:id`.
-async fn party_of(store: &Store, place: &'static str, text: String) -> Result<Option<Party>, Error> {
-    let named = text.split_once(':').and_then(|(kind, id)| {
-        let kind = (0..=16).filter_map(PartyKind::from_code).find(|known| known.as_str() == kind)?;
-        Some((kind, id.to_owned()))
-    });
-    let (kind, id) = named.ok_or_else(|| {
+/// Finds a party by `kind:id`, or by its UUID.
+async fn party_of(store: &Store, place: &'static str, text: &str) -> Result<Option<Party>, Error> {
+    let named = PartyName::of_text(text).ok_or_else(|| {
         Error::invalid_at(place, "recipient", "must be `kind:id`, for example `gateway:default`", "value_error")
     })?;
-    store.read(move |db| parties::find(db, kind, &id)).await
+    store.read(move |db| named.find(db)).await
 }

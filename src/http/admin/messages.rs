@@ -5,10 +5,12 @@ use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use super::deliveries::{Shown, WithRecipient};
+use super::party::PartyName;
 use crate::domain::conversation::Conversation;
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::ids::{ConversationId, MessageId};
 use crate::domain::message::{Block, MessageRole, plain_text};
+use crate::domain::party::{Party, PartyKind};
 use crate::domain::wire::message_json;
 use crate::http::auth::{Observer, Operator};
 use crate::http::body::StrictJson;
@@ -20,9 +22,9 @@ use crate::http::page::{self, Listing, Page};
 use crate::http::request::RequestInfo;
 use crate::http::state::AppState;
 use crate::store::audit::Audited;
-use crate::store::chat::{AcceptChat, To};
+use crate::store::chat::{AcceptChat, Accepted, To};
 use crate::store::messages::{self, Span};
-use crate::store::{Db, deliveries};
+use crate::store::{Db, Store, deliveries};
 
 /// Lines of a page when the caller does not say how many.
 const ROWS_DEFAULT: usize = 50;
@@ -124,11 +126,15 @@ pub(super) async fn list(
 #[schema(as = NewMessage)]
 pub(super) struct New {
     /// A text, or blocks such as `{"type": "text", "text": "…"}`.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Value)]
     content: Value,
     /// `user` (the default), `assistant`, `system` or `tool`; others than `user` only with `deliver: false`.
     #[schema(value_type = Option<String>)]
     role: Option<MessageRole>,
+    /// Who says it, if not the caller: any party that exists, as `kind:id` (for example `user:<id>`), as its UUID, or as
+    /// `{kind, id}`. It gives the caller no rights of that party.
+    #[schema(value_type = Option<Value>)]
+    from: Option<PartyName>,
     /// Whether the gateway is to answer. `false` only adds the line.
     #[serde(default = "yes")]
     deliver: bool,
@@ -146,7 +152,10 @@ pub(super) struct AcceptedMessage {
     deliveries: Vec<Shown>,
 }
 
-/// Add a message to a conversation, as the caller, and have it answered.
+/// Add a message to a conversation, as the caller or as another party, and have it answered.
+///
+/// The audit log tells who did it and who is shown as its sender. An `Idempotency-Key` counts for the sender and the
+/// conversation.
 #[utoipa::path(
     tag = "admin",
     operation_id = "adminCreateMessage",
@@ -174,6 +183,10 @@ pub(super) async fn create(
             "must be `user` if it is to be answered; `marker` is never said by anybody",
         ));
     }
+    let sender = match new.from {
+        Some(name) => Some(sender(&state.store, name, &conversation, new.deliver).await?),
+        None => None,
+    };
     let gateway_up = conversation.gateway_id.as_ref().is_some_and(|gateway| state.directory.is_connected(gateway));
     let accepted = state
         .store
@@ -181,6 +194,7 @@ pub(super) async fn create(
             change: AcceptChat {
                 to: To::Conversation(id),
                 caller: (*caller).clone(),
+                from: sender.map(|party| party.id),
                 text,
                 client_key,
                 socket_id: None,
@@ -193,7 +207,10 @@ pub(super) async fn create(
             action: "message.add",
             target: ("conversation", id.to_string()),
             // What was said is in the log of the conversation, not in the audit.
-            shown: |accepted| serde_json::json!({ "message_id": accepted.line.id, "repeated": accepted.repeated }),
+            shown: |accepted| {
+                let Accepted { line, repeated, .. } = accepted;
+                serde_json::json!({ "message_id": line.id, "sender": line.sender, "repeated": repeated })
+            },
         })
         .await?;
     let message_id = accepted.line.id;
@@ -202,6 +219,19 @@ pub(super) async fn create(
         message: message_json(&accepted.line, Some(&id.to_string())),
         deliveries: found.iter().map(Shown::from).collect(),
     }))
+}
+
+/// Finds who is to be shown as the sender.
+async fn sender(store: &Store, name: PartyName, to: &Conversation, deliver: bool) -> Result<Party, Error> {
+    let found = store.read(move |db| name.find(db)).await?;
+    let party = found.ok_or_else(|| {
+        Error::invalid("from", "there is no such party; a user is `user:<id>`, a gateway `gateway:<id>`")
+    })?;
+    let asked = to.gateway_id.as_ref().filter(|_| deliver);
+    if party.kind == PartyKind::Gateway && asked.is_some_and(|gateway| gateway.as_str() == party.reference) {
+        return Err(Error::invalid("from", "the gateway cannot answer itself; add its line with `deliver: false`"));
+    }
+    Ok(party)
 }
 
 /// Reads the text of a message out of a text or of text blocks.

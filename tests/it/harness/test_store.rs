@@ -212,6 +212,7 @@ pub(crate) fn question(caller: &Caller, to: To, text: &str) -> AcceptChat {
     AcceptChat {
         to,
         caller: caller.clone(),
+        from: None,
         text: text.into(),
         client_key: None,
         socket_id: None,

@@ -32,6 +32,7 @@ async fn talk(node: &TestNode, user: &str, gateway: &str, key: &str, text: &str)
     let asked = AcceptChat {
         to: To::Name(SessionName { gateway_id: gateway.parse().unwrap(), key: key.into(), canonical: None }),
         caller,
+        from: None,
         text: text.into(),
         client_key: None,
         socket_id: None,

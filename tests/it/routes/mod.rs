@@ -9,5 +9,6 @@ mod node;
 mod ops;
 mod order;
 mod secrets;
+mod senders;
 
 pub(crate) use node::TestNode;
