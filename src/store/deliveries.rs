@@ -1,10 +1,11 @@
 //! Deliveries: every move goes through the state machine of `domain::delivery`, inside a transaction.
+mod events;
+
 use std::sync::Arc;
 
 use diesel::expression::SqlLiteral;
 use diesel::prelude::*;
 use diesel::sql_types::Bool;
-use serde::{Deserialize, Serialize};
 
 use super::dialect::Db;
 use super::parties;
@@ -17,23 +18,10 @@ use crate::domain::ids::{ConversationId, DeliveryId, MessageId, PartyId};
 use crate::domain::message::Line;
 use crate::domain::party::Party;
 
+pub use self::events::Entry;
+
 /// Hand-outs of a delivery before it is dead, unless its recipient says otherwise.
 pub const ATTEMPTS_MAX: i32 = 5;
-/// Entries kept of a delivery's own history; a redriven one could go on for ever.
-const EVENTS_MAX: usize = 64;
-
-/// One entry of a delivery's history, as receipts show it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
-    /// Epoch milliseconds.
-    pub at: i64,
-    pub what: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub attempt: Option<i32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-}
-
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = deliveries)]
 struct Row {
@@ -143,7 +131,7 @@ pub(super) fn insert(tx: &mut Tx<'_>, new: NewDelivery) -> Result<Delivery, Erro
         created_at: now_ms,
         ended_at: None,
     };
-    let accepted = vec![Entry { at: now_ms, what: "accepted".into(), attempt: None, reason: None }];
+    let accepted = [Entry::accepted(now_ms)];
     diesel::insert_into(deliveries::table)
         .values((
             deliveries::id.eq(delivery.id.as_bytes().as_slice()),
@@ -180,18 +168,7 @@ pub(super) fn apply_to(tx: &mut Tx<'_>, mut stored: Stored, action: &Move, annou
     if stored.delivery.apply(action, now_ms)? == Applied::Repeated {
         return Ok(stored.delivery);
     }
-    let what = what_happened(action, &stored.delivery);
-    let attempt = matches!(action, Move::Lease { .. } | Move::Nack { .. } | Move::LeaseOver { .. });
-    stored.events.push(Entry {
-        at: now_ms,
-        what: what.to_owned(),
-        attempt: attempt.then_some(stored.delivery.attempt),
-        reason: stored.delivery.reason.clone(),
-    });
-    if stored.events.len() > EVENTS_MAX {
-        // The first entry says when it was accepted; the oldest after it go.
-        stored.events.drain(1..2);
-    }
+    events::add_move(&mut stored.events, action, &stored.delivery, now_ms);
     let delivery = &stored.delivery;
     diesel::update(deliveries::table.find(id_of(delivery)))
         .set((
@@ -214,6 +191,24 @@ pub(super) fn apply_to(tx: &mut Tx<'_>, mut stored: Stored, action: &Move, annou
     Ok(stored.delivery)
 }
 
+impl Stored {
+    /// Adds to its history that the recipient took the newest hand-out at this time; tells whether that is new.
+    pub(super) fn add_sent(&mut self, at: i64) -> bool {
+        events::add_sent(&mut self.events, self.delivery.attempt, at)
+    }
+}
+
+/// Notes that the recipient took the newest hand-out of a delivery, which does not move by it. A repeat changes nothing.
+pub(super) fn note_sent(tx: &mut Tx<'_>, id: DeliveryId, at: i64) -> Result<(), Error> {
+    let Some(mut stored) = get(tx.read(), id)? else { return Ok(()) };
+    if stored.add_sent(at) {
+        diesel::update(deliveries::table.find(id_of(&stored.delivery)))
+            .set(deliveries::events.eq(serde_json::to_string(&stored.events).map_err(Error::internal)?))
+            .execute(tx.write())?;
+    }
+    Ok(())
+}
+
 /// Adds an event about a delivery.
 pub(super) fn tell(
     tx: &mut Tx<'_>,
@@ -228,18 +223,6 @@ pub(super) fn tell(
 
 fn id_of(delivery: &Delivery) -> &[u8] {
     delivery.id.as_bytes().as_slice()
-}
-
-fn what_happened(action: &Move, after: &Delivery) -> &'static str {
-    match (action, after.state) {
-        (Move::Lease { .. }, _) => "leased",
-        (_, DeliveryState::Dead) => "dead",
-        (Move::Nack { .. }, _) => "nacked",
-        (Move::LeaseOver { .. }, _) => "lease_over",
-        (Move::Extend { .. }, _) => "extended",
-        (Move::Redrive, _) => "redriven",
-        (_, state) => state.as_str(),
-    }
 }
 
 /// Reads one delivery.

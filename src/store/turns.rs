@@ -217,6 +217,8 @@ pub struct Checkpoint {
     pub text: String,
     /// The gateway's id of the run, which changes when it takes the run up again.
     pub run_id: String,
+    /// When the gateway took the question, for its receipt.
+    pub sent_at: Option<i64>,
 }
 
 impl Command for Checkpoint {
@@ -233,6 +235,11 @@ impl Command for Checkpoint {
                 turns::checkpoint_at.eq(Some(now_ms)),
             ))
             .execute(tx.write())?;
+        if let Some(sent_at) = self.sent_at
+            && let Some(delivery) = get(tx.read(), self.turn_id)?.and_then(|turn| turn.delivery_id)
+        {
+            deliveries::note_sent(tx, delivery, sent_at)?;
+        }
         Ok(())
     }
 }
@@ -283,6 +290,8 @@ pub struct EndTurn {
     /// The gateway's time of the answer.
     pub said_at: Option<i64>,
     pub late: bool,
+    /// When the gateway took the question, for its receipt.
+    pub sent_at: Option<i64>,
     pub delivery: DeliveryEnd,
 }
 
@@ -347,20 +356,23 @@ impl Command for EndTurn {
             None => tx.emit(Event::TurnEnded { topic, end }),
         }
         if let Some(id) = turn.delivery_id {
-            end_delivery(tx, id, &self.delivery)?;
+            end_delivery(tx, id, self)?;
         }
         Ok(line)
     }
 }
 
-fn end_delivery(tx: &mut Tx<'_>, id: DeliveryId, end: &DeliveryEnd) -> Result<(), Error> {
+fn end_delivery(tx: &mut Tx<'_>, id: DeliveryId, end: &EndTurn) -> Result<(), Error> {
     use super::schema::deliveries::dsl;
-    let Some(stored) = deliveries::get(tx.read(), id)? else { return Ok(()) };
+    let Some(mut stored) = deliveries::get(tx.read(), id)? else { return Ok(()) };
     // It may have been cancelled meanwhile; then its end stands.
     if !stored.delivery.state.is_open() {
-        return Ok(());
+        return end.sent_at.map_or(Ok(()), |at| deliveries::note_sent(tx, id, at));
     }
-    match end {
+    if let Some(at) = end.sent_at {
+        stored.add_sent(at);
+    }
+    match &end.delivery {
         DeliveryEnd::Completed(outcome) => {
             let action = Move::Complete { outcome: *outcome, attempt: None, result_hash: None };
             deliveries::apply_to(tx, stored, &action, true)?;

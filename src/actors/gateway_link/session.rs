@@ -96,6 +96,9 @@ struct Run {
     ended_bare: bool,
     /// Why it cannot be sent at all.
     refused: Option<String>,
+    /// When the gateway was known to have taken the question; the next checkpoint or the end takes it to the receipt.
+    sent_at: Option<i64>,
+    is_sent_kept: bool,
     /// Runs of others that were looked for in the log because they might have been this one.
     strangers: Vec<String>,
     early: Vec<ChatEvent>,
@@ -122,8 +125,17 @@ impl Run {
             is_seen: false,
             ended_bare: false,
             refused: None,
+            sent_at: None,
+            is_sent_kept: false,
             strangers: Vec::new(),
             early: Vec::new(),
+        }
+    }
+
+    /// The gateway has taken the question.
+    fn note_sent(&mut self, now_ms: i64) {
+        if self.question.is_some() {
+            self.sent_at.get_or_insert(now_ms);
         }
     }
 

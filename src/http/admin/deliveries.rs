@@ -88,7 +88,8 @@ pub(super) struct Chain {
 #[schema(as = DeliveryEvent)]
 pub(super) struct Happened {
     at: String,
-    /// `accepted`, `stored`, `leased`, `nacked`, `lease_over`, `completed`, `dead`, `expired`, `cancelled`, `redriven` …
+    /// `accepted`, `stored`, `leased`, `sent` (the gateway has taken it), `nacked`, `lease_over`, `completed`, `dead`,
+    /// `expired`, `cancelled`, `redriven` …
     what: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     attempt: Option<i32>,

@@ -235,6 +235,7 @@ pub(crate) fn answer(turn_id: TurnId, text: &str) -> EndTurn {
         usage: None,
         said_at: None,
         late: false,
+        sent_at: None,
         delivery: DeliveryEnd::Completed(Outcome::Answered),
     }
 }

@@ -1,4 +1,5 @@
 //! The admin API: conversations, messages, receipts, deliveries, audit.
+use clawbroker::domain::clock::Clock;
 use clawbroker::domain::delivery::DeliveryState;
 use clawbroker::domain::ids::{ConversationId, DeliveryId, TurnId};
 use clawbroker::domain::turn::TurnState;
@@ -147,7 +148,8 @@ async fn a_message_is_accepted_and_has_a_receipt(node: TestNode) {
     let delivery_id: DeliveryId = delivery["id"].as_str().unwrap().parse().unwrap();
     let turn_id = TurnId::new();
     node.state.store.write(BeginTurn { turn_id, delivery_id }).await.unwrap();
-    node.state.store.write(answer(turn_id, "hi there")).await.unwrap();
+    let sent_at = Some(node.clock.now_ms());
+    node.state.store.write(EndTurn { sent_at, ..answer(turn_id, "hi there") }).await.unwrap();
     let after = receipt().await;
     let events: Vec<&str> = after["deliveries"][0]["events"]
         .as_array()
@@ -155,7 +157,7 @@ async fn a_message_is_accepted_and_has_a_receipt(node: TestNode) {
         .iter()
         .map(|event| event["what"].as_str().unwrap())
         .collect();
-    assert_eq!(events, ["accepted", "stored", "leased", "completed"]);
+    assert_eq!(events, ["accepted", "stored", "leased", "sent", "completed"]);
     assert_eq!(
         (&after["deliveries"][0]["outcome"], &after["reply"]["content"][0]["text"]),
         (&json!("answered"), &json!("hi there"))

@@ -3,11 +3,11 @@ use clawbroker::domain::error::ErrorCode;
 use clawbroker::domain::event::Event;
 use clawbroker::domain::ids::{DeliveryId, TurnId};
 use clawbroker::domain::turn::TurnState;
-use clawbroker::store::deliveries::Cancel;
+use clawbroker::store::deliveries::{Cancel, Entry};
 use clawbroker::store::turns::{self, BeginForeignTurn, BeginTurn, Checkpoint, DeliveryEnd, EndTurn, Turn};
 
 use crate::harness::TestStore;
-use crate::harness::test_store::answer;
+use crate::harness::test_store::{START_MS, answer};
 
 async fn turn(store: &TestStore, id: TurnId) -> Turn {
     store.read(move |db| turns::get(db, id)).await.unwrap().unwrap()
@@ -34,7 +34,7 @@ async fn beginning_a_turn_leases_its_delivery_once(store: TestStore) {
 async fn a_checkpoint_keeps_the_text_of_a_running_turn(store: TestStore) {
     let (caller, conversation) = store.chat().await;
     let (asked, turn_id) = store.begun(&caller, conversation.id, "hello").await;
-    let checkpoint = |text: &str| Checkpoint { turn_id, text: text.into(), run_id: "run-2".into() };
+    let checkpoint = |text: &str| Checkpoint { turn_id, text: text.into(), run_id: "run-2".into(), sent_at: None };
     store.write_bulk(checkpoint("The ans")).await.unwrap();
     let kept = turn(&store, turn_id).await;
     assert_eq!((kept.state, kept.text.as_str()), (TurnState::Streaming, "The ans"));
@@ -132,6 +132,51 @@ async fn a_cancelled_delivery_keeps_its_end_when_its_run_answers(store: TestStor
     assert_eq!(store.delivery(id).await.delivery.state, DeliveryState::Cancelled);
 }
 
+/// What a delivery has gone through, with the times of what was sent.
+async fn history(store: &TestStore, id: DeliveryId) -> Vec<(String, Option<i64>)> {
+    let sent_at = |entry: &Entry| (entry.what == "sent").then_some(entry.at);
+    store.delivery(id).await.events.iter().map(|entry| (entry.what.clone(), sent_at(entry))).collect()
+}
+
+fn steps(of: &[(&str, Option<i64>)]) -> Vec<(String, Option<i64>)> {
+    of.iter().map(|(what, at)| ((*what).to_owned(), *at)).collect()
+}
+
+async fn a_receipt_tells_once_when_the_gateway_took_the_question(store: TestStore) {
+    let (caller, conversation) = store.chat().await;
+    let (asked, turn_id) = store.begun(&caller, conversation.id, "hello").await;
+    let id = asked.delivery.unwrap().id;
+    let checkpoint = || Checkpoint { turn_id, text: String::new(), run_id: "run".into(), sent_at: Some(START_MS + 3) };
+    store.told();
+    store.write_bulk(checkpoint()).await.unwrap();
+    store.write_bulk(checkpoint()).await.unwrap();
+    let sent = [("accepted", None), ("leased", None), ("sent", Some(START_MS + 3))];
+    assert_eq!(history(&store, id).await, steps(&sent));
+    assert_eq!(store.delivery(id).await.delivery.state, DeliveryState::Leased);
+    assert!(store.told().is_empty(), "it is no move");
+    store.write(EndTurn { sent_at: Some(START_MS + 7), ..answer(turn_id, "hi") }).await.unwrap();
+    assert_eq!(history(&store, id).await, steps(&[&sent[..], &[("completed", None)]].concat()));
+
+    // A short run has its end only.
+    let (asked, turn_id) = store.begun(&caller, conversation.id, "again").await;
+    store.write(EndTurn { sent_at: Some(START_MS), ..answer(turn_id, "hi") }).await.unwrap();
+    let events = store.delivery(asked.delivery.as_ref().unwrap().id).await.events;
+    assert_eq!(
+        events.iter().map(|entry| entry.what.as_str()).collect::<Vec<_>>(),
+        ["accepted", "leased", "sent", "completed"]
+    );
+    assert_eq!(events[2].attempt, Some(1));
+
+    // One that was cancelled meanwhile was sent all the same.
+    let (asked, turn_id) = store.begun(&caller, conversation.id, "never mind").await;
+    let id = asked.delivery.unwrap().id;
+    store.clock.advance_ms(10);
+    store.write(Cancel { id, reason: None }).await.unwrap();
+    store.write(EndTurn { sent_at: Some(START_MS + 1), ..answer(turn_id, "hi") }).await.unwrap();
+    let cancelled = [("accepted", None), ("leased", None), ("sent", Some(START_MS + 1)), ("cancelled", None)];
+    assert_eq!(history(&store, id).await, steps(&cancelled));
+}
+
 async fn a_run_of_somebody_else_is_one_turn(store: TestStore) {
     let (_, conversation) = store.chat().await;
     let begin =
@@ -154,5 +199,6 @@ on_both_databases!(
     an_error_without_an_answer_is_a_line_that_says_so,
     an_empty_answer_has_no_line,
     a_cancelled_delivery_keeps_its_end_when_its_run_answers,
+    a_receipt_tells_once_when_the_gateway_took_the_question,
     a_run_of_somebody_else_is_one_turn,
 );

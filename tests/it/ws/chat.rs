@@ -9,6 +9,7 @@ use crate::harness::{Database, is_terminal};
 on_both_databases!(
     two_tabs_agree_and_a_neighbour_hears_nothing,
     questions_are_answered_one_at_a_time_and_in_order,
+    a_receipt_tells_that_the_gateway_took_the_question,
     a_repeated_key_gets_the_first_acknowledgement,
     thinking_is_removed_from_deltas_and_from_the_answer,
     increments_add_up_to_the_answer,
@@ -69,6 +70,36 @@ async fn questions_are_answered_one_at_a_time_and_in_order(database: Database) {
     // The gateway never had two questions of one session at a time: its answers were not merged.
     let answers: Vec<Value> = gateway.rows("a").into_iter().filter(|row| row["role"] == "assistant").collect();
     assert_eq!(answers.len(), 5, "{answers:?}");
+}
+
+async fn a_receipt_tells_that_the_gateway_took_the_question(database: Database) {
+    let (broker, gateway) = connected(&database).await;
+    let mut browser = broker.browser("/ws/chat/gw").await;
+    let ack = browser.ask("a", "gate g: one two").await;
+    let path = format!("/api/admin/messages/{}", ack["messageId"].as_str().expect("an id"));
+    let receipt = async || {
+        let (_, receipt) = broker.get(&path).await;
+        let events = receipt["deliveries"][0]["events"].as_array().cloned().unwrap_or_default();
+        let what: Vec<String> = events.iter().filter_map(|event| event["what"].as_str()).map(str::to_owned).collect();
+        (what, events.into_iter().find(|event| event["what"] == "sent"))
+    };
+    // While the answer is under way already.
+    let sent = loop {
+        if let (_, Some(sent)) = receipt().await {
+            break sent;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!((&sent["attempt"], sent["at"].is_string()), (&json!(1), true), "{sent}");
+    gateway.release("g");
+    browser.until_terminal().await;
+    let (what, again) = receipt().await;
+    assert_eq!((what.join(" ").as_str(), again), ("accepted stored leased sent completed", Some(sent)));
+    // A short answer brings it along.
+    let ack = browser.ask("a", "say: short").await;
+    browser.until_terminal().await;
+    let (_, receipt) = broker.get(&format!("/api/admin/messages/{}", ack["messageId"].as_str().expect("an id"))).await;
+    assert_eq!(receipt["deliveries"][0]["events"][3]["what"], "sent", "{receipt}");
 }
 
 async fn a_repeated_key_gets_the_first_acknowledgement(database: Database) {

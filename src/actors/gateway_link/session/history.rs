@@ -35,7 +35,7 @@ impl Session {
         now_ms: i64,
     ) -> Vec<Effect> {
         if let Ok(page) = &result {
-            self.note_seen(page);
+            self.note_seen(page, now_ms);
         }
         match (purpose, result) {
             (Purpose::Contact, Ok(page)) => self.on_contact(&page, now_ms),
@@ -49,12 +49,14 @@ impl Session {
     }
 
     /// Remembers that the question at hand stands in the log.
-    fn note_seen(&mut self, page: &HistoryPage) {
+    fn note_seen(&mut self, page: &HistoryPage, now_ms: i64) {
         if let Some(run) = &mut self.run
             && let Some(question) = &run.question
             && !run.is_seen
+            && page.question(&question.delivery_id.to_string()).is_some()
         {
-            run.is_seen = page.question(&question.delivery_id.to_string()).is_some();
+            run.is_seen = true;
+            run.note_sent(now_ms);
         }
     }
 
@@ -337,6 +339,7 @@ impl Session {
                 turn_id: run.turn_id,
                 text: String::new(),
                 run_id: run_id.clone(),
+                sent_at: run.sent_at,
             }));
         }
         if self.other_run.as_ref() == Some(&run_id) {

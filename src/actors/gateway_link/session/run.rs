@@ -140,6 +140,7 @@ impl Session {
         let Some(run) = &mut self.run else { return Vec::new() };
         run.heard += 1;
         run.heard_at = now_ms;
+        run.note_sent(now_ms);
         let was_running = matches!(std::mem::replace(&mut run.stage, Stage::Running), Stage::Running);
         if run.abort_wanted && !was_running { self.ask_to_abort() } else { Vec::new() }
     }
@@ -184,13 +185,16 @@ impl Session {
         let is_silent = now_ms - run.heard_at >= self.options.silence_ms;
         match run.stage {
             Stage::Running => {
-                if run.rev > run.checkpoint_rev && now_ms - run.checkpoint_at >= self.options.checkpoint_ms {
+                let has_news = run.rev > run.checkpoint_rev || (run.sent_at.is_some() && !run.is_sent_kept);
+                if has_news && now_ms - run.checkpoint_at >= self.options.checkpoint_ms {
                     run.checkpoint_at = now_ms;
                     run.checkpoint_rev = run.rev;
+                    run.is_sent_kept = run.sent_at.is_some();
                     effects.push(Effect::Checkpoint(Checkpoint {
                         turn_id: run.turn_id,
                         text: run.text.visible().to_owned(),
                         run_id: run.run_id.clone(),
+                        sent_at: run.sent_at,
                     }));
                 }
             }
@@ -284,6 +288,7 @@ impl Session {
         let Some(run) = self.run.as_mut().filter(|run| !matches!(run.stage, Stage::Ending(_))) else {
             return Vec::new();
         };
+        run.note_sent(now_ms);
         match event.state {
             ChatState::Final if protocol < 4 && is_bare(event, run) => {
                 run.ended_bare = true;
@@ -352,6 +357,7 @@ impl Session {
             usage: end.usage,
             said_at: end.said_at,
             late: false,
+            sent_at: run.sent_at,
             delivery: end.delivery,
         });
         run.stage = Stage::Ending(command.clone());

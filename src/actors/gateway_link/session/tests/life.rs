@@ -14,6 +14,55 @@ fn question_is_sent_answered_and_told() {
     assert_eq!(bench.ends[0].state, TurnState::Final);
 }
 
+/// What the checkpoints of a tick take to the receipt.
+fn kept_by_tick(bench: &mut Bench, ms: i64) -> Vec<Option<i64>> {
+    bench.now += ms;
+    let effects = bench.session.on_tick(bench.now);
+    effects
+        .into_iter()
+        .filter_map(|effect| if let Effect::Checkpoint(kept) = effect { Some(kept.sent_at) } else { None })
+        .collect()
+}
+
+#[test]
+fn receipt_learns_with_the_end_when_the_question_was_taken() {
+    let mut bench = Bench::sending();
+    bench.now += 5;
+    bench.ack(SendStatus::Started);
+    bench.now += 5;
+    bench.own(ChatState::Final, Some("a"));
+    assert_eq!(bench.ends[0].sent_at, Some(START_MS + 5));
+    // The answer may overtake the acknowledgement.
+    let mut bench = Bench::sending();
+    bench.own(ChatState::Final, Some("a"));
+    assert_eq!(bench.ends[0].sent_at, Some(START_MS));
+    // What the gateway refused, it has not taken.
+    let mut bench = Bench::sending();
+    bench.sent(RequestError::Refused(refusal("INVALID_REQUEST", false)));
+    assert_eq!(bench.ends[0].sent_at, None);
+}
+
+#[test]
+fn receipt_of_a_long_run_learns_it_with_one_checkpoint() {
+    let mut bench = Bench::answering();
+    assert_eq!(kept_by_tick(&mut bench, 500), []);
+    assert_eq!(kept_by_tick(&mut bench, 2_000), [Some(START_MS)], "also without a text");
+    assert_eq!(kept_by_tick(&mut bench, 2_000), []);
+    // Nobody asked for somebody else's run.
+    let mut bench = Bench::ready();
+    bench.event("other", ChatState::Delta, Some("hm"));
+    assert_eq!(kept_by_tick(&mut bench, 2_000), [None]);
+}
+
+#[test]
+fn receipt_learns_from_the_log_what_no_answer_told() {
+    let mut bench = cut_in("sending");
+    let key = bench.key(0);
+    bench.now += 100;
+    bench.looked(idle(vec![asked_row(1, &key, "question 0"), answer_row(2, &key, "done")]));
+    assert_eq!(bench.ends[0].sent_at, Some(bench.now));
+}
+
 #[test]
 fn second_question_waits_for_the_end_of_the_first() {
     let mut bench = Bench::answering();
