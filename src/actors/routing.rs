@@ -77,6 +77,7 @@ pub fn route(event: &Event) -> Route {
         | Event::Line { .. }
         | Event::TurnEnded { .. }
         | Event::Imported { .. }
+        | Event::SessionRefused { .. }
         | Event::Live { .. }
         | Event::Link { .. }
         | Event::SteppedDown => Route::Nobody,

@@ -1,6 +1,7 @@
 //! Conversations: append-only logs that differ only in kind.
 use serde::Serialize;
 
+use super::error::{Error, ErrorCode};
 use super::ids::{ConversationId, GatewayId, UserId};
 
 /// What a conversation is. The numbers are stored.
@@ -61,6 +62,17 @@ pub struct Conversation {
     pub deleted_at: Option<i64>,
     /// How far the gateway's log of it is known here.
     pub upstream: Upstream,
+}
+
+/// Says that a session is not a member's to use: it was begun on the gateway, not here.
+pub fn foreign_session(key: &str) -> Error {
+    Error::new(
+        ErrorCode::Forbidden,
+        format!(
+            "the session `{key}` exists on the gateway and was not begun here, so it takes an operator to use it; \
+             choose another key"
+        ),
+    )
 }
 
 /// How far an upstream session's log is known here (D1).

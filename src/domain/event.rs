@@ -54,6 +54,8 @@ pub enum Event {
     Delivery { topic: Arc<Topic>, delivery: Arc<Delivery>, from: Option<DeliveryState>, line: Option<Arc<Line>> },
     /// Lines were added above the oldest one.
     Imported { topic: Arc<Topic>, first_seq: i64, done: bool },
+    /// A session was not its owner's to use: the gateway had it before. Its deletion follows.
+    SessionRefused { topic: Arc<Topic> },
     /// A conversation was deleted.
     ConversationDeleted { topic: Arc<Topic>, first_seq: i64, last_seq: i64 },
     /// A live run moved; not yet on disk.
@@ -118,6 +120,7 @@ impl Event {
             | Self::TurnEnded { topic, .. }
             | Self::Delivery { topic, .. }
             | Self::Imported { topic, .. }
+            | Self::SessionRefused { topic }
             | Self::ConversationDeleted { topic, .. }
             | Self::Live { topic, .. } => Some(topic),
             Self::Link { .. }

@@ -173,6 +173,14 @@ impl HistoryPage {
         self.in_flight.is_none() && self.has_active_run == Some(false)
     }
 
+    /// Tells whether something was said in the session, or is about to be.
+    pub fn has_content(&self) -> bool {
+        let is_active = self.in_flight.is_some()
+            || self.has_active_run == Some(true)
+            || self.active_run_ids.as_ref().is_some_and(|ids| !ids.is_empty());
+        is_active || self.has_more || !self.rows.is_empty() || !self.pending_inputs.is_empty()
+    }
+
     /// Finds the user's row that was sent with this key.
     pub fn question(&self, delivery_key: &str) -> Option<&HistoryRow> {
         self.rows.iter().find(|row| row.delivery_key() == Some(delivery_key))

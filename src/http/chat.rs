@@ -9,6 +9,8 @@ mod sessions;
 
 pub(super) use messages::Message;
 
+use std::time::Duration;
+
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::call::Target;
@@ -92,6 +94,23 @@ impl Target for Changeable {
         let found = find(state, caller, gateway_id(&gateway)?, &key).await?;
         let found = found.filter(|found| caller.may_write(found.owner_id));
         found.map(Self).ok_or_else(|| unknown_session(&key))
+    }
+}
+
+/// How long the first look at a session waits for the gateway's own log, so that a client that asks once gets it.
+const CONTACT_WAIT: Duration = Duration::from_secs(3);
+
+/// Has a session that was never looked at contacted first, if its gateway is there.
+async fn contact(state: &AppState, conversation: &Conversation) {
+    let Some(gateway_id) = &conversation.gateway_id else { return };
+    if conversation.upstream.contacted || !state.directory.is_connected(gateway_id) {
+        return;
+    }
+    let conversation_id = conversation.id;
+    let touched = state.ask_link(gateway_id, |reply| LinkRequest::Touch { conversation_id, reply }, CONTACT_WAIT).await;
+    if let Err(error) = touched {
+        let gateway = gateway_id.as_str();
+        log::debug!(gateway_id = gateway; "a session of gateway `{gateway}` was not contacted in time: {error}");
     }
 }
 

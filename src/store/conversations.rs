@@ -230,6 +230,8 @@ fn deleted_at(db: &mut Db, name: &SessionName) -> Result<Option<i64>, Error> {
         conversations::table
             .filter(conversations::gateway_id.eq(name.gateway_id.as_str().to_owned()))
             .filter(conversations::deleted_at.is_not_null())
+            // Not one that was refused: it had nothing of the gateway's.
+            .filter(conversations::contacted.eq(true).or(conversations::owner_id.is_not_null()))
             .order(conversations::deleted_at.desc())
             .select(conversations::deleted_at)
     };

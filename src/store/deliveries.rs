@@ -418,6 +418,13 @@ impl Command for Redrive {
                 ),
             ));
         }
+        if super::conversations::get(tx.read(), stored.delivery.conversation_id)?.is_none() {
+            // Nobody would hand it out (DLV-2).
+            return Err(Error::new(
+                ErrorCode::DeliveryEnded,
+                format!("the conversation of delivery `{}` was deleted", self.id),
+            ));
+        }
         apply_to(tx, stored, &Move::Redrive, true)
     }
 }

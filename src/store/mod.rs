@@ -4,6 +4,7 @@
 //! readers ([`Store::read`]). One file for each aggregate.
 pub mod audit;
 pub mod chat;
+pub mod claims;
 pub mod conversations;
 pub mod deliveries;
 mod dialect;

@@ -5,10 +5,11 @@ use actix::prelude::*;
 
 use super::frames::{self, Have};
 use super::{BrowserSession, QUEUED_MAX};
+use crate::domain::conversation::foreign_session;
 use crate::domain::delivery::DeliveryState;
 use crate::domain::error::Error;
 use crate::domain::event::{Event, Live, LiveStep, Topic, TurnEnd};
-use crate::domain::ids::{ConversationId, TurnId};
+use crate::domain::ids::{ConversationId, GatewayId, TurnId};
 use crate::domain::message::Line;
 use crate::store::{conversations, messages, turns};
 
@@ -303,6 +304,11 @@ impl BrowserSession {
             }
             Event::Imported { topic, first_seq, done } => {
                 let frame = frames::imported(topic, *first_seq, *done, self.federated());
+                self.send(frame, ctx);
+            }
+            Event::SessionRefused { topic } => {
+                let gateway = topic.gateway_id.as_ref().filter(|_| self.federated()).map(GatewayId::as_str);
+                let frame = frames::error(&foreign_session(&topic.key), Some(&topic.key), None, gateway);
                 self.send(frame, ctx);
             }
             Event::ConversationDeleted { topic, first_seq, last_seq } => {

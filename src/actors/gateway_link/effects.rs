@@ -19,6 +19,8 @@ use crate::domain::secret::Secret;
 use crate::domain::wire::set;
 use crate::gateway::device::DeviceIdentity;
 use crate::gateway::frames::SessionsList;
+use crate::gateway::history::HistoryPage;
+use crate::store::claims::ClaimSession;
 use crate::store::conversations::{self, SessionName};
 use crate::store::gateways::{self, Credentials, KeepDevice};
 use crate::store::turns::{self, Turn};
@@ -328,6 +330,7 @@ impl GatewayLink {
             Effect::End(command) => self.write(id, *command, ctx, |session, result, now| {
                 session.on_ended(result.map(|line| line.is_some()), now)
             }),
+            Effect::Claim(page) => self.claim(id, page, ctx),
             Effect::NoteContact(command) => {
                 // With an import, those who wait are answered when its first page is on disk.
                 let complete = command.import_below.is_none();
@@ -392,6 +395,24 @@ impl GatewayLink {
                 self.by_run.insert(run_id, id);
             }
         }
+    }
+
+    /// Has the store decide whether a session may be used; those who wait for its log wait on, unless it may not.
+    fn claim(&mut self, id: ConversationId, page: Box<HistoryPage>, ctx: &mut Context<Self>) {
+        let command = ClaimSession { conversation_id: id, canonical_key: page.canonical_key.clone() };
+        let store = self.parts.store.clone();
+        async move { store.write(command).await }
+            .into_actor(self)
+            .map(move |result, this, ctx| {
+                if matches!(result, Ok(false)) {
+                    log::info!(gateway_id = this.parts.gateway.id.as_str();
+                        "a member named a session that gateway `{}` has of its own; it was refused", this.parts.gateway.id);
+                    this.answer_touches(id);
+                }
+                this.with_session(id, ctx, |session, now_ms| session.on_claimed(&page, result, now_ms));
+                this.contacted(id);
+            })
+            .spawn(ctx);
     }
 
     /// Ends a waiting delivery; tried again while the store cannot take it, so that it is not sent after all (DLV-2).

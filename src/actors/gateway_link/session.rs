@@ -19,6 +19,7 @@ use crate::gateway::frames::ChatEvent;
 use crate::gateway::run::RunText;
 use crate::store::turns::{BeginTurn, EndTurn, Turn};
 
+mod claim;
 mod effect;
 mod end;
 mod history;

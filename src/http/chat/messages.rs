@@ -1,12 +1,9 @@
 //! The messages of a session.
-use std::time::Duration;
-
 use actix_web::{HttpRequest, HttpResponse, get, web};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
-use crate::actors::messages::LinkRequest;
 use crate::domain::conversation::Conversation;
 use crate::domain::error::Error;
 use crate::domain::ids::MessageId;
@@ -22,8 +19,6 @@ use crate::store::messages::{self, Span};
 
 /// Lines of a page when the client does not say how many.
 const ROWS_DEFAULT: usize = 50;
-/// How long the first look at a session waits for the gateway's own log, so that a client that asks once gets it.
-const CONTACT_WAIT: Duration = Duration::from_secs(3);
 
 /// A line of a session, as `domain::wire` builds it.
 #[derive(Serialize, ToSchema)]
@@ -99,9 +94,9 @@ pub(super) async fn list(
     let rows = page::rows(asked.limit, ROWS_DEFAULT, limits.page_rows_max)?;
     let before = asked.before.as_deref().map(before_id).transpose()?;
     let Perhaps(Some(found)) = call.target else { return Ok(nothing(&req)) };
-    contact(&state, &found).await;
+    super::contact(&state, &found).await;
     let (id, bytes_max) = (found.id, limits.page_bytes_max);
-    let (conversation, lines) = state
+    let found = state
         .store
         .read(move |db| {
             let span = match before {
@@ -111,10 +106,12 @@ pub(super) async fn list(
                     _ => return Err(Error::not_found("message", before)),
                 },
             };
-            let conversation = conversations::get(db, id)?.ok_or_else(|| Error::not_found("session", id))?;
-            Ok((conversation, messages::page(db, id, span, rows as i64, bytes_max)?))
+            let Some(conversation) = conversations::get(db, id)? else { return Ok(None) };
+            Ok(Some((conversation, messages::page(db, id, span, rows as i64, bytes_max)?)))
         })
         .await?;
+    // The first look may have shown that it is not the caller's to use.
+    let Some((conversation, lines)) = found else { return Ok(nothing(&req)) };
     let session_id = id.to_string();
     let shown: Vec<Value> = lines.iter().map(|line| message_json(line, Some(&session_id))).collect();
     let older = lines.first().filter(|line| line.seq > conversation.first_seq).map(|line| line.id.to_string());
@@ -130,18 +127,4 @@ fn before_id(text: &str) -> Result<MessageId, Error> {
 
 fn nothing(req: &HttpRequest) -> HttpResponse {
     Listing::of(req).total(0_u64).json(&Vec::<Value>::new())
-}
-
-/// Has a session that was never looked at contacted first, if its gateway is there.
-async fn contact(state: &AppState, conversation: &Conversation) {
-    let Some(gateway_id) = &conversation.gateway_id else { return };
-    if conversation.upstream.contacted || !state.directory.is_connected(gateway_id) {
-        return;
-    }
-    let conversation_id = conversation.id;
-    let touched = state.ask_link(gateway_id, |reply| LinkRequest::Touch { conversation_id, reply }, CONTACT_WAIT).await;
-    if let Err(error) = touched {
-        let gateway = gateway_id.as_str();
-        log::debug!(gateway_id = gateway; "a session of gateway `{gateway}` was not contacted in time: {error}");
-    }
 }

@@ -8,12 +8,12 @@ use utoipa::{IntoParams, ToSchema};
 use super::{Changeable, Readable};
 use crate::actors::directory::GatewayCard;
 use crate::actors::messages::{LinkRequest, UpstreamSession};
-use crate::domain::conversation::Conversation;
+use crate::domain::conversation::{Conversation, foreign_session};
 use crate::domain::error::Error;
 use crate::domain::ids::GatewayId;
 use crate::domain::session_key::SessionKey;
 use crate::domain::time::iso;
-use crate::domain::user::Caller;
+use crate::domain::user::{Caller, Role};
 use crate::http::auth::{Member, Viewer};
 use crate::http::body::ApiJson;
 use crate::http::call::Call;
@@ -119,6 +119,7 @@ pub(super) struct New {
     responses(
         (status = 200, body = View),
         (status = 400, description = "The session exists", body = ErrorBody),
+        (status = 403, description = "It exists on the gateway and was not begun here, so it takes an operator", body = ErrorBody),
         (status = 409, description = "The key is somebody else's", body = ErrorBody),
         (status = "default", body = ErrorBody)
     )
@@ -146,8 +147,16 @@ pub(super) async fn create(
         },
         idem,
     };
-    let conversation = state.store.write(command).await?;
-    super::touch(&state, &gateway_id, conversation.id);
+    let mut conversation = state.store.write(command).await?;
+    if caller.role >= Role::Operator {
+        super::touch(&state, &gateway_id, conversation.id);
+    } else {
+        // What the gateway has of its own is not a member's: the first look tells, and the store takes it back.
+        super::contact(&state, &conversation).await;
+        let id = conversation.id;
+        let found = state.store.read(move |db| conversations::get(db, id)).await?;
+        conversation = found.ok_or_else(|| foreign_session(&conversation.key))?;
+    }
     Ok(HttpResponse::Ok().json(seen(&state, &caller, conversation).await?))
 }
 

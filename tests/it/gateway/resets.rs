@@ -7,7 +7,6 @@ use clawbroker::sample_gateway::Running;
 
 on_both_databases!(
     a_reset_before_a_deletion_brings_nothing_back,
-    a_reset_before_a_member_came_shows_nothing,
     a_reset_that_is_news_is_a_line_with_what_came_after_it,
 );
 
@@ -50,17 +49,6 @@ async fn a_reset_before_a_deletion_brings_nothing_back(database: Database) {
     gateway.listen_again().await.expect("the port is free again");
     broker.gateway_is("gw", "connected").await;
     let mut browser = broker.browser("/ws/chat/gw").await;
-    assert_eq!(texts_after(&database, &broker, &gateway, &mut browser).await, ["say: mine", "mine"]);
-}
-
-async fn a_reset_before_a_member_came_shows_nothing(database: Database) {
-    let (broker, gateway) = connected(&database).await;
-    used_by_others(&gateway).await;
-    let (status, user) = broker.post("/api/admin/users", json!({ "name": "ann", "role": "member" })).await;
-    assert_eq!(status, 201, "{user}");
-    let (status, token) = broker.post("/api/admin/tokens", json!({ "user": "ann", "name": "here" })).await;
-    assert_eq!(status, 201, "{token}");
-    let mut browser = Browser::open(&broker.address, "/ws/chat/gw", token["token"].as_str()).await;
     assert_eq!(texts_after(&database, &broker, &gateway, &mut browser).await, ["say: mine", "mine"]);
 }
 

@@ -251,6 +251,7 @@ fn in_short(event: &Event) -> String {
             format!("delivery {} -> {}", from.map_or("new", |from| from.as_str()), delivery.state.as_str())
         }
         Event::Imported { first_seq, done, .. } => format!("imported {first_seq} {done}"),
+        Event::SessionRefused { .. } => "refused".into(),
         Event::ConversationDeleted { first_seq, last_seq, .. } => format!("deleted {first_seq}..{last_seq}"),
         Event::GatewayChanged { gateway_id, removed } => format!("gateway {gateway_id} {removed}"),
         Event::TokenEnded { .. } => "token ended".into(),

@@ -312,6 +312,14 @@ async fn no_query_of_the_writer_scans_a_table(database: Database) {
         "SELECT 1 FROM conversations WHERE purge AND gateway_id = 'gw7'".to_owned(),
         format!("SELECT n FROM search_lines WHERE conversation_id = {conversation} ORDER BY n LIMIT 500"),
         format!("DELETE FROM message_origins WHERE step_id IN ({conversation})"),
+        // Whose a session was.
+        "SELECT owner_id FROM conversations WHERE gateway_id = 'gw7' AND contacted = TRUE AND deleted_at IS NULL \
+         AND canonical_key = 'agent:main:k7' LIMIT 1"
+            .to_owned(),
+        "SELECT owner_id FROM conversations WHERE gateway_id = 'gw7' AND contacted = TRUE AND deleted_at IS NOT NULL \
+         AND canonical_key = 'agent:main:k7' ORDER BY deleted_at DESC LIMIT 1"
+            .to_owned(),
+        format!("SELECT 1 FROM turns WHERE conversation_id = {conversation} AND state <> 7 LIMIT 1"),
     ];
     for query in queries {
         assert_no_scan(&mut db, "the writer", &query);

@@ -2,6 +2,7 @@
 mod audit;
 mod backup;
 mod chat;
+mod claims;
 mod conversations;
 mod deliveries;
 mod explain;

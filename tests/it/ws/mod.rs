@@ -4,6 +4,7 @@ mod ancestor;
 mod chat;
 mod half_answers;
 mod resume;
+mod strangers;
 
 use std::sync::Arc;
 

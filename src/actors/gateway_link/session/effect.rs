@@ -71,6 +71,8 @@ pub(in super::super) enum Effect {
     Begin(BeginTurn),
     BeginForeign(BeginForeignTurn),
     End(Box<EndTurn>),
+    /// Ask the store whether the owner may have what this page shows; it is the page of the first contact.
+    Claim(Box<HistoryPage>),
     NoteContact(NoteContact),
     Import(ImportRows),
     /// Map the rows of this page to lines and steps.

@@ -38,7 +38,7 @@ impl Session {
             self.note_seen(page, now_ms);
         }
         match (purpose, result) {
-            (Purpose::Contact, Ok(page)) => self.on_contact(&page, now_ms),
+            (Purpose::Contact, Ok(page)) => self.on_first_page(page, now_ms),
             (Purpose::Contact, Err(error)) => self.contact_failed(&error, now_ms),
             (Purpose::Import, Ok(page)) => self.on_import_page(&page),
             (Purpose::Import, Err(error)) => self.import_failed(&error),
@@ -78,7 +78,7 @@ impl Session {
         Vec::new()
     }
 
-    fn on_contact(&mut self, page: &HistoryPage, now_ms: i64) -> Vec<Effect> {
+    pub(super) fn on_contact(&mut self, page: &HistoryPage, now_ms: i64) -> Vec<Effect> {
         if self.contact != Contact::Asking {
             return Vec::new();
         }

@@ -137,6 +137,8 @@ struct Bench {
     said: Vec<String>,
     ends: Vec<EndTurn>,
     fail: Vec<ErrorCode>,
+    /// What the store says of a session that the gateway had before.
+    may_have: bool,
     /// The turn that the store knows for a foreign run already.
     known_state: TurnState,
 }
@@ -155,6 +157,7 @@ impl Bench {
             said: Vec::new(),
             ends: Vec::new(),
             fail: Vec::new(),
+            may_have: true,
             known_state: TurnState::Started,
         }
     }
@@ -233,6 +236,15 @@ impl Bench {
                 let has_line = !end.text.is_empty() || end.error.is_some();
                 self.ends.push(*end);
                 let effects = self.session.on_ended(Ok(has_line), self.now);
+                self.perform(effects);
+            }
+            Effect::Claim(page) => {
+                let result = match self.fail.pop() {
+                    Some(code) => Err(error(code)),
+                    None => Ok(self.may_have),
+                };
+                self.said.push(format!("claim {}", self.may_have));
+                let effects = self.session.on_claimed(&page, result, self.now);
                 self.perform(effects);
             }
             Effect::NoteContact(contact) => self.said.push(format!("contact {}", contact.boundary_seq)),

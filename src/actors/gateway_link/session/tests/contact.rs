@@ -32,6 +32,64 @@ fn log_is_read_before_anything_is_sent() {
     assert_eq!(bench.said(), ["contact 0", "send 0"]);
 }
 
+fn owned() -> Bench {
+    let mut owned = conversation(false);
+    owned.owner_id = Some(crate::domain::ids::UserId::new());
+    let mut bench = Bench::of(owned);
+    bench.ask();
+    bench.up();
+    assert_eq!(bench.said(), ["history contact"]);
+    bench
+}
+
+/// SEC-2: nothing is sent into a session that is not the asker's to use.
+#[test]
+fn session_that_the_gateway_had_before_is_claimed_first() {
+    let mut bench = owned();
+    bench.may_have = false;
+    bench.history(Purpose::Contact, part(1, 2, None));
+    assert_eq!(bench.said(), ["claim false"]);
+    bench.event("other", ChatState::Final, Some("x"));
+    bench.pass(60_000);
+    assert_eq!(bench.said(), Vec::<String>::new(), "the link removes it");
+
+    let mut bench = owned();
+    bench.history(Purpose::Contact, part(1, 2, None));
+    assert_eq!(bench.said(), ["claim true", "contact 2", "import row-2,row-1 until None", "send 0"]);
+    // A run that only begins shows that somebody uses it.
+    let mut bench = owned();
+    bench.may_have = false;
+    let mut log = idle(Vec::new());
+    log["sessionInfo"] = json!({"hasActiveRun": true, "activeRunIds": ["other"]});
+    bench.history(Purpose::Contact, log);
+    assert_eq!(bench.said(), ["claim false"]);
+}
+
+#[test]
+fn new_session_is_used_at_once() {
+    let mut bench = owned();
+    bench.may_have = false;
+    bench.history(Purpose::Contact, idle(Vec::new()));
+    assert_eq!(bench.said(), ["contact 0", "send 0"]);
+}
+
+#[test]
+fn claim_is_made_again_when_the_store_is_busy() {
+    let mut bench = owned();
+    bench.fail = vec![ErrorCode::StoreBusy];
+    bench.history(Purpose::Contact, part(1, 2, None));
+    bench.said.clear();
+    bench.pass(1_000);
+    assert_eq!(bench.said(), ["history contact"]);
+    // A word of an old connection changes nothing.
+    bench.down();
+    let old = page(part(1, 2, None));
+    assert!(bench.session.on_claimed(&old, Ok(true), bench.now).is_empty());
+    bench.up();
+    bench.history(Purpose::Contact, part(1, 3, None));
+    assert_eq!(bench.said()[1..], ["claim true", "contact 3", "import row-3,row-2,row-1 until None", "send 0"]);
+}
+
 #[test]
 fn rows_below_the_boundary_are_imported_newest_first() {
     let mut bench = fresh();

@@ -137,6 +137,7 @@ impl World {
                     assert!(self.timers.len() < 64, "timers multiply");
                 }
                 Effect::Cancel(ids) => self.cancelled.extend(ids),
+                Effect::Claim(_) => unreachable!("the session is nobody's"),
                 Effect::Abort { .. }
                 | Effect::NoteContact(_)
                 | Effect::Checkpoint(_)
