@@ -8,7 +8,6 @@ use serde_json::json;
 use super::requests::{For, Request};
 use super::session::{Effect, Question, Session, Wake};
 use super::{GatewayLink, LinkParts, RUNS_MAX};
-use crate::actors::messages::Reply;
 use crate::domain::conversation::Conversation;
 use crate::domain::delivery::{Delivery, DeliveryState};
 use crate::domain::error::Error;
@@ -121,7 +120,7 @@ async fn make_device(parts: &LinkParts) -> Result<DeviceIdentity, Error> {
     Ok(device)
 }
 
-fn question_of(delivery: &Delivery, line: &Line) -> Question {
+pub(super) fn question_of(delivery: &Delivery, line: &Line) -> Question {
     Question {
         delivery_id: delivery.id,
         message_id: delivery.message_id,
@@ -165,82 +164,8 @@ impl GatewayLink {
         Some(key.canonical(agent).as_str().to_owned())
     }
 
-    fn is_up(&self) -> bool {
+    pub(super) fn is_up(&self) -> bool {
         self.status.is_connected()
-    }
-
-    /// A question is to be handed out.
-    pub(super) fn question(&mut self, delivery: &Arc<Delivery>, line: Option<Arc<Line>>, ctx: &mut Context<Self>) {
-        let id = delivery.conversation_id;
-        if self.sessions.get(&id).is_some_and(|session| session.knows(delivery.id)) {
-            return;
-        }
-        if let (Some(line), true) = (&line, self.sessions.contains_key(&id)) {
-            let question = question_of(delivery, line);
-            self.with_session(id, ctx, |session, now_ms| session.on_question(question, now_ms));
-            return;
-        }
-        let (store, message_id, delivery) = (self.parts.store.clone(), delivery.message_id, delivery.clone());
-        async move {
-            store.read(move |db| Ok::<_, Error>((conversations::get(db, id)?, messages::get(db, message_id)?))).await
-        }
-        .into_actor(self)
-        .map(move |read, this, ctx| match read {
-            // A question is for the gateway of its conversation and for no other.
-            Ok((Some(conversation), Some(line)))
-                if conversation.gateway_id.as_ref() == Some(&this.parts.gateway.id) =>
-            {
-                this.join(conversation, ctx);
-                let question = question_of(&delivery, &line);
-                this.with_session(id, ctx, |session, now_ms| session.on_question(question, now_ms));
-            }
-            Ok(_) => {}
-            Err(error) => {
-                log::warn!("a question could not be read and is tried again: {error}");
-                ctx.run_later(Duration::from_secs(1), move |this, ctx| this.question(&delivery, None, ctx));
-            }
-        })
-        .spawn(ctx);
-    }
-
-    /// Adds a session while the link runs.
-    fn join(&mut self, conversation: Conversation, ctx: &mut Context<Self>) {
-        let id = conversation.id;
-        if self.sessions.contains_key(&id) {
-            return;
-        }
-        self.add_session(conversation);
-        if self.is_up() {
-            let protocol = self.status.protocol.unwrap_or(4);
-            self.with_session(id, ctx, |session, now_ms| session.on_link_up(protocol, now_ms));
-        }
-    }
-
-    /// Someone looks at a session; answers when its log is known, or at once if it cannot be.
-    pub(super) fn touch(&mut self, id: ConversationId, reply: Reply<()>, ctx: &mut Context<Self>) {
-        if let Some(session) = self.sessions.get(&id) {
-            if session.conversation.upstream.contacted || !self.is_up() {
-                // Whoever asked may have gone.
-                let _ = reply.send(Ok(()));
-            } else {
-                self.touches.entry(id).or_default().push(reply);
-            }
-            self.with_session(id, ctx, |session, now_ms| session.on_touched(now_ms));
-            return;
-        }
-        let store = self.parts.store.clone();
-        async move { store.read(move |db| conversations::get(db, id)).await }
-            .into_actor(self)
-            .map(move |read, this, ctx| match read {
-                Ok(Some(conversation)) => {
-                    this.join(conversation, ctx);
-                    this.touch(id, reply, ctx);
-                }
-                // Whoever asked may have gone.
-                Ok(None) => drop(reply.send(Err(Error::not_found("session", id)))),
-                Err(error) => drop(reply.send(Err(error))),
-            })
-            .spawn(ctx);
     }
 
     /// Answers those who waited for a session's first contact, once what it brought is on disk.

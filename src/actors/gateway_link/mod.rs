@@ -10,6 +10,7 @@
 mod answers;
 mod connection;
 mod effects;
+mod reading;
 mod requests;
 mod session;
 mod socket;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use serde_json::json;
 
+use self::reading::{Reading, Wanted};
 use self::requests::{For, Request, Requests};
 use self::session::{Options, Session};
 use self::socket::Outgoing;
@@ -130,6 +132,7 @@ pub struct GatewayLink {
     holes_total: u64,
     connects_total: u64,
     loaded: bool,
+    reading: Reading<Wanted>,
     touches: HashMap<ConversationId, Vec<super::messages::Reply<()>>>,
     /// The gateway's lists that have not come yet since the hello.
     lists_awaited: u8,
@@ -180,6 +183,7 @@ impl GatewayLink {
             holes_total: 0,
             connects_total: 0,
             loaded: false,
+            reading: Reading::default(),
             touches: HashMap::new(),
             lists_awaited: 0,
             leaving: false,
@@ -225,7 +229,7 @@ impl Handler<DeliveryMoved> for GatewayLink {
     fn handle(&mut self, msg: DeliveryMoved, ctx: &mut Self::Context) {
         let delivery = msg.delivery;
         match delivery.state {
-            DeliveryState::Pending => self.question(&delivery, msg.line, ctx),
+            DeliveryState::Pending => self.question(delivery, msg.line, ctx),
             DeliveryState::Cancelled | DeliveryState::Expired | DeliveryState::Dead => {
                 self.with_session(delivery.conversation_id, ctx, |session, _| session.on_ended_elsewhere(delivery.id));
             }

@@ -1,0 +1,218 @@
+//! Sessions that a link does not know yet: read from the store when somebody asks in them or looks at them.
+//!
+//! Invariants
+//! - DLV-4: while a session or a question is being read, what comes for that session waits behind it.
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+
+use super::GatewayLink;
+use super::effects::question_of;
+use crate::actors::messages::Reply;
+use crate::domain::conversation::Conversation;
+use crate::domain::delivery::Delivery;
+use crate::domain::error::Error;
+use crate::domain::ids::{ConversationId, MessageId};
+use crate::domain::message::Line;
+use crate::store::{conversations, messages};
+
+/// Wait before a read that failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What is wanted of a session that is being read.
+pub(super) enum Wanted {
+    Question {
+        delivery: Arc<Delivery>,
+        /// Its line, where it is at hand.
+        line: Option<Arc<Line>>,
+    },
+    Touch(Reply<()>),
+}
+
+/// What waits for sessions that are being read, in the order in which it came. Bounded by the questions that may wait in
+/// a session and by the sockets.
+pub(super) struct Reading<T> {
+    by_session: HashMap<ConversationId, Vec<T>>,
+}
+
+impl<T> Default for Reading<T> {
+    fn default() -> Self {
+        Self { by_session: HashMap::new() }
+    }
+}
+
+impl<T> Reading<T> {
+    /// Lets something wait. When nobody reads the session, it is given back to be read for now.
+    fn wait(&mut self, id: ConversationId, wanted: T) -> Option<T> {
+        if let Some(waiting) = self.by_session.get_mut(&id) {
+            waiting.push(wanted);
+            return None;
+        }
+        self.by_session.insert(id, Vec::new());
+        Some(wanted)
+    }
+
+    /// The session has been read. What came meanwhile is to be read for next; when nothing did, the reading is over.
+    fn next(&mut self, id: ConversationId) -> Vec<T> {
+        let more = self.by_session.get_mut(&id).map(std::mem::take).unwrap_or_default();
+        if more.is_empty() {
+            self.by_session.remove(&id);
+        }
+        more
+    }
+
+    fn is_reading(&self, id: ConversationId) -> bool {
+        self.by_session.contains_key(&id)
+    }
+}
+
+impl GatewayLink {
+    /// A question is to be handed out.
+    pub(super) fn question(&mut self, delivery: Arc<Delivery>, line: Option<Arc<Line>>, ctx: &mut Context<Self>) {
+        let id = delivery.conversation_id;
+        if self.sessions.get(&id).is_some_and(|session| session.knows(delivery.id)) {
+            return;
+        }
+        let is_at_hand = self.sessions.contains_key(&id) && !self.reading.is_reading(id);
+        match &line {
+            Some(line) if is_at_hand => {
+                let question = question_of(&delivery, line);
+                self.with_session(id, ctx, |session, now_ms| session.on_question(question, now_ms));
+            }
+            _ => self.want(id, Wanted::Question { delivery, line }, ctx),
+        }
+    }
+
+    /// Someone looks at a session; answers when its log is known, or at once if it cannot be.
+    pub(super) fn touch(&mut self, id: ConversationId, reply: Reply<()>, ctx: &mut Context<Self>) {
+        let Some(session) = self.sessions.get(&id) else {
+            self.want(id, Wanted::Touch(reply), ctx);
+            return;
+        };
+        if session.conversation.upstream.contacted || !self.is_up() {
+            // Whoever asked may have gone.
+            let _ = reply.send(Ok(()));
+        } else {
+            self.touches.entry(id).or_default().push(reply);
+        }
+        self.with_session(id, ctx, |session, now_ms| session.on_touched(now_ms));
+    }
+
+    fn want(&mut self, id: ConversationId, wanted: Wanted, ctx: &mut Context<Self>) {
+        if let Some(wanted) = self.reading.wait(id, wanted) {
+            self.read(id, vec![wanted], ctx);
+        }
+    }
+
+    fn read(&mut self, id: ConversationId, wanted: Vec<Wanted>, ctx: &mut Context<Self>) {
+        let unread: Vec<MessageId> = wanted
+            .iter()
+            .filter_map(|wanted| match wanted {
+                Wanted::Question { delivery, line: None } => Some(delivery.message_id),
+                Wanted::Question { .. } | Wanted::Touch(_) => None,
+            })
+            .collect();
+        let store = self.parts.store.clone();
+        async move {
+            store
+                .read(move |db| {
+                    let lines: Result<Vec<_>, Error> =
+                        unread.into_iter().map(|message| messages::get(db, message)).collect();
+                    Ok::<_, Error>((conversations::get(db, id)?, lines?))
+                })
+                .await
+        }
+        .into_actor(self)
+        .map(move |read, this, ctx| match read {
+            Ok((found, lines)) => {
+                this.on_read(id, found, &lines, wanted, ctx);
+                let more = this.reading.next(id);
+                if !more.is_empty() {
+                    this.read(id, more, ctx);
+                }
+            }
+            Err(error) => {
+                log::warn!("a session could not be read and is tried again: {}", error.cause());
+                let questions = refuse_touches(wanted, &error);
+                ctx.run_later(RETRY, move |this, ctx| this.read(id, questions, ctx));
+            }
+        })
+        .spawn(ctx);
+    }
+
+    fn on_read(
+        &mut self,
+        id: ConversationId,
+        found: Option<Conversation>,
+        lines: &[Option<Arc<Line>>],
+        wanted: Vec<Wanted>,
+        ctx: &mut Context<Self>,
+    ) {
+        // A question is for the gateway of its conversation and for no other.
+        let Some(found) = found.filter(|found| found.gateway_id.as_ref() == Some(&self.parts.gateway.id)) else {
+            refuse_touches(wanted, &Error::not_found("session", id));
+            return;
+        };
+        self.join(found, ctx);
+        for wanted in wanted {
+            match wanted {
+                Wanted::Question { delivery, line } => {
+                    let is_its_own = |line: &&Arc<Line>| line.id == delivery.message_id;
+                    let Some(line) = line.or_else(|| lines.iter().flatten().find(is_its_own).cloned()) else {
+                        continue;
+                    };
+                    let question = question_of(&delivery, &line);
+                    self.with_session(id, ctx, |session, now_ms| session.on_question(question, now_ms));
+                }
+                Wanted::Touch(reply) => self.touch(id, reply, ctx),
+            }
+        }
+    }
+
+    /// Adds a session while the link runs.
+    pub(super) fn join(&mut self, conversation: Conversation, ctx: &mut Context<Self>) {
+        let id = conversation.id;
+        if self.sessions.contains_key(&id) {
+            return;
+        }
+        self.add_session(conversation);
+        if self.is_up() {
+            let protocol = self.status.protocol.unwrap_or(4);
+            self.with_session(id, ctx, |session, now_ms| session.on_link_up(protocol, now_ms));
+        }
+    }
+}
+
+/// Answers those who look with an error, and returns the questions.
+fn refuse_touches(wanted: Vec<Wanted>, error: &Error) -> Vec<Wanted> {
+    let mut questions = Vec::new();
+    for wanted in wanted {
+        match wanted {
+            // Whoever asked may have gone.
+            Wanted::Touch(reply) => drop(reply.send(Err(Error::new(error.code(), error.message().to_owned())))),
+            Wanted::Question { .. } => questions.push(wanted),
+        }
+    }
+    questions
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_while_a_session_is_read_waits_in_order() {
+        let (mut reading, session, other) = (Reading::default(), ConversationId::new(), ConversationId::new());
+        assert_eq!(reading.wait(session, 0), Some(0), "nobody reads it");
+        assert_eq!((reading.wait(session, 1), reading.wait(session, 2)), (None, None));
+        assert_eq!(reading.wait(other, 9), Some(9), "sessions do not wait for each other");
+        assert_eq!(reading.next(session), [1, 2]);
+        assert_eq!(reading.wait(session, 3), None, "it is being read for these");
+        assert_eq!(reading.next(session), [3]);
+        assert!(reading.next(session).is_empty() && !reading.is_reading(session));
+        assert_eq!(reading.wait(session, 4), Some(4));
+        assert!(reading.is_reading(other));
+    }
+}
