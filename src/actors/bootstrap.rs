@@ -2,7 +2,6 @@
 //! configured gateway.
 use crate::config::{Config, LocalClients};
 use crate::domain::error::Error;
-use crate::domain::gateway::Track;
 use crate::domain::ids::GatewayId;
 use crate::domain::secret::Secret;
 use crate::domain::user::{Caller, Role, TOKEN_PREFIX};
@@ -144,18 +143,7 @@ async fn ensure_gateway(store: &Store, config: &Config, vault: &Vault, url: &str
     let token = config.gateway.token.clone();
     match known {
         None => {
-            let command = AddGateway {
-                id,
-                name: DEFAULT_GATEWAY.to_owned(),
-                url: url.to_owned(),
-                token,
-                password: None,
-                track: Track::Used,
-                admin: false,
-                actor: Actor::system(),
-                vault: vault.clone(),
-                idem: None,
-            };
+            let command = AddGateway::by_system(id, DEFAULT_GATEWAY, url, token, vault.clone());
             store.write(command).await.map(drop)
         }
         Some(gateway) => {

@@ -14,7 +14,6 @@ use super::{Common, block_on, logging, running, serve};
 use crate::config::{Config, ListenAddress, Loaded, Overrides, Sources};
 use crate::domain::clock::SystemClock;
 use crate::domain::error::Error;
-use crate::domain::gateway::Track;
 use crate::domain::ids::{ConversationId, GatewayId};
 use crate::domain::secret::Secret;
 use crate::http::state::AppState;
@@ -126,18 +125,7 @@ async fn register(state: &AppState, id: &GatewayId, url: &str) -> Result<(), Err
         let change = ChangeGateway { id: id.clone(), changes, actor: Actor::system(), vault: state.vault.clone() };
         return state.store.write(change).await.map(drop);
     }
-    let add = AddGateway {
-        id: id.clone(),
-        name: "Sample gateway".to_owned(),
-        url: url.to_owned(),
-        token,
-        password: None,
-        track: Track::Used,
-        admin: false,
-        actor: Actor::system(),
-        vault: state.vault.clone(),
-        idem: None,
-    };
+    let add = AddGateway::by_system(id.clone(), "Sample gateway", url, token, state.vault.clone());
     state.store.write(add).await.map(drop)
 }
 

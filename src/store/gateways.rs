@@ -192,22 +192,32 @@ impl Command for AddGateway {
 }
 
 impl AddGateway {
-    /// Finds the gateway that this key made before, whatever id was asked for now.
+    /// A gateway that the broker registers by itself: its sessions are tracked as they are used, and no admin scope is
+    /// asked for.
+    pub fn by_system(id: GatewayId, name: &str, url: &str, token: Option<Secret>, vault: Vault) -> Self {
+        Self {
+            id,
+            name: name.to_owned(),
+            url: url.to_owned(),
+            token,
+            password: None,
+            track: Track::Used,
+            admin: false,
+            actor: Actor::system(),
+            vault,
+            idem: None,
+        }
+    }
+
+    /// Finds the gateway that this key has made before, whatever id this call names.
     fn repeated(&self, tx: &mut Tx<'_>) -> Result<Option<Gateway>, Error> {
         let Some(idem) = &self.idem else { return Ok(None) };
-        let known: Option<(Row, Option<Vec<u8>>)> = gateways::table
+        let known = gateways::table
             .filter(gateways::idem_key.eq(&idem.key).and(gateways::deleted_at.is_null()))
             .select((Row::as_select(), gateways::idem_hash))
             .first(tx.read())
             .optional()?;
-        let Some((row, hash)) = known else { return Ok(None) };
-        if hash.as_deref() != Some(idem.hash.as_slice()) {
-            return Err(Error::new(
-                ErrorCode::IdempotencyConflict,
-                "this idempotency key was used for another gateway",
-            ));
-        }
-        Gateway::try_from(row).map(Some)
+        idem.same(known, "gateway")?.map(Gateway::try_from).transpose()
     }
 }
 

@@ -9,7 +9,7 @@ use super::parties;
 use super::schema::messages;
 use super::tx::Tx;
 use crate::domain::delivery::DeliveryState;
-use crate::domain::error::Error;
+use crate::domain::error::{Error, ErrorCode};
 use crate::domain::ids::{ConversationId, MessageId, PartyId};
 use crate::domain::message::{Block, Line, MessageKind, MessageRole, Sender, bounded_text, plain_text};
 use crate::domain::party::Party;
@@ -36,6 +36,20 @@ pub struct NewLine {
 pub struct Idem {
     pub key: String,
     pub hash: [u8; 32],
+}
+
+impl Idem {
+    /// Hands on the row that this key has made before, which was found with the digest of its body. Another body is a
+    /// conflict; `what` names the kind of thing.
+    pub(super) fn same<R>(&self, found: Option<(R, Option<Vec<u8>>)>, what: &str) -> Result<Option<R>, Error> {
+        match found {
+            Some((_, hash)) if hash.as_deref() != Some(self.hash.as_slice()) => Err(Error::new(
+                ErrorCode::IdempotencyConflict,
+                format!("this idempotency key was used for another {what}"),
+            )),
+            found => Ok(found.map(|(row, _)| row)),
+        }
+    }
 }
 
 impl NewLine {

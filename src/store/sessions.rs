@@ -56,13 +56,7 @@ impl CreateSession {
             .select((table::id, table::idem_hash))
             .first(tx.read())
             .optional()?;
-        let Some((id, hash)) = known else { return Ok(None) };
-        if hash.as_deref() != Some(idem.hash.as_slice()) {
-            return Err(Error::new(
-                ErrorCode::IdempotencyConflict,
-                "this idempotency key was used for another session",
-            ));
-        }
+        let Some(id) = idem.same(known, "session")? else { return Ok(None) };
         conversations::get(tx.read(), ConversationId::try_from(id.as_slice())?)
     }
 }

@@ -243,19 +243,15 @@ impl Command for AddUser {
     }
 }
 
-/// Finds the user that this key made before, whatever name was asked for now.
+/// Finds the user that this key has made before, whatever name this call gives.
 fn repeated(tx: &mut Tx<'_>, idem: Option<&Idem>) -> Result<Option<User>, Error> {
     let Some(idem) = idem else { return Ok(None) };
-    let known: Option<(UserRow, Option<Vec<u8>>)> = users::table
+    let known = users::table
         .filter(users::idem_key.eq(&idem.key).and(users::deleted_at.is_null()))
         .select((UserRow::as_select(), users::idem_hash))
         .first(tx.read())
         .optional()?;
-    let Some((row, hash)) = known else { return Ok(None) };
-    if hash.as_deref() != Some(idem.hash.as_slice()) {
-        return Err(Error::new(ErrorCode::IdempotencyConflict, "this idempotency key was used for another user"));
-    }
-    User::try_from(row).map(Some)
+    idem.same(known, "user")?.map(User::try_from).transpose()
 }
 
 /// Changes a user; `None` leaves a field as it is. Its sockets are closed, so that a new role holds at once.
@@ -387,16 +383,12 @@ impl AddToken {
             return Token::try_from(row).map(Some);
         }
         let Some(idem) = &self.idem else { return Ok(None) };
-        let same_key: Option<(TokenRow, Option<Vec<u8>>)> = tokens::table
+        let same_key = tokens::table
             .filter(tokens::user_id.eq(self.user_id.as_bytes().as_slice()).and(tokens::idem_key.eq(&idem.key)))
             .select((TokenRow::as_select(), tokens::idem_hash))
             .first(tx.read())
             .optional()?;
-        let Some((row, hash)) = same_key else { return Ok(None) };
-        if hash.as_deref() != Some(idem.hash.as_slice()) {
-            return Err(Error::new(ErrorCode::IdempotencyConflict, "this idempotency key was used for another token"));
-        }
-        Token::try_from(row).map(Some)
+        idem.same(same_key, "token")?.map(Token::try_from).transpose()
     }
 }
 

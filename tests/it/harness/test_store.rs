@@ -7,7 +7,6 @@ use clawbroker::domain::clock::ManualClock;
 use clawbroker::domain::conversation::Conversation;
 use clawbroker::domain::delivery::{Delivery, Outcome};
 use clawbroker::domain::event::Event;
-use clawbroker::domain::gateway::Track;
 use clawbroker::domain::ids::{ConversationId, GatewayId, TurnId};
 use clawbroker::domain::secret::Secret;
 use clawbroker::domain::turn::TurnState;
@@ -100,18 +99,8 @@ impl TestStore {
     }
 
     pub(crate) fn new_gateway(&self, id: &str) -> AddGateway {
-        AddGateway {
-            id: id.parse().expect("a gateway id"),
-            name: format!("Gateway {id}"),
-            url: "ws://127.0.0.1:1".into(),
-            token: None,
-            password: None,
-            track: Track::Used,
-            admin: false,
-            actor: Actor::system(),
-            vault: self.vault.clone(),
-            idem: None,
-        }
+        let name = format!("Gateway {id}");
+        AddGateway::by_system(id.parse().expect("a gateway id"), &name, "ws://127.0.0.1:1", None, self.vault.clone())
     }
 
     pub(crate) async fn gateway(&self, id: &str) -> GatewayId {
