@@ -92,8 +92,6 @@ pub mod reason {
     pub const OUTCOME_UNKNOWN: &str = "outcome_unknown";
     /// The conversation was deleted.
     pub const CONVERSATION_DELETED: &str = "conversation_deleted";
-    /// The gateway had the session before, so a member may not ask in it; nothing was sent.
-    pub const FOREIGN_SESSION: &str = "foreign_session";
     /// A newer message with the same coalescing key took its place.
     pub const COALESCED: &str = "coalesced";
 }

@@ -11,12 +11,15 @@ use super::schema::{conversations as table, turns};
 use super::tx::{Command, Tx};
 use super::users;
 use crate::domain::conversation::Conversation;
-use crate::domain::delivery::{Move, reason};
+use crate::domain::delivery::Move;
 use crate::domain::error::Error;
 use crate::domain::event::Event;
 use crate::domain::ids::{ConversationId, UserId};
 use crate::domain::turn::TurnState;
 use crate::domain::user::Role;
+
+/// Why the questions of a refused session are dead: nothing was sent.
+pub const FOREIGN_SESSION: &str = "foreign_session";
 
 /// Decides on a session whose first contact has shown that the gateway has something of it already. One that its owner
 /// may not have ends here before anything was sent: its questions die, its name is free again.
@@ -39,7 +42,7 @@ impl Command for ClaimSession {
         let topic = tx.topic(found.id)?;
         tx.emit(Event::SessionRefused { topic });
         for stored in deliveries::open_of_conversation(tx.read(), found.id, i64::MAX)? {
-            let action = Move::Fail { attempt: None, reason: reason::FOREIGN_SESSION.to_owned() };
+            let action = Move::Fail { attempt: None, reason: FOREIGN_SESSION.to_owned() };
             deliveries::apply_to(tx, stored, &action, true)?;
         }
         // It never was the member's: whoever names it next is not kept from what stands on the gateway.

@@ -1,10 +1,10 @@
 //! Sessions that a gateway had before they were named here (SEC-2).
 use clawbroker::domain::conversation::Conversation;
-use clawbroker::domain::delivery::{DeliveryState, reason};
+use clawbroker::domain::delivery::DeliveryState;
 use clawbroker::domain::error::ErrorCode;
 use clawbroker::domain::user::{Caller, Role};
 use clawbroker::store::audit::Actor;
-use clawbroker::store::claims::ClaimSession;
+use clawbroker::store::claims::{ClaimSession, FOREIGN_SESSION};
 use clawbroker::store::conversations::{self, DeleteConversation, TrackSession};
 use clawbroker::store::deliveries::Redrive;
 use clawbroker::store::upstream::NoteContact;
@@ -57,7 +57,7 @@ async fn a_session_that_is_refused_ends_before_anything_was_sent(store: TestStor
     let dead = store.delivery(asked.id).await;
     assert_eq!(
         (dead.delivery.state, dead.delivery.reason.as_deref(), dead.started),
-        (DeliveryState::Dead, Some(reason::FOREIGN_SESSION), false)
+        (DeliveryState::Dead, Some(FOREIGN_SESSION), false)
     );
     let id = conversation.id;
     assert!(store.read(move |db| conversations::get(db, id)).await.unwrap().is_none());
