@@ -134,16 +134,32 @@ impl From<serde_json::Error> for Fault {
 
 /// A value that a field can be read from.
 trait Readable {
+    /// Tells whether a NUL character stands in it, which PostgreSQL cannot store.
+    fn has_nul(&self) -> bool;
+
     fn read<'de, S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Fault>;
 }
 
 impl Readable for Value {
+    fn has_nul(&self) -> bool {
+        match self {
+            Self::String(text) => text.contains('\0'),
+            Self::Array(items) => items.iter().any(Self::has_nul),
+            Self::Object(fields) => fields.iter().any(|(name, value)| name.contains('\0') || value.has_nul()),
+            Self::Null | Self::Bool(_) | Self::Number(_) => false,
+        }
+    }
+
     fn read<'de, S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Fault> {
         seed.deserialize(self).map_err(Fault::from)
     }
 }
 
 impl Readable for Text {
+    fn has_nul(&self) -> bool {
+        self.0.contains('\0')
+    }
+
     fn read<'de, S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Fault> {
         seed.deserialize(self)
     }
@@ -201,6 +217,7 @@ impl<'de, V: Readable> MapAccess<'de> for Fields<'_, V> {
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Fault> {
         match self.value.take() {
+            Some(value) if value.has_nul() => Err(serde::de::Error::custom("must not hold NUL characters")),
             Some(value) => value.read(seed),
             None => Err(serde::de::Error::custom("a field without a value")),
         }
@@ -241,6 +258,7 @@ mod tests {
             (json!({ "name": "x", "id": "a/b" }), "id", "value_error"),
             (json!({ "name": "x", "token": 12345 }), "token", "type_error"),
             (json!({ "name": "x", "nmae": "y" }), "nmae", "unknown_field"),
+            (json!({ "name": "a\u{0}b" }), "name", "value_error"),
         ] {
             let (found, kind, message) = refusal(value.clone(), Unknown::Refused);
             assert_eq!((found.as_str(), kind), (field, code), "{value}: {message}");
@@ -271,9 +289,13 @@ mod tests {
             of_query("limit=5&archived=true&q=a%20b&state=user&limit=7", Unknown::Ignored).expect("fine");
         assert_eq!((asked.limit, asked.archived, asked.q.as_deref()), (Some(7), Some(true), Some("a b")));
         assert!(asked.state.is_some());
-        for (query, field) in
-            [("limit=x", "limit"), ("archived=maybe", "archived"), ("limit=-1", "limit"), ("state=x", "state")]
-        {
+        for (query, field) in [
+            ("limit=x", "limit"),
+            ("archived=maybe", "archived"),
+            ("limit=-1", "limit"),
+            ("state=x", "state"),
+            ("q=%00", "q"),
+        ] {
             let error = of_query::<Asked>(query, Unknown::Ignored).expect_err(query);
             assert_eq!((error.fields()[0].field.as_str(), error.fields()[0].place), (field, "query"), "{query}");
         }

@@ -92,8 +92,9 @@ const KEY_BYTES_MAX: usize = 255;
 impl Chat {
     /// Returns the message, or says why it cannot be taken.
     pub(super) fn checked_text(&self, bytes_max: usize) -> Result<String, Error> {
-        if self.idempotency_key.as_ref().is_some_and(|key| key.is_empty() || key.len() > KEY_BYTES_MAX) {
-            return Err(bad(format!("`idempotencyKey` has 1 to {KEY_BYTES_MAX} bytes")));
+        let is_key = |key: &String| (1..=KEY_BYTES_MAX).contains(&key.len()) && !key.contains('\0');
+        if !self.idempotency_key.as_ref().is_none_or(is_key) {
+            return Err(bad(format!("`idempotencyKey` has 1 to {KEY_BYTES_MAX} bytes, and no NUL character")));
         }
         if self.attachments.as_ref().is_some_and(|attachments| !attachments.is_empty()) {
             return Err(Error::new(ErrorCode::UpstreamRefused, "attachments cannot be sent yet"));

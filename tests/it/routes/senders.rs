@@ -80,6 +80,7 @@ async fn what_is_no_party_is_refused(node: TestNode) {
         json!({ "kind": "robot", "id": "x" }),
         json!({ "kind": "user" }),
         json!("ann"),
+        json!("user:\u{0}"),
         json!(""),
         json!(7),
         json!([]),

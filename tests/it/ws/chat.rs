@@ -241,6 +241,10 @@ async fn wrong_frames_are_answered_and_the_socket_lives(database: Database) {
         (json!({ "type": "chat", "message": "no session" }).to_string(), "bad_frame"),
         (json!({ "type": "chat", "sessionKey": "a" }).to_string(), "bad_frame"),
         (json!({ "type": "chat", "sessionKey": "a", "message": "x".repeat(300_000) }).to_string(), "message_too_large"),
+        (
+            json!({ "type": "chat", "sessionKey": "a", "message": "x", "idempotencyKey": "\u{0}" }).to_string(),
+            "bad_frame",
+        ),
         (json!({ "type": "history", "sessionKey": "a", "limit": 0 }).to_string(), "validation_error"),
         (json!({ "type": "history", "sessionKey": "a", "before": "zzz" }).to_string(), "not_found"),
         (json!({ "type": "resume", "sessionKey": "a" }).to_string(), "bad_frame"),
