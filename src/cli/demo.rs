@@ -132,7 +132,7 @@ async fn register(state: &AppState, id: &GatewayId, url: &str) -> Result<(), Err
 /// Opens the session that the printed lines talk in.
 async fn open_session(state: &AppState, gateway_id: &GatewayId) -> Result<ConversationId, Failure> {
     let caller = state.directory.trusted().ok_or_else(|| Failure::new("local clients are not trusted"))?;
-    let name = SessionName { gateway_id: gateway_id.clone(), key: SESSION.to_owned(), canonical: None };
+    let name = SessionName::new(gateway_id.clone(), &SESSION.parse()?, None);
     let open = OpenSession {
         name,
         caller: (*caller).clone(),

@@ -6,6 +6,9 @@ use serde::Serialize;
 
 use super::error::Error;
 
+/// The default agent of a gateway that nobody has named another for.
+pub const USUAL_AGENT: &str = "main";
+
 /// A session's name as a client wrote it, for example `webchat-123` or `agent:main:webchat-123`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]

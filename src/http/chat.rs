@@ -54,8 +54,7 @@ fn unknown_session(key: &str) -> Error {
 /// Returns the names that a session may go by here.
 fn name_of(state: &AppState, gateway_id: GatewayId, key: &SessionKey) -> SessionName {
     let default_agent = state.directory.gateway(&gateway_id).and_then(|card| card.status.default_agent.clone());
-    let canonical = default_agent.map(|agent| key.canonical(&agent).as_str().to_owned());
-    SessionName { gateway_id, key: key.as_str().to_owned(), canonical }
+    SessionName::new(gateway_id, key, default_agent.as_deref())
 }
 
 /// Finds the session that a path names, if the caller may see it.

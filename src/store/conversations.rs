@@ -12,6 +12,7 @@ use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::{Event, Topic};
 use crate::domain::ids::{ConversationId, GatewayId, PartyId, UserId};
 use crate::domain::search::Search;
+use crate::domain::session_key::{SessionKey, USUAL_AGENT};
 use crate::domain::user::Caller;
 
 #[derive(Queryable, Selectable)]
@@ -51,7 +52,8 @@ impl TryFrom<Row> for Conversation {
             kind,
             gateway_id,
             key: row.key,
-            canonical_key: row.canonical_key,
+            // Until the first contact it is only what the key would be upstream.
+            canonical_key: row.canonical_key.filter(|_| row.contacted),
             title: row.title,
             agent_id: row.agent_id,
             model: row.model,
@@ -101,11 +103,21 @@ pub fn get(db: &mut Db, id: ConversationId) -> Result<Option<Conversation>, Erro
 pub struct SessionName {
     pub gateway_id: GatewayId,
     pub key: String,
-    /// What the gateway would call it, where its default agent is known.
-    pub canonical: Option<String>,
+    /// What the gateway calls it, or would as far as is known.
+    pub canonical: String,
 }
 
-/// Finds a session by either of its names.
+impl SessionName {
+    /// Names a session by what a client calls it. Before a gateway was reached once its default agent is taken for the
+    /// usual one.
+    pub fn new(gateway_id: GatewayId, key: &SessionKey, default_agent: Option<&str>) -> Self {
+        let canonical = key.canonical(default_agent.unwrap_or(USUAL_AGENT)).as_str().to_owned();
+        Self { gateway_id, key: key.as_str().to_owned(), canonical }
+    }
+}
+
+/// Finds a session by either of its names. One that was not contacted yet is known by the form that its key would get, so
+/// that two keys of one session upstream are one session here.
 pub fn find(db: &mut Db, name: &SessionName) -> Result<Option<Conversation>, Error> {
     let live = || {
         conversations::table
@@ -122,21 +134,7 @@ pub fn find(db: &mut Db, name: &SessionName) -> Result<Option<Conversation>, Err
         .optional()?;
     let found = match by_key {
         Some(row) => Some(row),
-        None => {
-            let canonical = name.canonical.as_ref().unwrap_or(&name.key);
-            let by_canonical: Option<Row> =
-                live().filter(conversations::canonical_key.eq(canonical)).first(db).optional()?;
-            match by_canonical {
-                Some(row) => Some(row),
-                // It may have been named by its canonical form and not been contacted yet.
-                None => live()
-                    .filter(
-                        conversations::kind.eq(ConversationKind::Session as i32).and(conversations::key.eq(canonical)),
-                    )
-                    .first(db)
-                    .optional()?,
-            }
-        }
+        None => live().filter(conversations::canonical_key.eq(&name.canonical)).first(db).optional()?,
     };
     found.map(Conversation::try_from).transpose()
 }
@@ -207,6 +205,7 @@ pub(super) fn insert(
             conversations::kind.eq(conversation.kind as i32),
             conversations::gateway_id.eq(name.gateway_id.as_str()),
             conversations::key.eq(&conversation.key),
+            conversations::canonical_key.eq(&name.canonical),
             conversations::title.eq(&conversation.title),
             conversations::agent_id.eq(&conversation.agent_id),
             conversations::model.eq(&conversation.model),
@@ -236,9 +235,8 @@ fn deleted_at(db: &mut Db, name: &SessionName) -> Result<Option<i64>, Error> {
             .select(conversations::deleted_at)
     };
     let by_key: Option<Option<i64>> = deleted().filter(conversations::key.eq(&name.key)).first(db).optional()?;
-    let canonical = name.canonical.as_ref().unwrap_or(&name.key);
     let by_canonical: Option<Option<i64>> =
-        deleted().filter(conversations::canonical_key.eq(canonical)).first(db).optional()?;
+        deleted().filter(conversations::canonical_key.eq(&name.canonical)).first(db).optional()?;
     Ok(by_key.flatten().max(by_canonical.flatten()))
 }
 
@@ -310,8 +308,16 @@ fn matching(db: &mut Db, filter: &Filter) -> Result<Matching, Error> {
         let pattern = format!("%{}%", like_escaped(&search.text().to_lowercase()));
         let title = lower(coalesce(conversations::title, ""));
         let named = lower(conversations::key).like(pattern.clone()).escape('\\').or(title.like(pattern).escape('\\'));
+        // A PostgreSQL database without a locale folds ASCII only; what is typed as it is written is found there, too.
+        let as_is = format!("%{}%", like_escaped(search.text()));
+        let named = named.or(coalesce(conversations::title, "").like(as_is).escape('\\'));
         query = match said(db, search) {
-            Some(said) => query.filter(named.or(said).or(conversations::id.eq_any(found_unindexed(db, search)?))),
+            Some(said) => query.filter(named.or(said).or(conversations::id.eq_any(found_unindexed(
+                db,
+                search,
+                filter.gateway_id.as_ref(),
+                filter.owner_id,
+            )?))),
             None => query.filter(named),
         };
     }

@@ -11,7 +11,7 @@ use crate::domain::error::{Error, ErrorCode};
 
 mod words;
 
-pub(super) use words::{add_words, remove_words, said};
+pub(super) use words::{Indexed, add_lines, remove_words, said};
 
 /// A connection to either database.
 #[derive(diesel::MultiConnection)]
@@ -99,6 +99,8 @@ pub(super) fn configure(db: &mut Db, settings: &Settings, writable: bool) -> Que
         Db::Sqlite(conn) => {
             let synchronous = if settings.full_durability { "FULL" } else { "NORMAL" };
             conn.batch_execute(&format!("PRAGMA busy_timeout = {};", settings.busy_timeout_ms))?;
+            // SQLite's own knows ASCII only.
+            lower_utils::register_impl(conn, |text: String| text.to_lowercase())?;
             if writable {
                 conn.batch_execute("PRAGMA journal_mode = WAL;")?;
             }
@@ -306,7 +308,7 @@ pub(super) fn lock_lease(db: &mut Db) -> QueryResult<Option<LeaseRow>> {
 
 #[diesel::declare_sql_function]
 extern "SQL" {
-    /// Lower case; both databases know it, PostgreSQL for all letters, SQLite for ASCII.
+    /// Lower case of all letters.
     fn lower(text: diesel::sql_types::Text) -> diesel::sql_types::Text;
     /// The first of two that is not null.
     fn coalesce(

@@ -2,6 +2,8 @@
 //!
 //! Whoever wants them gone marks them: from then on nobody finds them. The rows go in steps of bounded size, so that
 //! other writes get in between; what a stopped server left over goes after its next start.
+use std::sync::Arc;
+
 use diesel::prelude::*;
 
 use super::dialect::Db;
@@ -9,7 +11,7 @@ use super::schema::{conversations, deliveries, message_origins, messages, partic
 use super::search;
 use super::tx::{Command, Tx};
 use crate::domain::error::Error;
-use crate::domain::event::Event;
+use crate::domain::event::{Event, Topic};
 use crate::domain::ids::{ConversationId, GatewayId};
 
 /// Rows that one step removes.
@@ -18,14 +20,14 @@ const ROWS_MAX: i64 = 500;
 /// Hides all conversations of a gateway and marks them, then makes the first step: small ones are gone at once.
 pub(super) fn of_gateway(tx: &mut Tx<'_>, gateway: &GatewayId) -> Result<(), Error> {
     let now_ms = tx.now_ms();
-    let ids: Vec<Vec<u8>> = conversations::table
+    let live: Vec<(Vec<u8>, String, i64, i64)> = conversations::table
         .filter(conversations::gateway_id.eq(gateway.as_str()).and(conversations::deleted_at.is_null()))
-        .select(conversations::id)
+        .select((conversations::id, conversations::key, conversations::first_seq, conversations::last_seq))
         .load(tx.read())?;
-    for id in &ids {
-        let id = ConversationId::try_from(id.as_slice())?;
-        let (topic, ends) = (tx.topic(id)?, tx.ends(id)?);
-        tx.emit(Event::ConversationDeleted { topic, first_seq: ends.first_seq, last_seq: ends.last_seq });
+    for (id, key, first_seq, last_seq) in live {
+        let conversation_id = ConversationId::try_from(id.as_slice())?;
+        let topic = Arc::new(Topic { conversation_id, gateway_id: Some(gateway.clone()), key: key.into() });
+        tx.emit(Event::ConversationDeleted { topic, first_seq, last_seq });
     }
     let of_gateway = conversations::table.filter(conversations::gateway_id.eq(gateway.as_str()));
     diesel::update(of_gateway.filter(conversations::deleted_at.is_not_null()))
@@ -64,16 +66,36 @@ impl Command for PurgeStep {
 fn step(tx: &mut Tx<'_>) -> Result<bool, Error> {
     let mut room = ROWS_MAX;
     while room > 0 {
-        let next: Option<Vec<u8>> = conversations::table
+        let next: Vec<(String, Vec<u8>)> = conversations::table
             .filter(conversations::purge)
             .order((conversations::gateway_id, conversations::id))
-            .select(conversations::id)
-            .first(tx.read())
-            .optional()?;
-        let Some(id) = next else { return Ok(false) };
-        room -= remove_some(tx, &id, room)?;
+            .limit(2)
+            .select((conversations::gateway_id, conversations::id))
+            .load(tx.read())?;
+        let Some((gateway, id)) = next.first() else { return Ok(false) };
+        let is_last = next.get(1).is_none_or(|(other, _)| other != gateway);
+        let origins = if is_last { remove_origins(tx, gateway, room)? } else { 0 };
+        room -= if origins > 0 { origins } else { remove_some(tx, id, room)? };
     }
     Ok(true)
+}
+
+/// Removes what is known of a gateway's rows, before its last conversation goes; also of rows that became neither line
+/// nor step.
+fn remove_origins(tx: &mut Tx<'_>, gateway: &str, limit: i64) -> Result<i64, Error> {
+    let of_gateway = message_origins::table.filter(message_origins::gateway_id.eq(gateway));
+    let found: Vec<(String, String)> = of_gateway
+        .order((message_origins::upstream_session, message_origins::row_id))
+        .limit(limit)
+        .select((message_origins::upstream_session, message_origins::row_id))
+        .load(tx.read())?;
+    for of_session in found.chunk_by(|(one, _), (other, _)| one == other) {
+        let Some((session, _)) = of_session.first() else { continue };
+        let rows: Vec<&str> = of_session.iter().map(|(_, row)| row.as_str()).collect();
+        let these = message_origins::upstream_session.eq(session).and(message_origins::row_id.eq_any(rows));
+        diesel::delete(of_gateway.filter(these)).execute(tx.write())?;
+    }
+    Ok(found.len() as i64)
 }
 
 /// Removes rows of one kind, those first that refer to others; at last the conversation itself. Returns how many.

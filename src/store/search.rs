@@ -1,13 +1,15 @@
 //! Lines made searchable, and conversations found by what was said in them.
 //!
 //! Each conversation knows the range of its lines that the index has. The index follows in small steps of the bulk
-//! lane; what it does not have yet is read and compared as it stands, so that a search finds every committed line.
+//! lane, a second behind; what it does not have yet is read and compared as it stands, up to a bound that only a large
+//! import reaches.
 use diesel::prelude::*;
 
-use super::dialect::{self, Db};
+use super::dialect::{self, Db, Indexed};
 use super::schema::{conversations, messages, search_lines};
 use super::tx::{Command, Tx};
 use crate::domain::error::Error;
+use crate::domain::ids::{GatewayId, UserId};
 use crate::domain::search::{self, CHARS_MAX, Search};
 
 /// Conversations that one step looks at.
@@ -18,10 +20,10 @@ const LINES_MAX: i64 = 200;
 const PAGE: i64 = 20;
 /// Bytes of text after which a step leaves the rest to the next one.
 const BYTES_MAX: usize = 256 * 1024;
-/// Conversations and lines that a search itself compares, where the index is behind. The index is a second behind, or
-/// during a large import as long as that takes; beyond these bounds a search waits for the index.
-const UNINDEXED_CONVERSATIONS_MAX: i64 = 1_000;
-const UNINDEXED_LINES_MAX: i64 = 5_000;
+/// Conversations and bytes of text that a search itself compares, where the index is behind; what is beyond is found when
+/// the index has it.
+const UNINDEXED_CONVERSATIONS_MAX: i64 = 500;
+const UNINDEXED_BYTES_MAX: usize = 1 << 20;
 
 /// A conversation with lines that the index does not have: the ends of its log, and of the part that is indexed.
 #[derive(Queryable)]
@@ -33,11 +35,21 @@ struct Behind {
     searched_last: i64,
 }
 
-/// Reads conversations that the index is behind with.
-fn conversations_behind(db: &mut Db, limit: i64) -> Result<Vec<Behind>, Error> {
-    Ok(conversations::table
-        .filter(conversations::deleted_at.is_null())
-        .filter(is_behind())
+/// Reads conversations that the index is behind with, of one gateway or one owner if asked for.
+fn conversations_behind(
+    db: &mut Db,
+    gateway: Option<&GatewayId>,
+    owner: Option<UserId>,
+    limit: i64,
+) -> Result<Vec<Behind>, Error> {
+    let mut query = conversations::table.filter(conversations::deleted_at.is_null()).filter(is_behind()).into_boxed();
+    if let Some(gateway) = gateway {
+        query = query.filter(conversations::gateway_id.eq(gateway.as_str()));
+    }
+    if let Some(owner) = owner {
+        query = query.filter(conversations::owner_id.eq(owner.as_bytes().to_vec()));
+    }
+    Ok(query
         .order(conversations::id)
         .limit(limit)
         .select((
@@ -78,6 +90,14 @@ impl Behind {
         }
     }
 
+    /// Notes that a part is known up to this line.
+    fn reach(&mut self, part: Part, seq: i64) {
+        match part {
+            Part::Newer => self.searched_last = seq,
+            Part::Older => self.searched_first = seq,
+        }
+    }
+
     /// Reads the next lines of a part, outwards from what is indexed: `seq` and the text that is searched.
     fn lines(&self, db: &mut Db, part: Part, limit: i64) -> Result<Vec<(i64, String)>, Error> {
         if self.is_whole(part) {
@@ -94,6 +114,24 @@ impl Behind {
     }
 }
 
+impl Behind {
+    /// Tells whether a line that is not indexed has what is searched for. Takes what it reads off `room`.
+    fn says(mut self, db: &mut Db, search: &Search, room: &mut usize) -> Result<Option<Vec<u8>>, Error> {
+        for part in [Part::Newer, Part::Older] {
+            while *room > 0 {
+                let lines = self.lines(db, part, PAGE)?;
+                let Some((seq, _)) = lines.last() else { break };
+                self.reach(part, *seq);
+                *room = room.saturating_sub(lines.iter().map(|(_, text)| text.len()).sum());
+                if lines.iter().any(|(_, text)| search.finds(&search::words(text))) {
+                    return Ok(Some(self.id));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
 /// Adds the next lines to the index: newer ones first, then older ones downwards. Tells whether more wait.
 pub struct IndexLines;
 
@@ -101,7 +139,7 @@ impl Command for IndexLines {
     type Output = bool;
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<bool, Error> {
-        let found = conversations_behind(tx.read(), CONVERSATIONS_MAX)?;
+        let found = conversations_behind(tx.read(), None, None, CONVERSATIONS_MAX)?;
         if found.is_empty() {
             return Ok(false);
         }
@@ -139,10 +177,7 @@ impl Step {
             while self.has_room() {
                 let lines = conversation.lines(tx.read(), part, self.lines.min(PAGE))?;
                 let Some((seq, _)) = lines.last() else { break };
-                match part {
-                    Part::Newer => conversation.searched_last = *seq,
-                    Part::Older => conversation.searched_first = *seq,
-                }
+                conversation.reach(part, *seq);
                 self.index(tx, &conversation.id, lines)?;
             }
         }
@@ -156,15 +191,14 @@ impl Step {
     }
 
     fn index(&mut self, tx: &mut Tx<'_>, id: &[u8], lines: Vec<(i64, String)>) -> Result<(), Error> {
+        let mut indexed = Vec::with_capacity(lines.len());
         for (seq, text) in lines {
             self.n += 1;
             self.lines -= 1;
             self.bytes = self.bytes.saturating_sub(text.len());
-            let line = (search_lines::n.eq(self.n), search_lines::conversation_id.eq(id), search_lines::seq.eq(seq));
-            diesel::insert_into(search_lines::table).values(line).execute(tx.write())?;
-            dialect::add_words(tx.write(), self.n, id, &search::words(&text))?;
+            indexed.push(Indexed { n: self.n, seq, words: search::words(&text) });
         }
-        Ok(())
+        Ok(dialect::add_lines(tx.write(), id, &indexed)?)
     }
 }
 
@@ -183,25 +217,24 @@ pub(super) fn forget_lines(tx: &mut Tx<'_>, id: &[u8], limit: i64) -> Result<i64
     Ok(ns.len() as i64)
 }
 
-/// Finds the conversations with what is searched for in lines that the index does not have yet.
-pub(super) fn found_unindexed(db: &mut Db, search: &Search) -> Result<Vec<Vec<u8>>, Error> {
+/// Finds the conversations with what is searched for in lines that the index does not have yet, of one gateway or one
+/// owner if asked for.
+pub(super) fn found_unindexed(
+    db: &mut Db,
+    search: &Search,
+    gateway: Option<&GatewayId>,
+    owner: Option<UserId>,
+) -> Result<Vec<Vec<u8>>, Error> {
     let mut found = Vec::new();
     if search.phrases().is_empty() {
         return Ok(found);
     }
-    let mut room = UNINDEXED_LINES_MAX;
-    for conversation in conversations_behind(db, UNINDEXED_CONVERSATIONS_MAX)? {
-        for part in [Part::Newer, Part::Older] {
-            let lines = conversation.lines(db, part, room)?;
-            room -= lines.len() as i64;
-            if lines.iter().any(|(_, text)| search.finds(&search::words(text))) {
-                found.push(conversation.id.clone());
-                break;
-            }
-        }
-        if room <= 0 {
+    let mut room = UNINDEXED_BYTES_MAX;
+    for conversation in conversations_behind(db, gateway, owner, UNINDEXED_CONVERSATIONS_MAX)? {
+        if room == 0 {
             break;
         }
+        found.extend(conversation.says(db, search, &mut room)?);
     }
     Ok(found)
 }

@@ -129,14 +129,15 @@ impl Command for NoteContact {
                     )
                     .count()
                     .get_result(tx.read())?;
-                (taken == 0).then_some(canonical)
+                Some((taken == 0).then_some(canonical))
             }
+            // It goes by what the key was expected to be.
             _ => None,
         };
         diesel::update(conversations::table.find(self.conversation_id.as_bytes().as_slice()))
             .set((
                 conversations::contacted.eq(true),
-                conversations::canonical_key.eq(canonical.or(found.canonical_key.as_ref())),
+                canonical.map(|canonical| conversations::canonical_key.eq(canonical)),
                 conversations::upstream_session_id.eq(&self.session_id),
                 conversations::mapped_seq.eq(self.boundary_seq),
                 conversations::import_below.eq(self.import_below),

@@ -89,8 +89,7 @@ impl BrowserSession {
         let key = named.session_key.as_deref().unwrap_or_default();
         let key: SessionKey =
             key.parse().map_err(|error: Error| Error::new(ErrorCode::BadFrame, error.message().to_owned()))?;
-        let canonical = card.status.default_agent.as_deref().map(|agent| key.canonical(agent).as_str().to_owned());
-        Ok(SessionName { gateway_id, key: key.as_str().to_owned(), canonical })
+        Ok(SessionName::new(gateway_id, &key, card.status.default_agent.as_deref()))
     }
 
     fn refuse(&mut self, error: Error, named: Option<&Named>, client_key: Option<String>) -> Done {

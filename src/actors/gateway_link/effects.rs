@@ -202,11 +202,8 @@ impl GatewayLink {
 
     /// Tracks a session that somebody else uses on the gateway.
     pub(super) fn open_untracked(&mut self, key: &str, ctx: &mut Context<Self>) {
-        let name = SessionName {
-            gateway_id: self.parts.gateway.id.clone(),
-            key: key.to_owned(),
-            canonical: Some(key.to_owned()),
-        };
+        let name =
+            SessionName { gateway_id: self.parts.gateway.id.clone(), key: key.to_owned(), canonical: key.to_owned() };
         let store = self.parts.store.clone();
         async move { store.write(conversations::TrackSession { name }).await }
             .into_actor(self)

@@ -171,7 +171,7 @@ async fn only_upstream(
                 let name = SessionName {
                     gateway_id: gateway_id.clone(),
                     key: short.unwrap_or(&session.key).to_owned(),
-                    canonical: Some(session.key.clone()),
+                    canonical: session.key.clone(),
                 };
                 if conversations::find(db, &name)?.is_none() {
                     rest.push(session);

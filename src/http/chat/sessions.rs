@@ -245,8 +245,7 @@ pub(super) async fn remove(
     if let Some(gateway_id) = found.gateway_id.as_ref().filter(|_| call.query.upstream) {
         // First: if the gateway refuses or is down, nothing is deleted, and the call can be repeated.
         let key: SessionKey = found.canonical_key.as_ref().unwrap_or(&found.key).parse()?;
-        let name = super::name_of(&state, gateway_id.clone(), &key);
-        let key = name.canonical.unwrap_or(name.key);
+        let key = super::name_of(&state, gateway_id.clone(), &key).canonical;
         state.ask_link(gateway_id, |reply| LinkRequest::DeleteSession { key, reply }, DELETE_WAIT).await?;
     }
     let command = Audited {

@@ -10,22 +10,52 @@ use diesel::sql_types::{Array, BigInt, Binary, Bool, Text};
 use super::Db;
 use crate::domain::search::{Phrase, Search};
 
-/// Indexes the words of line `n`, which is one of this conversation.
-pub(in crate::store) fn add_words(db: &mut Db, n: i64, conversation: &[u8], words: &[String]) -> QueryResult<()> {
+/// A line as the index gets it.
+pub(in crate::store) struct Indexed {
+    pub(in crate::store) n: i64,
+    pub(in crate::store) seq: i64,
+    pub(in crate::store) words: Vec<String>,
+}
+
+/// Indexes lines of one conversation. PostgreSQL gets them in two statements, each of which is a way to the server.
+pub(in crate::store) fn add_lines(db: &mut Db, conversation: &[u8], lines: &[Indexed]) -> QueryResult<()> {
     match db {
-        Db::Sqlite(conn) => diesel::sql_query("INSERT INTO search_words (rowid, words) VALUES (?, ?)")
-            .bind::<BigInt, _>(n)
-            .bind::<Text, _>(words.join(" "))
-            .execute(conn),
+        Db::Sqlite(conn) => {
+            for line in lines {
+                diesel::sql_query("INSERT INTO search_lines (n, conversation_id, seq) VALUES (?, ?, ?)")
+                    .bind::<BigInt, _>(line.n)
+                    .bind::<Binary, _>(conversation)
+                    .bind::<BigInt, _>(line.seq)
+                    .execute(conn)?;
+                diesel::sql_query("INSERT INTO search_words (rowid, words) VALUES (?, ?)")
+                    .bind::<BigInt, _>(line.n)
+                    .bind::<Text, _>(line.words.join(" "))
+                    .execute(conn)?;
+            }
+        }
         Db::Postgres(conn) => {
-            diesel::sql_query("INSERT INTO search_words (n, conversation_id, words) VALUES ($1, $2, $3::tsvector)")
-                .bind::<BigInt, _>(n)
-                .bind::<Binary, _>(conversation)
-                .bind::<Text, _>(vector(words))
-                .execute(conn)
+            let ns: Vec<i64> = lines.iter().map(|line| line.n).collect();
+            let seqs: Vec<i64> = lines.iter().map(|line| line.seq).collect();
+            let vectors: Vec<String> = lines.iter().map(|line| vector(&line.words)).collect();
+            diesel::sql_query(
+                "INSERT INTO search_lines (n, conversation_id, seq) \
+                 SELECT n, $1, seq FROM unnest($2, $3) AS line (n, seq)",
+            )
+            .bind::<Binary, _>(conversation)
+            .bind::<Array<BigInt>, _>(&ns)
+            .bind::<Array<BigInt>, _>(seqs)
+            .execute(conn)?;
+            diesel::sql_query(
+                "INSERT INTO search_words (n, conversation_id, words) \
+                 SELECT n, $1, words::tsvector FROM unnest($2, $3) AS line (n, words)",
+            )
+            .bind::<Binary, _>(conversation)
+            .bind::<Array<BigInt>, _>(&ns)
+            .bind::<Array<Text>, _>(vectors)
+            .execute(conn)?;
         }
     }
-    .map(drop)
+    Ok(())
 }
 
 /// Takes lines out of the index.

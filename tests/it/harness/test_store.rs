@@ -193,7 +193,7 @@ impl TestStore {
 }
 
 pub(crate) fn session_name(gateway: &GatewayId, key: &str) -> SessionName {
-    SessionName { gateway_id: gateway.clone(), key: key.into(), canonical: None }
+    SessionName::new(gateway.clone(), &key.parse().expect("a session key"), None)
 }
 
 /// A question that waits for nothing and minds no queue.

@@ -30,7 +30,7 @@ on_both_databases!(
 async fn talk(node: &TestNode, user: &str, gateway: &str, key: &str, text: &str) {
     let caller = node.user(user, Role::Member).await;
     let asked = AcceptChat {
-        to: To::Name(SessionName { gateway_id: gateway.parse().unwrap(), key: key.into(), canonical: None }),
+        to: To::Name(SessionName::new(gateway.parse().unwrap(), &key.parse().unwrap(), None)),
         caller,
         from: None,
         text: text.into(),

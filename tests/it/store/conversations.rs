@@ -36,22 +36,27 @@ fn contact(id: ConversationId, canonical: &str) -> NoteContact {
 async fn a_session_is_found_by_either_name(store: TestStore) {
     let (_, conversation) = store.chat().await;
     let gateway = conversation.gateway_id.clone().unwrap();
-    let full = SessionName {
-        gateway_id: gateway.clone(),
-        key: "agent:main:webchat-1".into(),
-        canonical: Some("agent:main:webchat-1".into()),
-    };
-    let asked = full.clone();
-    assert!(store.read(move |db| conversations::find(db, &asked)).await.unwrap().is_none(), "not known yet");
-    store.write(contact(conversation.id, "agent:main:webchat-1")).await.unwrap();
-    for name in [session_name(&gateway, "webchat-1"), full, session_name(&gateway, "agent:main:webchat-1")] {
-        let found = store.read(move |db| conversations::find(db, &name)).await.unwrap().unwrap();
-        assert_eq!(found.id, conversation.id);
+    // Before the first contact by what the gateway will call it, after it by what it has called it.
+    for canonical in [None, Some("agent:main:webchat-1")] {
+        for name in ["webchat-1", "WebChat-1", "agent:main:webchat-1", "Agent:Main:webchat-1"] {
+            let name = session_name(&gateway, name);
+            let found = store.read(move |db| conversations::find(db, &name)).await.unwrap().unwrap();
+            assert_eq!((found.id, found.canonical_key.as_deref()), (conversation.id, canonical));
+        }
+        store.write(contact(conversation.id, "agent:main:webchat-1")).await.unwrap();
     }
+    // The gateway has the last word about its default agent.
+    let other = store.session(&store.user("ops", Role::Operator).await, &gateway, "here").await;
+    store.write(contact(other.id, "agent:work:here")).await.unwrap();
+    let named = SessionName::new(gateway.clone(), &"HERE".parse().unwrap(), Some("work"));
+    let found = store.read(move |db| conversations::find(db, &named)).await.unwrap().unwrap();
+    assert_eq!((found.id, found.canonical_key.as_deref()), (other.id, Some("agent:work:here")));
+    let free = session_name(&gateway, "HERE");
+    assert!(store.read(move |db| conversations::find(db, &free)).await.unwrap().is_none());
     // Named in full first and not contacted yet, then called by its short name.
     let caller = store.user("ben", Role::Member).await;
     let long = store.session(&caller, &gateway, "agent:main:two").await;
-    let short = SessionName { gateway_id: gateway, key: "two".into(), canonical: Some("agent:main:two".into()) };
+    let short = session_name(&gateway, "two");
     let found = store.read(move |db| conversations::find(db, &short)).await.unwrap().unwrap();
     assert_eq!(found.id, long.id);
 }
@@ -187,6 +192,7 @@ async fn lists_filter_search_and_page(store: TestStore) {
         ["Alpha", "gamma"],
         "keys and titles, any case"
     );
+    assert_eq!(keys(&list(&store, search("Öl A"), ann.party_id).await), ["gamma"], "letters of all alphabets");
     assert_eq!(keys(&list(&store, search("%"), ann.party_id).await), ["be%ta"], "wildcards are letters here");
     assert!(list(&store, search("a_p"), ann.party_id).await.is_empty());
     // Page by page each appears once.

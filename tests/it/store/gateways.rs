@@ -1,13 +1,17 @@
 use clawbroker::domain::error::ErrorCode;
 use clawbroker::domain::gateway::Track;
 use clawbroker::domain::ids::GatewayId;
+use clawbroker::domain::message::Block;
 use clawbroker::domain::secret::Secret;
+use clawbroker::domain::turn::StepKind;
 use clawbroker::store::audit::Actor;
 use clawbroker::store::conversations;
 use clawbroker::store::gateways::{self, AddGateway, ChangeGateway, Changes, Credentials, KeepDevice, RemoveGateway};
 use clawbroker::store::messages::Idem;
 use clawbroker::store::purge::{self, PurgeStep};
 use clawbroker::store::search::IndexLines;
+use clawbroker::store::turns::NewStep;
+use clawbroker::store::upstream::{ImportRows, MapRows, MappedRow, Meaning, Source};
 
 use crate::harness::test_store::answer;
 use crate::harness::{Kind, TestStore, session_name, sql};
@@ -164,6 +168,18 @@ async fn a_purge_goes_in_bounded_steps(store: TestStore) {
     let (_, turn) = store.begun(&caller, conversation.id, "first").await;
     store.write(answer(turn, "zebra")).await.unwrap();
     let id = conversation.gateway_id.clone().unwrap();
+    // Rows of the gateway that became a line, a step, or neither.
+    let source = Source { conversation_id: conversation.id, gateway_id: id.clone(), upstream_session: "s".into() };
+    let step = NewStep { kind: StepKind::ToolCall, text: "used".into(), blocks: vec![Block::text("used")], said_at: 1 };
+    let rows = vec![
+        MappedRow { row_id: "answer".into(), meaning: Meaning::Answer(turn) },
+        MappedRow { row_id: "step".into(), meaning: Meaning::Step(turn, step) },
+    ];
+    store.write(MapRows { source: source.clone(), rows, mapped_seq: 2 }).await.unwrap();
+    let resets = vec!["reset".to_owned()];
+    store.write_bulk(ImportRows { source, rows: Vec::new(), resets, import_below: None }).await.unwrap();
+    assert_eq!(store.number("SELECT count(*) AS value FROM message_origins").await, 3);
+    assert_eq!(store.number("SELECT count(*) AS value FROM steps").await, 1);
     for n in 0..1_200 {
         store.ask(&caller, conversation.id, &format!("question {n}")).await;
     }
@@ -180,7 +196,17 @@ async fn a_purge_goes_in_bounded_steps(store: TestStore) {
         steps += 1;
     }
     assert!((2..10).contains(&steps), "{steps}");
-    for table in ["conversations", "messages", "deliveries", "participants", "turns", "search_lines", "search_words"] {
+    for table in [
+        "conversations",
+        "messages",
+        "message_origins",
+        "deliveries",
+        "participants",
+        "turns",
+        "steps",
+        "search_lines",
+        "search_words",
+    ] {
         assert_eq!(store.number(&format!("SELECT count(*) AS value FROM {table}")).await, 0, "{table}");
     }
     assert_eq!(store.read(purge::waiting).await.unwrap(), 0);

@@ -62,7 +62,7 @@ async fn nothing_to_import_is_told_at_once(store: TestStore) {
     assert_eq!(store.told(), ["imported 1 true"]);
     // A second session that the gateway calls by the same name does not take it away.
     let gateway = conversation.gateway_id.clone().unwrap();
-    let second = store.session(&caller, &gateway, "WebChat-1").await;
+    let second = store.session(&caller, &gateway, "another").await;
     store.write(contact(&second, "agent:main:webchat-1", None)).await.unwrap();
     assert_eq!(read(&store, &second).await.canonical_key, None);
     assert!(read(&store, &second).await.upstream.contacted);
