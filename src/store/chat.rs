@@ -161,10 +161,7 @@ impl AcceptChat {
             return Ok(());
         }
         if self.no_queue && !self.gateway_up {
-            return Err(Error::new(
-                ErrorCode::GatewayUnavailable,
-                "the gateway is not connected, and you asked not to wait",
-            ));
+            return Err(not_connected());
         }
         if self.no_queue && waiting > 0 {
             return Err(Error::new(
@@ -189,6 +186,11 @@ impl AcceptChat {
         digest.update(self.text.as_bytes());
         digest.finalize().into()
     }
+}
+
+/// The refusal of a question that must not wait, while the gateway is away.
+pub fn not_connected() -> Error {
+    Error::new(ErrorCode::GatewayUnavailable, "the gateway is not connected, and you asked not to wait")
 }
 
 fn scoped(id: ConversationId, key: &str) -> String {

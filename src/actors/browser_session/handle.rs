@@ -14,7 +14,7 @@ use crate::domain::event::Topic;
 use crate::domain::ids::{ConversationId, GatewayId, MessageId, TurnId};
 use crate::domain::session_key::SessionKey;
 use crate::domain::user::Role;
-use crate::store::chat::{AcceptChat, To};
+use crate::store::chat::{AcceptChat, To, not_connected};
 use crate::store::conversations::{self, MarkRead, NewSession, OpenSession, SessionName};
 use crate::store::messages::{self, Span};
 
@@ -78,13 +78,14 @@ impl BrowserSession {
             (Scope::Gateway(own), Some(_)) => {
                 return Err(Error::new(ErrorCode::BadFrame, format!("this socket talks to gateway `{own}` only")));
             }
-            (Scope::Federated, Some(id)) => id.parse()?,
+            // What cannot be a gateway's id is no gateway's id.
+            (Scope::Federated, Some(id)) => id.parse().map_err(|_| unknown_gateway(id))?,
             (Scope::Federated, None) => {
                 return Err(Error::new(ErrorCode::BadFrame, "on a federated socket a frame needs `gatewayId`"));
             }
         };
         let Some(card) = self.parts.directory.gateway(&gateway_id) else {
-            return Err(Error::new(ErrorCode::GatewayNotFound, format!("gateway `{gateway_id}` does not exist")));
+            return Err(unknown_gateway(gateway_id.as_str()));
         };
         let key = named.session_key.as_deref().unwrap_or_default();
         let key: SessionKey =
@@ -93,28 +94,25 @@ impl BrowserSession {
     }
 
     fn refuse(&mut self, error: Error, named: Option<&Named>, client_key: Option<String>) -> Done {
-        let (key, gateway) = match named {
-            Some(named) => (named.session_key.clone(), named.gateway_id.clone()),
-            None => (None, None),
-        };
+        let named = named.cloned().unwrap_or_default();
         Box::pin(done().map(move |(), this: &mut Self, ctx| {
-            this.tell_error(&error, key.as_deref(), client_key.as_deref(), gateway.as_deref(), ctx);
+            this.tell_error(&error, &named, client_key.as_deref(), ctx);
         }))
     }
 
-    fn tell_error(
+    pub(super) fn tell_error(
         &mut self,
         error: &Error,
-        key: Option<&str>,
+        named: &Named,
         client_key: Option<&str>,
-        gateway: Option<&str>,
         ctx: &mut Context<Self>,
     ) {
         if let Some(source) = error.source() {
             log::error!("a frame could not be handled: {source}");
         }
-        let key: Option<String> = key.map(|key| key.chars().take(SessionKey::CHARS_MAX).collect());
-        self.send(frames::error(error, key.as_deref(), client_key, gateway), ctx);
+        let key: Option<String> =
+            named.session_key.as_deref().map(|key| key.chars().take(SessionKey::CHARS_MAX).collect());
+        self.send(frames::error(error, key.as_deref(), client_key, named.gateway_id.as_deref()), ctx);
     }
 
     /// Finds the session of this name, or makes it, and begins to watch it.
@@ -230,17 +228,15 @@ impl BrowserSession {
         };
         let gateway_up = self.parts.directory.is_connected(&name.gateway_id);
         let no_queue = chat.queue == Some(false);
-        if no_queue && !gateway_up {
-            let error =
-                Error::new(ErrorCode::GatewayUnavailable, "the gateway is not connected, and you asked not to wait");
-            return self.refuse(error, Some(&chat.named), key);
-        }
         let gateway_id = name.gateway_id.clone();
         let named = chat.named;
-        let opened = self.open(name, Open::FindOrMake, false);
+        // What is going to be refused makes no session; a key that was used before is found in the one there is.
+        let open = if no_queue && !gateway_up { Open::Find } else { Open::FindOrMake };
+        let opened = self.open(name, open, false);
         Box::pin(opened.then(move |opened, this: &mut Self, _| -> Done {
             let id = match opened {
                 Ok(Some(id)) => id,
+                Ok(None) if open == Open::Find => return this.refuse(not_connected(), Some(&named), key),
                 Ok(None) => {
                     let error = Error::new(ErrorCode::Forbidden, "you may not write here");
                     return this.refuse(error, Some(&named), key);
@@ -280,8 +276,7 @@ impl BrowserSession {
                         this.send(frame, ctx);
                     }
                     Err(error) => {
-                        let (session, gateway) = (named.session_key.clone(), named.gateway_id.clone());
-                        this.tell_error(&error, session.as_deref(), key.as_deref(), gateway.as_deref(), ctx);
+                        this.tell_error(&error, &named, key.as_deref(), ctx);
                     }
                 }
             }))
@@ -306,7 +301,7 @@ impl BrowserSession {
                 // No run of ours has such an id.
                 Err(_) => return Box::pin(done()),
             };
-            let request = LinkRequest::Abort { conversation_id: id, turn_id, queued: abort.queued };
+            let request = LinkRequest::Abort { conversation_id: id, turn_id, queued: abort.queued == Some(true) };
             if this.parts.links.try_send(ToLink { gateway_id, request }).is_err() {
                 return this.refuse(Error::store_busy(), Some(&abort.named), None);
             }
@@ -369,8 +364,7 @@ impl BrowserSession {
                     this.send(frame, ctx);
                 }
                 Err(error) => {
-                    let (key, gateway) = (history.named.session_key.clone(), history.named.gateway_id.clone());
-                    this.tell_error(&error, key.as_deref(), None, gateway.as_deref(), ctx);
+                    this.tell_error(&error, &history.named, None, ctx);
                 }
             }))
         }))
@@ -408,8 +402,7 @@ impl BrowserSession {
                 let found = match found.and_then(|found| found.ok_or_else(|| Error::not_found("session", id))) {
                     Ok(found) => found,
                     Err(error) => {
-                        let (key, gateway) = (named.session_key.clone(), named.gateway_id.clone());
-                        this.tell_error(&error, key.as_deref(), None, gateway.as_deref(), ctx);
+                        this.tell_error(&error, &named, None, ctx);
                         return;
                     }
                 };
@@ -468,12 +461,16 @@ impl BrowserSession {
             let marked = async move { store.write_bulk(MarkRead { id, party, seq }).await };
             Box::pin(marked.into_actor(this).map(move |marked, this: &mut Self, ctx| {
                 if let Err(error) = marked {
-                    let (key, gateway) = (read.named.session_key.clone(), read.named.gateway_id.clone());
-                    this.tell_error(&error, key.as_deref(), None, gateway.as_deref(), ctx);
+                    this.tell_error(&error, &read.named, None, ctx);
                 }
             }))
         }))
     }
+}
+
+fn unknown_gateway(id: &str) -> Error {
+    let id: String = id.chars().take(GatewayId::BYTES_MAX).collect();
+    Error::new(ErrorCode::GatewayNotFound, format!("gateway `{id}` does not exist"))
 }
 
 /// A future of the actor that is done.

@@ -1,5 +1,6 @@
 //! The frames a browser may send, read leniently: unknown fields are ignored, unknown kinds are answered with a code.
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::domain::error::{Error, ErrorCode};
 
@@ -52,7 +53,7 @@ pub(super) struct Abort {
     #[serde(default)]
     pub(super) run_id: Option<String>,
     #[serde(default)]
-    pub(super) queued: bool,
+    pub(super) queued: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -114,24 +115,95 @@ impl Chat {
     }
 }
 
+/// What a field of a frame holds.
+#[derive(Clone, Copy)]
+enum Shape {
+    /// A text whose characters are checked where it is used.
+    Text,
+    /// A text without control characters.
+    Plain,
+    Switch,
+    Number,
+    List,
+}
+
+impl Shape {
+    /// Says what is wrong with a value, if anything is.
+    fn fault(self, value: &Value) -> Option<&'static str> {
+        match self {
+            Self::Text | Self::Plain if !value.is_string() => Some("must be a text"),
+            Self::Plain if value.as_str().is_some_and(|text| text.chars().any(char::is_control)) => {
+                Some("must not hold control characters")
+            }
+            Self::Switch if !value.is_boolean() => Some("must be `true` or `false`"),
+            Self::Number if !value.is_i64() => Some("must be a whole number"),
+            Self::List if !value.is_array() => Some("must be a list"),
+            _ => None,
+        }
+    }
+}
+
+/// The fields that each kind of frame is read for; `None` for a kind that is not known.
+fn fields(kind: &str) -> Option<&'static [(&'static str, Shape)]> {
+    Some(match kind {
+        "chat" => &[
+            ("message", Shape::Text),
+            ("idempotencyKey", Shape::Plain),
+            ("queue", Shape::Switch),
+            ("attachments", Shape::List),
+        ],
+        "abort" => &[("runId", Shape::Plain), ("queued", Shape::Switch)],
+        "history" => &[("limit", Shape::Number), ("before", Shape::Plain)],
+        "resume" => &[("after", Shape::Number)],
+        "read" => &[("seq", Shape::Number)],
+        "subscribe" | "unsubscribe" | "approval" | "ping" => &[],
+        _ => return None,
+    })
+}
+
+/// The fields that name a session, in all frames that do.
+const NAMING: [(&str, Shape); 2] = [("sessionKey", Shape::Text), ("gatewayId", Shape::Plain)];
+
+/// A frame that cannot be read, with the names that could be read out of it.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) error: Error,
+    pub(super) named: Named,
+    pub(super) idempotency_key: Option<String>,
+}
+
 impl Inbound {
     /// Reads a frame, or says what is wrong with it.
-    pub(super) fn parse(text: &str) -> Result<Self, Error> {
-        let value: serde_json::Value = serde_json::from_str(text)
-            .map_err(|error| bad(format!("the frame is not JSON (column {})", error.column())))?;
-        let Some(kind) = value.get("type").and_then(serde_json::Value::as_str) else {
+    pub(super) fn parse(text: &str) -> Result<Self, Box<Refused>> {
+        let refused = |error, named, idempotency_key| Box::new(Refused { error, named, idempotency_key });
+        let value: Value = serde_json::from_str(text).map_err(|error| {
+            refused(bad(format!("the frame is not JSON (column {})", error.column())), Named::default(), None)
+        })?;
+        Self::read(&value).map_err(|error| {
+            let text = |field: &str| value.get(field).and_then(Value::as_str).map(str::to_owned);
+            let named = Named { session_key: text("sessionKey"), gateway_id: text("gatewayId") };
+            refused(error, named, text("idempotencyKey"))
+        })
+    }
+
+    fn read(value: &Value) -> Result<Self, Error> {
+        let Some(kind) = value.get("type").and_then(Value::as_str) else {
             return Err(bad("a frame is an object with a `type`, for example {\"type\":\"ping\"}".to_owned()));
         };
-        let kind: String = kind.chars().take(40).collect();
-        serde_json::from_value(value).map_err(|error| {
+        let Some(fields) = fields(kind) else {
+            let kind: String = kind.chars().take(40).collect();
             let known = "chat, abort, history, subscribe, unsubscribe, resume, read, approval, ping";
-            let sentence = error.to_string();
-            if sentence.starts_with("unknown variant") {
-                bad(format!("frames of type `{kind}` are not known; known are {known}"))
-            } else {
-                bad(format!("the `{kind}` frame is not as it should be: {sentence}"))
+            return Err(bad(format!("frames of type `{kind}` are not known; known are {known}")));
+        };
+        let naming: &[_] = if matches!(kind, "approval" | "ping") { &[] } else { &NAMING };
+        for (field, shape) in naming.iter().chain(fields) {
+            // `null` is as good as nothing.
+            let fault = value.get(field).filter(|value| !value.is_null()).and_then(|value| shape.fault(value));
+            if let Some(fault) = fault {
+                return Err(bad(format!("`{field}` of the frame `{kind}` {fault}")));
             }
-        })
+        }
+        Self::deserialize(value).map_err(|_| bad(format!("the `{kind}` frame is not as it should be")))
     }
 }
 
@@ -159,8 +231,35 @@ mod tests {
     fn what_is_not_a_frame_is_answered_with_a_sentence() {
         for wrong in ["", "[]", "{}", r#"{"type":5}"#, r#"{"type":"dance"}"#, r#"{"type":"history","limit":"x"}"#] {
             let error = Inbound::parse(wrong).expect_err(wrong);
-            assert_eq!(error.code(), ErrorCode::BadFrame);
-            assert!(!error.message().is_empty());
+            assert_eq!(error.error.code(), ErrorCode::BadFrame);
+            assert!(!error.error.message().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_wrong_field_is_named_in_plain_words_and_the_names_are_kept() {
+        let wrong = [
+            (r#"{"type":"read","seq":"x""#, "`seq` of the frame `read` must be a whole number"),
+            (r#"{"type":"resume","after":1.5"#, "`after` of the frame `resume` must be a whole number"),
+            (r#"{"type":"chat","queue":0"#, "`queue` of the frame `chat` must be `true` or `false`"),
+            (r#"{"type":"chat","message":7"#, "`message` of the frame `chat` must be a text"),
+            (r#"{"type":"chat","attachments":{}"#, "`attachments` of the frame `chat` must be a list"),
+            (r#"{"type":"abort","runId":"a\u0000b""#, "`runId` of the frame `abort` must not hold control characters"),
+            (
+                r#"{"type":"history","before":"a\tb""#,
+                "`before` of the frame `history` must not hold control characters",
+            ),
+        ];
+        for (frame, sentence) in wrong {
+            let named = format!(r#"{frame},"sessionKey":"s","gatewayId":"g","idempotencyKey":"k"}}"#);
+            let refused = Inbound::parse(&named).expect_err(frame);
+            assert_eq!(refused.error.message(), sentence);
+            let Named { session_key, gateway_id } = refused.named;
+            assert_eq!((session_key.as_deref(), gateway_id.as_deref()), (Some("s"), Some("g")), "{frame}");
+            assert_eq!(refused.idempotency_key.as_deref(), Some("k"));
+        }
+        for fine in [r#"{"type":"abort","queued":null,"limit":"x"}"#, r#"{"type":"ping","sessionKey":5}"#] {
+            assert!(Inbound::parse(fine).is_ok(), "{fine}");
         }
     }
 }

@@ -408,7 +408,10 @@ impl BrowserSession {
                 self.inbound.push_back(frame);
                 self.handle_next(ctx);
             }
-            Err(error) => self.send(frames::error(&error, None, None, None), ctx),
+            Err(refused) => {
+                let inbound::Refused { error, named, idempotency_key } = *refused;
+                self.tell_error(&error, &named, idempotency_key.as_deref(), ctx);
+            }
         }
     }
 

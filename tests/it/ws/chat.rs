@@ -18,6 +18,7 @@ on_both_databases!(
     foreign_runs_are_shown_and_kept,
     what_was_said_before_us_is_imported_above,
     wrong_frames_are_answered_and_the_socket_lives,
+    a_wrong_frame_keeps_its_names_on_a_federated_socket,
     deleting_a_session_ends_everything_in_it,
     a_lost_gateway_connection_is_told_and_loses_nothing,
     an_abort_that_comes_too_late_leaves_the_next_question_alone,
@@ -117,6 +118,22 @@ async fn a_repeated_key_gets_the_first_acknowledgement(database: Database) {
     let refused = browser.until_type("error").await;
     assert_eq!((&refused["code"], &refused["idempotencyKey"]), (&json!("idempotency_conflict"), &json!("k1")));
     assert_eq!(gateway.sends().len(), 1, "upstream it was asked once");
+    // Also while the gateway is away, and by somebody who does not want to wait.
+    gateway.stop_listening().await;
+    gateway.kill();
+    browser.until_type("disconnected").await;
+    let mut again = broker.browser("/ws/chat/gw").await;
+    let mut chat = async |session: &str, key: &str| {
+        let frame = json!({ "type": "chat", "sessionKey": session, "message": "say: once", "idempotencyKey": key,
+            "queue": false });
+        again.send(frame).await;
+        again.until("an answer", |frame| frame["type"] == "ack" || frame["type"] == "error").await
+    };
+    assert_eq!(chat("a", "k1").await["messageId"], first["messageId"]);
+    assert_eq!(chat("a", "k2").await["code"], "gateway_unavailable");
+    assert_eq!(chat("b", "k1").await["code"], "gateway_unavailable");
+    let (_, sessions) = broker.get("/api/gateways/gw/sessions").await;
+    assert_eq!(sessions.as_array().map(Vec::len), Some(1), "what is refused makes no session: {sessions}");
 }
 
 async fn thinking_is_removed_from_deltas_and_from_the_answer(database: Database) {
@@ -231,6 +248,10 @@ async fn what_was_said_before_us_is_imported_above(database: Database) {
     assert_eq!(ack["seq"], 1);
 }
 
+fn chat_with_key(key: &str) -> String {
+    json!({ "type": "chat", "sessionKey": "a", "message": "x", "idempotencyKey": key }).to_string()
+}
+
 async fn wrong_frames_are_answered_and_the_socket_lives(database: Database) {
     let (broker, _gateway) = connected(&database).await;
     let mut browser = broker.browser("/ws/chat/gw").await;
@@ -248,6 +269,13 @@ async fn wrong_frames_are_answered_and_the_socket_lives(database: Database) {
         (json!({ "type": "history", "sessionKey": "a", "limit": 0 }).to_string(), "validation_error"),
         (json!({ "type": "history", "sessionKey": "a", "before": "zzz" }).to_string(), "not_found"),
         (json!({ "type": "resume", "sessionKey": "a" }).to_string(), "bad_frame"),
+        (json!({ "type": "chat", "sessionKey": "a\0b", "message": "x" }).to_string(), "bad_frame"),
+        (json!({ "type": "chat", "sessionKey": "a", "message": "x\0y" }).to_string(), "bad_frame"),
+        (chat_with_key("k\0y"), "bad_frame"),
+        (chat_with_key("k\n"), "bad_frame"),
+        (json!({ "type": "chat", "sessionKey": "a", "gatewayId": "g\0w", "message": "x" }).to_string(), "bad_frame"),
+        (json!({ "type": "history", "sessionKey": "a", "before": "\0" }).to_string(), "bad_frame"),
+        (json!({ "type": "abort", "sessionKey": "a", "runId": "\0" }).to_string(), "bad_frame"),
         (json!({ "type": "approval", "id": "x", "decision": "allow" }).to_string(), "upstream_refused"),
     ];
     for (frame, code) in wrong {
@@ -263,6 +291,23 @@ async fn wrong_frames_are_answered_and_the_socket_lives(database: Database) {
     assert_eq!((&error["type"], &error["code"]), (&json!("error"), &json!("gateway_not_found")));
     assert!(lost.next().await.is_none());
     assert_eq!(lost.closed, Some(4404));
+}
+
+async fn a_wrong_frame_keeps_its_names_on_a_federated_socket(database: Database) {
+    let (broker, _gateway) = connected(&database).await;
+    let mut browser = broker.browser("/ws/chat/federated").await;
+    let frame = json!({ "type": "chat", "sessionKey": "a", "message": 5, "idempotencyKey": "k", "gatewayId": "gw" });
+    browser.send(frame).await;
+    let mut error = browser.until_type("error").await;
+    assert_eq!(error["error"].take(), "`message` of the frame `chat` must be a text");
+    let rest = json!({ "type": "error", "error": null, "code": "bad_frame", "sessionKey": "a", "idempotencyKey": "k",
+        "gatewayId": "gw" });
+    assert_eq!(error, rest);
+    for id in ["", "a b", "federated", "nowhere", &"x".repeat(65)] {
+        browser.send(json!({ "type": "subscribe", "sessionKey": "a", "gatewayId": id })).await;
+        let error = browser.until_type("error").await;
+        assert_eq!((&error["code"], &error["gatewayId"]), (&json!("gateway_not_found"), &json!(id)), "{error}");
+    }
 }
 
 async fn deleting_a_session_ends_everything_in_it(database: Database) {
