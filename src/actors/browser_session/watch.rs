@@ -16,6 +16,9 @@ use crate::store::{conversations, messages, turns};
 /// Events that may wait while a log is read; beyond it the log is read once more.
 const BUFFER_MAX: usize = 10_000;
 
+/// When a read of the store that failed is tried again.
+const READ_AGAIN: std::time::Duration = std::time::Duration::from_millis(500);
+
 /// What the browser has of the run in progress.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RunView {
@@ -197,7 +200,7 @@ impl BrowserSession {
             Ok((None, _)) => this.end_watch(id),
             Err(error) => {
                 log::warn!("missed lines could not be read and are read again: {error}");
-                ctx.run_later(std::time::Duration::from_millis(500), move |this, ctx| this.read_missed(id, after, ctx));
+                ctx.run_later(READ_AGAIN, move |this, ctx| this.read_missed(id, after, ctx));
             }
         })
         .spawn(ctx);
@@ -214,7 +217,15 @@ impl BrowserSession {
         async move { store.read(move |db| turns::get(db, run.turn_id)).await }
             .into_actor(self)
             .map(move |read, this, ctx| {
-                let Ok(Some(turn)) = read else { return };
+                let turn = match read {
+                    Ok(Some(turn)) => turn,
+                    Ok(None) => return,
+                    Err(error) => {
+                        log::warn!("the end of a run could not be read and is read again: {error}");
+                        ctx.run_later(READ_AGAIN, move |this, ctx| this.settle_run(id, ctx));
+                        return;
+                    }
+                };
                 let still = this.watches.get(&id).and_then(|watch| watch.run).is_some_and(|r| r.turn_id == turn.id);
                 if still && turn.answer_id.is_some() {
                     // Its answer went out as a line.
