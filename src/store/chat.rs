@@ -1,10 +1,13 @@
 //! A browser's question: its line, its delivery and its conversation, in one transaction.
 use std::sync::Arc;
 
+use diesel::prelude::*;
+
 use super::conversations::{self, NewSession, SessionName};
 use super::deliveries::{self, NewDelivery};
 use super::messages::{self, Idem, NewLine, Place};
 use super::parties;
+use super::schema::participants;
 use super::tx::{Command, Tx};
 use crate::domain::conversation::Conversation;
 use crate::domain::delivery::Delivery;
@@ -92,13 +95,14 @@ impl Command for AcceptChat {
         }
         let sender =
             parties::get(tx.read(), self.sender_id())?.ok_or_else(|| Error::corrupt("a sender without its party"))?;
-        conversations::join(tx, conversation.id, sender.id)?;
+        let sender_id = sender.id;
         let new = NewLine {
             idem: self.client_key.as_ref().map(|key| Idem { key: scoped(conversation.id, key), hash: self.hash() }),
             blocks: vec![Block::text(self.text.clone())],
             ..NewLine::text(self.line_only.unwrap_or(MessageRole::User), sender, "")
         };
         let line = Arc::new(messages::append(tx, conversation.id, Place::End, new)?);
+        spoke(tx, conversation.id, sender_id, line.seq)?;
         let topic = tx.topic(conversation.id)?;
         let sent = self.gateway_up && waiting == 0;
         let ack_to = self.socket_id.map(|socket_id| AckTo { socket_id, client_key: self.client_key.clone(), sent });
@@ -191,6 +195,20 @@ impl AcceptChat {
 /// The refusal of a question that must not wait, while the gateway is away.
 pub fn not_connected() -> Error {
     Error::new(ErrorCode::GatewayUnavailable, "the gateway is not connected, and you asked not to wait")
+}
+
+/// Notes that a party takes part and has read all up to its own line, the newest one.
+fn spoke(tx: &mut Tx<'_>, id: ConversationId, party: PartyId, seq: i64) -> Result<(), Error> {
+    let mark = |tx: &mut Tx<'_>| {
+        diesel::update(participants::table.find((id.as_bytes().as_slice(), party.as_bytes().as_slice())))
+            .set(participants::read_seq.eq(seq))
+            .execute(tx.write())
+    };
+    if mark(tx)? == 0 {
+        conversations::join(tx, id, party)?;
+        mark(tx)?;
+    }
+    Ok(())
 }
 
 fn scoped(id: ConversationId, key: &str) -> String {

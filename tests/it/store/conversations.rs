@@ -224,6 +224,9 @@ async fn unread_counts_what_came_after_the_last_look(store: TestStore) {
     assert_eq!(unread(ben.party_id).await, 0);
     store.ask(&ann, conversation.id, "four").await;
     assert_eq!(unread(ben.party_id).await, 1, "a mark does not run ahead of the log");
+    assert_eq!(unread(ann.party_id).await, 0, "one's own lines are read");
+    store.ask(&ben, conversation.id, "five").await;
+    assert_eq!((unread(ben.party_id).await, unread(ann.party_id).await), (0, 1), "who speaks has read what was before");
 }
 
 on_both_databases!(
