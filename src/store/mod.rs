@@ -69,9 +69,9 @@ impl Store {
         answer(self.writer.submit(Lane::Bulk, command)?).await
     }
 
-    /// Queues a command whose answer nobody waits for; its failure is logged by the writer.
+    /// Queues a command whose answer nobody waits for. The writer logs its failure, and that of a whole batch once.
     pub fn write_later<C: Command>(&self, lane: Lane, command: C) -> Result<(), Error> {
-        self.writer.submit(lane, command).map(drop)
+        self.writer.submit_later(lane, command)
     }
 
     /// Runs a query in a read transaction of its own.

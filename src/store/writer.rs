@@ -75,13 +75,22 @@ impl WriterHandle {
         command: C,
     ) -> Result<oneshot::Receiver<Result<C::Output, Error>>, Error> {
         let (reply, answer) = oneshot::channel();
-        let job = Box::new(Pending { command, reply: Some(reply), outcome: None });
+        self.enqueue(lane, Pending { command, reply: Some(reply), outcome: None, refused: false })?;
+        Ok(answer)
+    }
+
+    /// Queues a command whose answer nobody waits for; its failure is logged.
+    pub fn submit_later<C: Command>(&self, lane: Lane, command: C) -> Result<(), Error> {
+        self.enqueue(lane, Pending { command, reply: None, outcome: None, refused: false })
+    }
+
+    fn enqueue<C: Command>(&self, lane: Lane, pending: Pending<C>) -> Result<(), Error> {
         let queue = match lane {
             Lane::Interactive => &self.interactive,
             Lane::Bulk => &self.bulk,
         };
-        match queue.try_send(job) {
-            Ok(()) => Ok(answer),
+        match queue.try_send(Box::new(pending)) {
+            Ok(()) => Ok(()),
             Err(TrySendError::Full(_)) => {
                 self.stats.refused_total.fetch_add(1, Ordering::Relaxed);
                 Err(Error::store_busy())
@@ -138,8 +147,11 @@ impl Ran {
 
 struct Pending<C: Command> {
     command: C,
+    /// `None` when nobody waits for the answer.
     reply: Option<oneshot::Sender<Result<C::Output, Error>>>,
     outcome: Option<Result<C::Output, Error>>,
+    /// It failed with its batch, which is logged.
+    refused: bool,
 }
 
 impl<C: Command> Job for Pending<C> {
@@ -158,6 +170,7 @@ impl<C: Command> Job for Pending<C> {
 
     fn refuse(&mut self, error: Error) {
         self.outcome = Some(Err(error));
+        self.refused = true;
     }
 
     fn settle(mut self: Box<Self>) {
@@ -165,6 +178,11 @@ impl<C: Command> Job for Pending<C> {
         if let Some(reply) = self.reply.take() {
             // Whoever asked may have gone; the change is made all the same.
             let _ = reply.send(outcome);
+        } else if let Err(error) = outcome
+            && !self.refused
+        {
+            let command = std::any::type_name::<C>();
+            log::warn!(command; "a write that nobody waits for failed: {}", error.cause());
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The writer's promises when all goes well: order, commits, lanes, bounds.
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
 use clawbroker::domain::error::ErrorCode;
 use clawbroker::domain::ids::ConversationId;
@@ -154,7 +154,48 @@ async fn an_answer_that_nobody_waits_for_is_no_reason_to_stop(store: TestStore) 
     assert_eq!(store.log(conversation.id).await.len(), 2);
 }
 
+/// Keeps what is logged.
+struct Logged(Mutex<Vec<String>>);
+
+static LOGGED: Logged = Logged(Mutex::new(Vec::new()));
+
+impl log::Log for Logged {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        self.0.lock().unwrap().push(record.args().to_string());
+    }
+
+    fn flush(&self) {}
+}
+
+impl Logged {
+    fn lines_of(&self, id: ConversationId) -> Vec<String> {
+        self.0.lock().unwrap().iter().filter(|line| line.contains(&id.to_string())).cloned().collect()
+    }
+}
+
+async fn a_failure_that_nobody_waits_for_is_logged(store: TestStore) {
+    // Another test of this process may have installed it.
+    let _ = log::set_logger(&LOGGED);
+    log::set_max_level(log::LevelFilter::Warn);
+    let (caller, conversation) = store.chat().await;
+    let mark = |id| MarkRead { id, party: caller.party_id, seq: 1 };
+    let (unattended, left, refused) = (ConversationId::new(), ConversationId::new(), ConversationId::new());
+    store.write_later(Lane::Interactive, mark(unattended)).unwrap();
+    drop(store.writer().submit(Lane::Interactive, mark(left)).unwrap());
+    store.write(mark(refused)).await.unwrap_err();
+    store.write(mark(conversation.id)).await.unwrap();
+    assert_eq!(LOGGED.lines_of(unattended).len(), 1, "{:?}", LOGGED.lines_of(unattended));
+    for told in [left, refused] {
+        assert_eq!(LOGGED.lines_of(told), [""; 0]);
+    }
+}
+
 on_both_databases!(
+    a_failure_that_nobody_waits_for_is_logged,
     an_answer_comes_after_the_commit_and_after_the_events,
     what_gathers_during_a_commit_is_the_next_batch,
     numbers_stay_dense_with_64_writers,
