@@ -29,6 +29,10 @@ pub(super) async fn run(common: &Common, backup: &Backup) -> Result<(), Failure>
     if target.exists() {
         return Err(Failure::new(format!("`{}` exists already: choose another name", target.display())));
     }
+    let folder = target.parent().unwrap_or(&target);
+    if !folder.is_dir() {
+        return Err(Failure::new(format!("there is no folder `{}`: make it, or choose another", folder.display())));
+    }
     match reach(&config).await? {
         Reach::Server(server) => {
             // The server writes into its own directory only; the copy is moved to where it was asked for.
@@ -36,7 +40,7 @@ pub(super) async fn run(common: &Common, backup: &Backup) -> Result<(), Failure>
             let copy = config.app.data_dir.join(text(&made, "name"));
             move_to(&copy, &target).map_err(|error| {
                 Failure::new(format!(
-                    "the copy is made, but could not be moved from `{}` to `{}`: {error}",
+                    "the copy stays at `{}`, it could not be moved to `{}` ({error}): move it to a safe place by hand",
                     copy.display(),
                     target.display()
                 ))

@@ -86,7 +86,7 @@ enum Command {
     /// Run a broker with a built-in sample gateway, to see a chat within a minute
     Demo(demo::Demo),
     /// Bring the database to the newest schema, while no server runs
-    Migrate,
+    Migrate(migrate::Migrate),
     /// Explain the settings and look for what is wrong; exit status 1 if something is
     Doctor(doctor::Doctor),
     /// Copy the database to a file, also while a server runs
@@ -155,7 +155,7 @@ impl Cli {
             None => serve::run(&common, &serve),
             Some(Command::Serve(listening)) => serve::run(&common, &listening),
             Some(Command::Demo(demo)) => demo::run(&common, &demo),
-            Some(Command::Migrate) => block_on(migrate::run(&common)),
+            Some(Command::Migrate(migrate)) => block_on(migrate::run(&common, &migrate)),
             Some(Command::Doctor(doctor)) => block_on(doctor::run(&common, &doctor)),
             Some(Command::Backup(backup)) => block_on(backup::run(&common, &backup)),
             Some(Command::Restore(restore)) => block_on(restore::run(&common, &restore)),

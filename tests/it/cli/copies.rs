@@ -17,7 +17,10 @@ fn a_backup_brings_back_what_was_there_when_it_was_made() {
         run(&database, &["backup", live.to_str().unwrap()]).fine();
         let again = run(&database, &["backup", live.to_str().unwrap()]).refused(1);
         assert!(again.contains("exists already"), "{again}");
-        assert_eq!(fs::read_dir(database.data_dir().join("backups")).unwrap().count(), 0, "the copy was moved");
+        let nowhere = folder.data_dir().join("missing/live.db");
+        let refused = run(&database, &["backup", nowhere.to_str().unwrap()]).refused(1);
+        assert!(refused.contains("make it, or choose another"), "{refused}");
+        assert_eq!(fs::read_dir(database.data_dir().join("backups")).unwrap().count(), 0, "no copy is left over");
         for args in [&["restore", live.to_str().unwrap()][..], &["migrate"]] {
             assert!(run(&database, args).refused(1).ends_with("stop it first"));
         }
@@ -30,7 +33,8 @@ fn a_backup_brings_back_what_was_there_when_it_was_made() {
         let kept = "SELECT count(*) AS value FROM gateways";
         assert_eq!(sql::number(&mut opener(Location::Sqlite(aside.into())).writable().unwrap(), kept), 2);
         run(&database, &["backup", alone.to_str().unwrap()]).fine();
-        run(&database, &["migrate"]).fine();
+        let migrated = run(&database, &["migrate", "--json"]).fine().json();
+        assert!(migrated["database"].as_str().is_some_and(|url| url.starts_with("sqlite:")), "{migrated}");
         broker.start_again().await;
         assert_eq!(ids(&database), ["first"]);
     });
