@@ -114,6 +114,8 @@ pub struct Supervisor {
     standby_said: bool,
     /// Counts the times the lease was asked for afresh, so that a late answer of an earlier time changes nothing.
     lease_round: u64,
+    /// The next time the lease is asked for or renewed.
+    lease_timer: Option<SpawnHandle>,
 }
 
 impl Supervisor {
@@ -130,6 +132,7 @@ impl Supervisor {
             stopping: false,
             standby_said: false,
             lease_round: 0,
+            lease_timer: None,
         }
     }
 

@@ -84,6 +84,30 @@ fn all_of_it_works_behind_pgbouncer() {
     });
 }
 
+/// What it had planned for its lease must not be done under the next one.
+#[test]
+fn a_node_that_was_held_up_steps_down_once_and_comes_back_once() {
+    actix::System::new().block_on(async {
+        let database = Database::migrated(Kind::Postgres);
+        let mut held_up = Broker::start(&database, &[], &[KEY]).await;
+        let other = tempfile::tempdir().expect("a temporary folder");
+        let mut standby = Broker::standby(&database, other.path(), &[KEY]).await;
+        held_up.pause();
+        standby.ready(TAKE_OVER).await;
+        held_up.unpause();
+        while !held_up.log().contains("has lost its lease") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(held_up.get("/ready").await.0, 503);
+        standby.kill();
+        held_up.ready(TAKE_OVER).await;
+        let log = held_up.log();
+        for (what, times) in [("has lost its lease", 1), ("this node is active", 2), ("standing by", 1)] {
+            assert_eq!(log.matches(what).count(), times, "{what}:\n{log}");
+        }
+    });
+}
+
 #[test]
 fn a_graceful_stop_hands_over_at_once() {
     actix::System::new().block_on(async {

@@ -24,22 +24,32 @@ impl Supervisor {
         }
         let (store, command) = (self.parts.store.clone(), self.take_lease());
         let (asked_at, asked) = (self.parts.clock.now_ms(), tokio::time::Instant::now());
+        let round = self.lease_round;
         async move { store.write(command).await }
             .into_actor(self)
             .map(move |result, this, ctx| match result {
+                _ if round != this.lease_round || this.stopping => {}
                 Ok(Lease::Ours { epoch }) => this.become_active(epoch, asked_at, asked, ctx),
                 Ok(Lease::Theirs { for_ms, address }) => {
                     if !std::mem::replace(&mut this.standby_said, true) {
                         log::info!(lease_ms = for_ms; "another node ({address}) is active on this database; standing by");
                     }
-                    ctx.run_later(ASK, Self::ask_for_lease);
+                    this.set_lease_timer(ASK, Self::ask_for_lease, ctx);
                 }
                 Err(error) => {
                     log::warn!("the node lease could not be asked for: {error}");
-                    ctx.run_later(ASK, Self::ask_for_lease);
+                    this.set_lease_timer(ASK, Self::ask_for_lease, ctx);
                 }
             })
             .spawn(ctx);
+    }
+
+    /// Says when the lease is asked for or renewed next. There is one such time: what was planned before, perhaps for a
+    /// lease that has been lost since, does not happen.
+    fn set_lease_timer(&mut self, wait: Duration, then: fn(&mut Self, &mut Context<Self>), ctx: &mut Context<Self>) {
+        if let Some(before) = self.lease_timer.replace(ctx.run_later(wait, then)) {
+            ctx.cancel_future(before);
+        }
     }
 
     pub(super) fn become_active(
@@ -53,7 +63,7 @@ impl Supervisor {
         self.parts.store.epoch().store(epoch, Ordering::SeqCst);
         self.hold_lease(asked_at, asked);
         if !self.alone() {
-            ctx.run_later(Duration::from_millis(RENEW_MS), Self::renew_lease);
+            self.set_lease_timer(Duration::from_millis(RENEW_MS), Self::renew_lease, ctx);
         }
         let (store, config, vault) = (self.parts.store.clone(), self.parts.config.clone(), self.parts.vault.clone());
         let now_ms = self.parts.clock.now_ms();
@@ -94,7 +104,7 @@ impl Supervisor {
             Err(error) => {
                 log::error!("the node could not begin its work: {}", error.cause());
                 this.lease_round += 1;
-                ctx.run_later(ASK, Self::ask_for_lease);
+                this.set_lease_timer(ASK, Self::ask_for_lease, ctx);
             }
         })
         .spawn(ctx);
@@ -124,14 +134,14 @@ impl Supervisor {
                 _ if round != this.lease_round => {}
                 Ok(Lease::Ours { epoch: held }) if held == epoch => {
                     this.hold_lease(asked_at, asked);
-                    ctx.run_later(Duration::from_millis(RENEW_MS), Self::renew_lease);
+                    this.set_lease_timer(Duration::from_millis(RENEW_MS), Self::renew_lease, ctx);
                 }
                 Ok(_) => this.step_down(ctx),
                 Err(error) if error.code() == ErrorCode::Standby => this.step_down(ctx),
                 Err(error) => {
                     log::warn!("the node lease could not be renewed: {error}");
                     if this.parts.directory.lease_holds(this.parts.clock.now_ms()) {
-                        ctx.run_later(Duration::from_millis(RENEW_MS / 4), Self::renew_lease);
+                        this.set_lease_timer(Duration::from_millis(RENEW_MS / 4), Self::renew_lease, ctx);
                     } else {
                         this.step_down(ctx);
                     }
@@ -151,6 +161,6 @@ impl Supervisor {
         self.stop_children();
         self.parts.hubs.publish(vec![Event::SteppedDown]);
         self.standby_said = false;
-        ctx.run_later(ASK, Self::ask_for_lease);
+        self.set_lease_timer(ASK, Self::ask_for_lease, ctx);
     }
 }

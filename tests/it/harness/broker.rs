@@ -129,10 +129,23 @@ impl Broker {
         *self = fresh;
     }
 
+    fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).expect("it runs");
+    }
+
+    /// Stops its time.
+    pub(crate) fn pause(&self) {
+        self.signal(rustix::process::Signal::STOP);
+    }
+
+    /// Has its time go on.
+    pub(crate) fn unpause(&self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+
     /// Asks it to stop, and returns its exit code.
     pub(crate) async fn stop(&mut self) -> Option<i32> {
-        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), rustix::process::Signal::TERM)
-            .expect("it runs");
+        self.signal(rustix::process::Signal::TERM);
         let began = tokio::time::Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("the child can be asked") {
