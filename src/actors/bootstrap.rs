@@ -8,6 +8,7 @@ use crate::domain::user::{Caller, Role, TOKEN_PREFIX};
 use crate::store::Store;
 use crate::store::audit::Actor;
 use crate::store::gateways::{self, AddGateway, ChangeGateway, Changes};
+use crate::store::purge::PurgeStep;
 use crate::store::users::{self, ADMIN, AddToken, AddUser, ReviveToken, RevokeToken, User};
 use crate::store::vault::{Vault, write_private};
 
@@ -143,6 +144,8 @@ async fn ensure_gateway(store: &Store, config: &Config, vault: &Vault, url: &str
     let token = config.gateway.token.clone();
     match known {
         None => {
+            // A removal that was not finished keeps the id taken, and nobody goes on with it before the node is active.
+            while store.write_bulk(PurgeStep).await? {}
             let command = AddGateway::by_system(id, DEFAULT_GATEWAY, url, token, vault.clone());
             store.write(command).await.map(drop)
         }

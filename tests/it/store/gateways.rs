@@ -1,9 +1,12 @@
+use clawbroker::actors::bootstrap;
+use clawbroker::config::Config;
 use clawbroker::domain::error::ErrorCode;
 use clawbroker::domain::gateway::Track;
 use clawbroker::domain::ids::GatewayId;
 use clawbroker::domain::message::Block;
 use clawbroker::domain::secret::Secret;
 use clawbroker::domain::turn::StepKind;
+use clawbroker::domain::user::Role;
 use clawbroker::store::audit::Actor;
 use clawbroker::store::conversations;
 use clawbroker::store::gateways::{self, AddGateway, ChangeGateway, Changes, Credentials, KeepDevice, RemoveGateway};
@@ -215,6 +218,23 @@ async fn a_purge_goes_in_bounded_steps(store: TestStore) {
     assert_eq!(store.ask(&caller, fresh.id, "first").await.line.seq, 1);
 }
 
+async fn the_configured_gateway_comes_back_while_its_removal_is_under_way(store: TestStore) {
+    let (caller, id) = (store.user("ann", Role::Member).await, store.gateway("default").await);
+    let conversation = store.session(&caller, &id, "webchat-1").await;
+    for n in 0..600 {
+        store.ask(&caller, conversation.id, &format!("question {n}")).await;
+    }
+    store.write(RemoveGateway { id: id.clone(), purge: true, actor: Actor::system() }).await.unwrap();
+    assert_eq!(store.read(purge::waiting).await.unwrap(), 1);
+    let mut config = Config::default();
+    config.app.data_dir = store.database.data_dir().to_owned();
+    config.gateway.url = Some("ws://127.0.0.1:2".to_owned());
+    bootstrap::run(&store, &config, &store.vault).await.unwrap();
+    assert_eq!(store.read(purge::waiting).await.unwrap(), 0);
+    let gateway = store.read(move |db| gateways::get(db, &id)).await.unwrap();
+    assert_eq!(gateway.unwrap().url, "ws://127.0.0.1:2");
+}
+
 async fn what_does_not_exist_is_not_found(store: TestStore) {
     let id: GatewayId = "nowhere".parse().unwrap();
     let (vault, asked) = (store.vault.clone(), id.clone());
@@ -232,5 +252,6 @@ on_both_databases!(
     a_removed_gateway_loses_its_secrets_and_keeps_its_conversations,
     a_purge_takes_everything_of_the_gateway_and_nothing_else,
     a_purge_goes_in_bounded_steps,
+    the_configured_gateway_comes_back_while_its_removal_is_under_way,
     what_does_not_exist_is_not_found,
 );
