@@ -3,6 +3,7 @@ mod actors;
 mod ancestor;
 mod chat;
 mod half_answers;
+mod lost_ends;
 mod resume;
 mod strangers;
 
