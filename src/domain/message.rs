@@ -78,19 +78,24 @@ pub fn plain_text(blocks: &[Block]) -> String {
     text
 }
 
-/// Longest stored answer in bytes; what is longer is cut and ends with [`CUT_MARKER`] (LIM-1).
+/// Longest text of a line in bytes, and as many for all its other blocks together; what is longer is cut and ends with
+/// [`CUT_MARKER`] (LIM-1).
 pub const TEXT_BYTES_MAX: usize = 4 << 20;
 /// Ends a text that was cut.
 pub const CUT_MARKER: &str = "\n[cut: the answer was longer than 4 MiB]";
 
 /// Cuts a text to [`TEXT_BYTES_MAX`], on a character's border, and says so in it. NUL characters, which PostgreSQL
 /// cannot store, go.
-pub fn bounded_text(mut text: String) -> String {
+pub fn bounded_text(text: String) -> String {
+    cut_to(text, TEXT_BYTES_MAX)
+}
+
+fn cut_to(mut text: String, bytes_max: usize) -> String {
     if text.contains('\0') {
         text = text.replace('\0', "");
     }
-    if text.len() > TEXT_BYTES_MAX {
-        let mut end = TEXT_BYTES_MAX - CUT_MARKER.len();
+    if text.len() > bytes_max {
+        let mut end = bytes_max.saturating_sub(CUT_MARKER.len());
         while !text.is_char_boundary(end) {
             end -= 1;
         }
@@ -98,6 +103,48 @@ pub fn bounded_text(mut text: String) -> String {
         text.push_str(CUT_MARKER);
     }
     text
+}
+
+/// Cuts the blocks of a line: its text to [`TEXT_BYTES_MAX`], all its other blocks together to as many bytes. The first
+/// block of a kind that does not fit is cut, or a marker stands in its place; those behind it go.
+pub fn bounded(blocks: Vec<Block>) -> Vec<Block> {
+    let (mut text_room, mut other_room) = (Some(TEXT_BYTES_MAX), Some(TEXT_BYTES_MAX));
+    let mut kept = Vec::with_capacity(blocks.len());
+    for block in blocks {
+        let room = if matches!(block, Block::Text { .. }) { &mut text_room } else { &mut other_room };
+        let Some(bytes_max) = *room else { continue };
+        let bytes = block.bytes();
+        *room = bytes_max.checked_sub(bytes);
+        kept.push(if bytes > bytes_max { block.cut(bytes_max) } else { block.cut(usize::MAX) });
+    }
+    kept
+}
+
+impl Block {
+    /// How much it holds that has no bound of its own.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Text { text } | Self::Thinking { text } => text.len(),
+            Self::ToolCall { id, name, arguments } => id.len() + name.len() + arguments.to_string().len(),
+            Self::ToolResult { id, name, text, .. } => id.len() + name.len() + text.len(),
+            Self::Image { sha256, media_type } => sha256.len() + media_type.len(),
+            Self::File { sha256, media_type, name } => sha256.len() + media_type.len() + name.len(),
+        }
+    }
+
+    /// Cuts its text; what has none and is too large becomes a marker.
+    fn cut(self, bytes_max: usize) -> Self {
+        match self {
+            Self::Text { text } => Self::Text { text: cut_to(text, bytes_max) },
+            Self::Thinking { text } => Self::Thinking { text: cut_to(text, bytes_max) },
+            Self::ToolResult { id, name, text, is_error } if id.len() + name.len() <= bytes_max => {
+                let text = cut_to(text, bytes_max - id.len() - name.len());
+                Self::ToolResult { id, name, text, is_error }
+            }
+            block if block.bytes() > bytes_max => Self::Thinking { text: CUT_MARKER.to_owned() },
+            block => block,
+        }
+    }
 }
 
 /// Who said a line, as clients see it.
@@ -143,5 +190,33 @@ mod tests {
         assert!(cut.len() <= TEXT_BYTES_MAX);
         assert!(cut.ends_with(CUT_MARKER));
         assert_eq!(bounded_text("short".to_owned()), "short");
+    }
+
+    #[test]
+    fn all_blocks_of_a_line_are_bounded_together() {
+        let long = || "x".repeat(TEXT_BYTES_MAX - 10);
+        let result = |text: String| Block::ToolResult { id: "1".into(), name: "n".into(), text, is_error: false };
+        let call = Block::ToolCall {
+            id: "1".into(),
+            name: "n".into(),
+            arguments: serde_json::json!({ "all": long() + &long() }),
+        };
+        for (blocks, end) in [
+            (vec![Block::text(long()), Block::text(long()), Block::text("gone")], CUT_MARKER),
+            (
+                vec![Block::Thinking { text: long() }, result(long()), result("gone".into()), Block::text("said")],
+                "said",
+            ),
+            (vec![call, Block::text("said")], "said"),
+        ] {
+            let kept = bounded(blocks);
+            let bytes: usize = kept.iter().map(Block::bytes).sum();
+            assert!(bytes <= TEXT_BYTES_MAX + 2 * CUT_MARKER.len(), "{bytes}");
+            let json = serde_json::to_string(&kept).expect("JSON");
+            assert!(json.contains("[cut: ") && !json.contains("gone"));
+            assert!(plain_text(&kept).ends_with(end));
+        }
+        let small = vec![Block::Thinking { text: "hm".into() }, Block::text("a\0b"), result("r".into())];
+        assert_eq!(bounded(small)[1], Block::text("ab"));
     }
 }

@@ -315,6 +315,10 @@ extern "SQL" {
         text: diesel::sql_types::Nullable<diesel::sql_types::Text>,
         otherwise: diesel::sql_types::Text,
     ) -> diesel::sql_types::Text;
+    /// Bytes of a text; neither database reads the text for it.
+    fn octet_length(
+        text: diesel::sql_types::Nullable<diesel::sql_types::Text>,
+    ) -> diesel::sql_types::Nullable<diesel::sql_types::Integer>;
     /// Characters of a text, from the `from`-th on, counted from 1.
     fn substr(
         text: diesel::sql_types::Text,

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use diesel::prelude::*;
 
-use super::dialect::Db;
+use super::dialect::{Db, octet_length};
 use super::parties;
 use super::schema::messages;
 use super::tx::Tx;
 use crate::domain::delivery::DeliveryState;
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::ids::{ConversationId, MessageId, PartyId};
-use crate::domain::message::{Block, Line, MessageKind, MessageRole, Sender, bounded_text, plain_text};
+use crate::domain::message::{Block, Line, MessageKind, MessageRole, Sender, bounded, plain_text};
 use crate::domain::party::Party;
 
 /// A line that is to be appended.
@@ -104,9 +104,9 @@ pub(super) fn append(tx: &mut Tx<'_>, id: ConversationId, place: Place, new: New
         Place::Above => tx.next_seq_below(id)?,
     };
     let now_ms = tx.now_ms();
-    let text = bounded_text(plain_text(&new.blocks));
-    let one_text = matches!(new.blocks.as_slice(), [Block::Text { .. }]);
-    let blocks = if one_text { vec![Block::text(text.clone())] } else { new.blocks };
+    let blocks = bounded(new.blocks);
+    let text = plain_text(&blocks);
+    let one_text = matches!(blocks.as_slice(), [Block::Text { .. }]);
     let stored = if one_text { None } else { Some(serde_json::to_string(&blocks).map_err(Error::internal)?) };
     let line = Line {
         id: MessageId::new(),
@@ -174,7 +174,8 @@ pub enum Span {
     After(i64),
 }
 
-/// Reads at most `limit` lines of a log, oldest first, and at most `bytes_max` of text (but always one line).
+/// Reads at most `limit` lines of a log, oldest first, and at most `bytes_max` of text and blocks (but always one line).
+/// How long the lines are is read before they are, so that no more of them is held than is handed out (LIM-1).
 pub fn page(
     db: &mut Db,
     id: ConversationId,
@@ -182,28 +183,32 @@ pub fn page(
     limit: i64,
     bytes_max: usize,
 ) -> Result<Vec<Arc<Line>>, Error> {
+    let of_conversation = messages::conversation_id.eq(id.as_bytes().as_slice());
     let query = messages::table
-        .filter(messages::conversation_id.eq(id.as_bytes().as_slice()))
-        .select(Row::as_select())
+        .filter(of_conversation)
+        .select((messages::seq, octet_length(messages::text.nullable()), octet_length(messages::blocks)))
         .limit(limit)
         .into_boxed();
-    let mut rows: Vec<Row> = match span {
+    let sizes: Vec<(i64, Option<i32>, Option<i32>)> = match span {
         Span::Newest => query.order(messages::seq.desc()).load(db)?,
         Span::Before(seq) => query.filter(messages::seq.lt(seq)).order(messages::seq.desc()).load(db)?,
         Span::After(seq) => query.filter(messages::seq.gt(seq)).order(messages::seq.asc()).load(db)?,
     };
     let mut bytes = 0;
-    let fitting = rows
+    let fitting = sizes
         .iter()
-        .take_while(|row| {
-            bytes += row.text.len() + row.blocks.as_ref().map_or(0, String::len);
+        .take_while(|(_, text, blocks)| {
+            bytes += [text, blocks].into_iter().flatten().map(|bytes| bytes.unsigned_abs() as usize).sum::<usize>();
             bytes <= bytes_max
         })
         .count();
-    rows.truncate(fitting.max(1));
-    if !matches!(span, Span::After(_)) {
-        rows.reverse();
-    }
+    let seqs = sizes.iter().take(fitting.max(1)).map(|(seq, ..)| *seq);
+    let Some((first, last)) = seqs.clone().min().zip(seqs.max()) else { return Ok(Vec::new()) };
+    let rows = messages::table
+        .filter(of_conversation.and(messages::seq.between(first, last)))
+        .order(messages::seq.asc())
+        .select(Row::as_select())
+        .load(db)?;
     lines(db, rows)
 }
 

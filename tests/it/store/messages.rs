@@ -81,7 +81,22 @@ async fn a_giant_answer_is_cut_and_says_so(store: TestStore) {
     assert_eq!(stored[0].text.len(), line.text.len());
 }
 
+async fn giant_thinking_is_cut_and_counts_for_a_page(store: TestStore) {
+    let (caller, conversation) = store.chat().await;
+    let (_, turn_id) = store.begun(&caller, conversation.id, "think").await;
+    let mut end = answer(turn_id, "the answer");
+    end.thinking = Some("x".repeat(TEXT_BYTES_MAX + 1));
+    let line = store.write(end).await.unwrap().unwrap();
+    let [Block::Thinking { text: thinking }, Block::Text { text }] = line.blocks.as_slice() else { panic!("{line:?}") };
+    assert!(thinking.len() <= TEXT_BYTES_MAX && thinking.ends_with(CUT_MARKER));
+    assert_eq!(text, "the answer");
+    assert_eq!(page(&store, conversation.id, Span::Newest, 1, usize::MAX).await, [line]);
+    assert_eq!(seqs(&page(&store, conversation.id, Span::Newest, 10, TEXT_BYTES_MAX / 2).await), [2]);
+    assert_eq!(seqs(&page(&store, conversation.id, Span::After(0), 10, TEXT_BYTES_MAX / 2).await), [1]);
+}
+
 on_both_databases!(
+    giant_thinking_is_cut_and_counts_for_a_page,
     pages_are_contiguous_parts_of_the_log,
     pages_are_bounded_in_bytes,
     lines_come_back_as_they_were_committed,
