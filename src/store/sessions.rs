@@ -1,14 +1,36 @@
 //! Sessions that a person makes by name: refused where the name is taken, and made once for each key.
+use std::collections::HashSet;
+
 use diesel::prelude::*;
 
 use super::conversations::{self, NewSession, SessionName};
+use super::dialect::Db;
 use super::messages::Idem;
 use super::schema::conversations as table;
 use super::tx::{Command, Tx};
-use crate::domain::conversation::Conversation;
+use crate::domain::conversation::{Conversation, ConversationKind};
 use crate::domain::error::{Error, ErrorCode};
-use crate::domain::ids::ConversationId;
+use crate::domain::ids::{ConversationId, GatewayId};
 use crate::domain::user::Caller;
+
+/// Names that one query looks for.
+const NAMES_AT_ONCE: usize = 500;
+
+/// Returns those of the names that are in use by sessions of a gateway, as their key or as their canonical key.
+pub fn in_use(db: &mut Db, gateway_id: &GatewayId, names: &[String]) -> Result<HashSet<String>, Error> {
+    let mut found = HashSet::new();
+    for names in names.chunks(NAMES_AT_ONCE) {
+        let live = || table::table.filter(table::gateway_id.eq(gateway_id.as_str()).and(table::deleted_at.is_null()));
+        let keys: Vec<String> = live()
+            .filter(table::kind.eq(ConversationKind::Session as i32).and(table::key.eq_any(names)))
+            .select(table::key)
+            .load(db)?;
+        let canonical: Vec<Option<String>> =
+            live().filter(table::canonical_key.eq_any(names)).select(table::canonical_key).load(db)?;
+        found.extend(keys.into_iter().chain(canonical.into_iter().flatten()));
+    }
+    Ok(found)
+}
 
 /// Makes a session; a name that is in use is refused.
 pub struct CreateSession {

@@ -16,7 +16,8 @@ use crate::http::call::{Call, Target};
 use crate::http::error::ErrorBody;
 use crate::http::page::{self, Listing};
 use crate::http::state::AppState;
-use crate::store::conversations::{self, Filter, SessionName};
+use crate::store::conversations::{self, Filter};
+use crate::store::sessions;
 
 /// How long a list waits for what the gateway itself has.
 const UPSTREAM_WAIT: Duration = Duration::from_secs(3);
@@ -96,15 +97,18 @@ pub(super) async fn list(
     let mut next =
         found.last().filter(|_| more).map(|last| page::time_cursor(last.conversation.updated_at, last.conversation.id));
     let mut views: Vec<View> = found.into_iter().map(View::from).collect();
-    if !more && caller.role >= Role::Operator {
-        let place = if let Position::Untracked(place) = position { place } else { 0 };
+    if caller.role >= Role::Operator {
         let rest = only_upstream(&state, &gateway_id, &filter).await?;
+        // Each page tells the same total.
         total += rest.len() as i64;
-        let room = rows - views.len();
-        if rest.len() > place.saturating_add(room) {
-            next = Some(page::number_cursor((place + room) as i64));
+        if !more {
+            let place = if let Position::Untracked(place) = position { place } else { 0 };
+            let room = rows - views.len();
+            if rest.len() > place.saturating_add(room) {
+                next = Some(page::number_cursor((place + room) as i64));
+            }
+            views.extend(rest.into_iter().skip(place).take(room).map(|session| untracked(&gateway_id, session)));
         }
-        views.extend(rest.into_iter().skip(place).take(room).map(|session| untracked(&gateway_id, session)));
     }
     Ok(Listing::of(&req).total(total).next("cursor", next.as_deref()).json(&views))
 }
@@ -161,23 +165,13 @@ async fn only_upstream(
     // A session that was named here and not contacted yet is known by its short name only.
     let default_agent = state.directory.gateway(gateway_id).and_then(|card| card.status.default_agent.clone());
     let prefix = default_agent.map(|agent| format!("agent:{agent}:"));
+    let short_of = |key: &str| prefix.as_ref().and_then(|prefix| key.strip_prefix(prefix.as_str())).map(str::to_owned);
+    let mut names: Vec<String> = sessions.iter().filter_map(|session| short_of(&session.key)).collect();
+    names.extend(sessions.iter().map(|session| session.key.clone()));
     let gateway_id = gateway_id.clone();
-    state
-        .store
-        .read(move |db| {
-            let mut rest = Vec::new();
-            for session in sessions {
-                let short = prefix.as_ref().and_then(|prefix| session.key.strip_prefix(prefix.as_str()));
-                let name = SessionName {
-                    gateway_id: gateway_id.clone(),
-                    key: short.unwrap_or(&session.key).to_owned(),
-                    canonical: session.key.clone(),
-                };
-                if conversations::find(db, &name)?.is_none() {
-                    rest.push(session);
-                }
-            }
-            Ok::<_, Error>(rest)
-        })
-        .await
+    let kept = state.store.read(move |db| sessions::in_use(db, &gateway_id, &names)).await?;
+    sessions.retain(|session| {
+        !kept.contains(&session.key) && short_of(&session.key).is_none_or(|short| !kept.contains(&short))
+    });
+    Ok(sessions)
 }

@@ -282,6 +282,9 @@ async fn what_only_the_gateway_has_is_shown_to_operators(node: TestNode) {
         .by(Role::Operator)
         .await
         .expect_status(200);
+    node.clock.advance_ms(1_000);
+    let newer = json!({ "session_key": "agent:main:newer" });
+    node.post("/api/gateways/lab/sessions").json(&newer).by(Role::Operator).await.expect_status(200);
     let upstream = |key: &str| UpstreamSession {
         key: key.into(),
         title: Some(format!("Title of {key}")),
@@ -290,20 +293,26 @@ async fn what_only_the_gateway_has_is_shown_to_operators(node: TestNode) {
         updated_at: Some(0),
         archived: false,
     };
-    let keys = ["agent:main:ours", "agent:main:x", "agent:main:y", "agent:main:z"];
+    let keys = ["agent:main:ours", "agent:main:newer", "agent:main:x", "agent:main:y", "agent:main:z"];
     node.upstream.lock().unwrap().sessions = keys.map(upstream).to_vec();
-    let mut path = "/api/gateways/lab/sessions?limit=2".to_owned();
+    let mut path = "/api/gateways/lab/sessions?limit=1".to_owned();
     let mut seen = Vec::new();
     loop {
         let page = node.get(&path).by(Role::Operator).await.expect_status(200);
-        assert_eq!(page.header("x-total-count"), "4");
+        assert_eq!(page.header("x-total-count"), "5");
         for session in page.json.as_array().unwrap() {
             seen.push((session["session_key"].as_str().unwrap().to_owned(), session["tracked"].as_bool().unwrap()));
         }
         let Some(next) = page.header("link").strip_prefix('<').and_then(|link| link.split('>').next()) else { break };
         path = next.to_owned();
     }
-    let expected = [("ours", true), ("agent:main:x", false), ("agent:main:y", false), ("agent:main:z", false)];
+    let expected = [
+        ("agent:main:newer", true),
+        ("ours", true),
+        ("agent:main:x", false),
+        ("agent:main:y", false),
+        ("agent:main:z", false),
+    ];
     assert_eq!(seen, expected.map(|(key, tracked)| (key.to_owned(), tracked)));
     let one = node
         .get("/api/gateways/lab/sessions?q=title%20of%20agent:main:y")
