@@ -113,7 +113,9 @@ async fn add(config: &Config, add: Add) -> Result<(), Failure> {
         Reach::Alone(alone) => {
             let vault = alone.vault.clone();
             let (id, url, admin, actor) = (add.id, add.url, add.admin, offline::actor());
-            let command = AddGateway { id, name, url, token, password, track, admin, actor, vault, idem: None };
+            let gateways_max = config.limits.gateways_max;
+            let command =
+                AddGateway { id, name, url, token, password, track, admin, actor, vault, idem: None, gateways_max };
             let added = alone.store.write(command).await;
             alone.close().await;
             view(&added?)

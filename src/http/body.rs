@@ -12,9 +12,10 @@ use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use actix_web::{FromRequest, HttpRequest, web};
 use bytes::BytesMut;
 use futures_util::StreamExt;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
 
 use super::fields::{self, Unknown};
 use super::request::state_of;
@@ -40,17 +41,22 @@ impl FromRequest for Body {
 
 impl Body {
     /// Reads the body as a JSON value within the limits.
-    async fn json(self) -> Result<Value, Error> {
-        let limits = &state_of(&self.request)?.config.limits;
-        let (bytes_max, depth_max) = (limits.body_bytes_max, limits.json_depth_max);
+    async fn json(&mut self) -> Result<Value, Error> {
         self.check_type()?;
+        let bytes = self.bytes().await?;
+        self.parse(&bytes)
+    }
+
+    /// Reads the body within the limits.
+    async fn bytes(&mut self) -> Result<BytesMut, Error> {
+        let bytes_max = state_of(&self.request)?.config.limits.body_bytes_max;
         let too_large =
             || Error::new(ErrorCode::PayloadTooLarge, format!("the body must not be larger than {bytes_max} bytes"));
         let declared = self.request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         if declared.is_some_and(|length: usize| length > bytes_max) {
             return Err(too_large());
         }
-        let mut payload = self.payload;
+        let payload = &mut self.payload;
         let gather = async {
             let mut bytes = BytesMut::with_capacity(declared.unwrap_or(0).min(bytes_max));
             while let Some(chunk) = payload.next().await {
@@ -63,10 +69,14 @@ impl Body {
             }
             Ok(bytes)
         };
-        let bytes = tokio::time::timeout(ARRIVAL, gather)
+        tokio::time::timeout(ARRIVAL, gather)
             .await
-            .map_err(|_| Error::new(ErrorCode::InvalidRequest, "the body did not arrive in time").with_status(408))??;
-        if depth(&bytes) > depth_max {
+            .map_err(|_| Error::new(ErrorCode::InvalidRequest, "the body did not arrive in time").with_status(408))?
+    }
+
+    fn parse(&self, bytes: &[u8]) -> Result<Value, Error> {
+        let depth_max = state_of(&self.request)?.config.limits.json_depth_max;
+        if depth(bytes) > depth_max {
             return Err(Error::invalid_at(
                 "body",
                 "",
@@ -74,7 +84,7 @@ impl Body {
                 "json_invalid",
             ));
         }
-        serde_json::from_slice(&bytes).map_err(|error| {
+        serde_json::from_slice(bytes).map_err(|error| {
             // Its text tells what was expected and where, never what stood there.
             Error::invalid_at("body", "", format!("the body is not valid JSON: {error}"), "json_invalid")
         })
@@ -121,13 +131,10 @@ macro_rules! json_body {
             }
 
             /// Reads the body and digests it.
-            pub(super) async fn receive(self) -> Result<Received<T>, Error> {
+            pub(super) async fn receive(mut self) -> Result<Received<T>, Error> {
                 let json = self.body.json().await?;
-                let digest = digest_of(&json);
-                let Value::Object(object) = json else {
-                    return Err(Error::invalid_at("body", "", "the body must be a JSON object", "type_error"));
-                };
-                fields::of_object(object, $unknown).map(|value| Received { value, digest })
+                let digest = state_of(&self.body.request)?.vault.digest(&canonical(&json))?;
+                read_fields(json, $unknown).map(|value| Received { value, digest })
             }
         }
 
@@ -152,6 +159,40 @@ json_body!(
     StrictJson, Unknown::Refused
 );
 
+fn read_fields<T: DeserializeOwned>(json: Value, unknown: Unknown) -> Result<T, Error> {
+    let Value::Object(object) = json else {
+        return Err(Error::invalid_at("body", "", "the body must be a JSON object", "type_error"));
+    };
+    fields::of_object(object, unknown)
+}
+
+/// The body of a route of the admin API that asks for none: nothing, or an object without fields.
+pub(super) struct NoBody(Body);
+
+impl NoBody {
+    /// Refuses a field by name.
+    pub(super) async fn check(mut self) -> Result<(), Error> {
+        #[derive(Deserialize)]
+        struct NoFields {}
+        let bytes = self.0.bytes().await?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.0.check_type()?;
+        let json = self.0.parse(&bytes)?;
+        read_fields(json, Unknown::Refused).map(|NoFields {}| ())
+    }
+}
+
+impl FromRequest for NoBody {
+    type Error = Infallible;
+    type Future = Ready<Result<Self, Infallible>>;
+
+    fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        ready(Ok(Self(Body { request: req.clone(), payload: payload.take() })))
+    }
+}
+
 /// Counts how deep the brackets of a JSON text go, without building anything.
 fn depth(bytes: &[u8]) -> usize {
     let (mut now, mut deepest, mut in_text, mut escaped) = (0_usize, 0, false, false);
@@ -171,43 +212,37 @@ fn depth(bytes: &[u8]) -> usize {
     deepest
 }
 
-/// Digests a body whatever the order of its fields and the spaces between them. Of secrets only their presence counts:
-/// the digest is stored, and a short password could be guessed from it.
-fn digest_of(json: &Value) -> [u8; 32] {
-    fn feed(json: &Value, hash: &mut Sha256) {
+/// Writes a body down whatever the order of its fields and the spaces between them, for its digest.
+fn canonical(json: &Value) -> Zeroizing<Vec<u8>> {
+    fn feed(json: &Value, bytes: &mut Vec<u8>) {
         match json {
             Value::Object(object) => {
-                let mut names: Vec<&String> = object.keys().collect();
-                names.sort_unstable();
-                hash.update(b"{");
-                for name in names {
-                    feed(&Value::from(name.as_str()), hash);
-                    match object.get(name) {
-                        Some(value) if !fields::SECRETS.contains(&name.as_str()) || value.is_null() => {
-                            feed(value, hash)
-                        }
-                        _ => hash.update(b"?"),
-                    }
+                let mut fields: Vec<(&String, &Value)> = object.iter().collect();
+                fields.sort_unstable_by_key(|(name, _)| *name);
+                bytes.push(b'{');
+                for (name, value) in fields {
+                    feed(&Value::from(name.as_str()), bytes);
+                    feed(value, bytes);
                 }
-                hash.update(b"}");
+                bytes.push(b'}');
             }
             Value::Array(items) => {
-                hash.update(b"[");
+                bytes.push(b'[');
                 for item in items {
-                    feed(item, hash);
+                    feed(item, bytes);
                 }
-                hash.update(b"]");
+                bytes.push(b']');
             }
             // Its own text is canonical, and a closing sign keeps neighbours apart.
             leaf => {
-                hash.update(leaf.to_string().as_bytes());
-                hash.update(b",");
+                bytes.extend_from_slice(leaf.to_string().as_bytes());
+                bytes.push(b',');
             }
         }
     }
-    let mut hash = Sha256::new();
-    feed(json, &mut hash);
-    hash.finalize().into()
+    let mut bytes = Zeroizing::default();
+    feed(json, &mut bytes);
+    bytes
 }
 
 /// Reads the parts of a path as text, percent-decoded.
@@ -245,14 +280,18 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_does_not_depend_on_the_order_of_fields_nor_on_secrets() {
-        let same = digest_of(&json!({ "a": 1, "b": [true, null] }));
-        assert_eq!(same, digest_of(&serde_json::from_str(r#"{ "b": [true, null], "a": 1 }"#).expect("JSON")));
-        for other in [json!({ "a": 1 }), json!({ "a": 1, "b": [true] }), json!({ "a": "1", "b": [true, null] })] {
-            assert_ne!(same, digest_of(&other), "{other}");
+    fn what_is_digested_does_not_depend_on_the_order_of_fields() {
+        let same = canonical(&json!({ "a": 1, "b": [true, null] }));
+        assert_eq!(same, canonical(&serde_json::from_str(r#"{ "b": [true, null], "a": 1 }"#).expect("JSON")));
+        for other in [
+            json!({ "a": 1 }),
+            json!({ "a": 1, "b": [true] }),
+            json!({ "a": "1", "b": [true, null] }),
+            json!({ "a": 1, "b": [true, null], "password": "x" }),
+        ] {
+            assert_ne!(same, canonical(&other), "{other}");
         }
-        assert_eq!(digest_of(&json!({ "password": "a" })), digest_of(&json!({ "password": "b" })));
-        assert_ne!(digest_of(&json!({ "password": "a" })), digest_of(&json!({ "password": null })));
-        assert_ne!(digest_of(&json!([1, 2])), digest_of(&json!([12])));
+        assert_ne!(canonical(&json!({ "password": "a" })), canonical(&json!({ "password": "b" })));
+        assert_ne!(canonical(&json!([1, 2])), canonical(&json!([12])));
     }
 }

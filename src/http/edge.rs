@@ -65,6 +65,8 @@ pub struct Edge {
     pub(super) requests: Family<RequestLabels, Counter>,
     pub(super) durations: Family<FamilyLabel, Histogram>,
     pub(super) passwords: Passwords,
+    /// Held while a copy of the database is made: one at a time.
+    pub(super) backups: tokio::sync::Mutex<()>,
     /// Held while one caller looks; the others wait and use what it found.
     deliveries: tokio::sync::Mutex<Option<Counted>>,
 }
@@ -75,6 +77,7 @@ impl Default for Edge {
             requests: Family::default(),
             durations: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             passwords: Passwords::default(),
+            backups: tokio::sync::Mutex::default(),
             deliveries: tokio::sync::Mutex::default(),
         }
     }

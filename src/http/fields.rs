@@ -1,7 +1,8 @@
 //! Reads a body or a query field by field, so that a refusal names the field.
 //!
 //! Serde alone tells where in the text a value was wrong, which nobody can point at in a form. This deserializer knows
-//! the field it is at when an error comes, and asks values to be read from JSON or from a query's text.
+//! the field it is at when an error comes, and asks values to be read from JSON or from a query's text. A NUL character
+//! in a field is refused here once for all routes: PostgreSQL cannot store it.
 mod text;
 
 use std::fmt;
@@ -24,8 +25,8 @@ pub(super) enum Unknown {
 /// Pairs of a query; no route knows a third of it (LIM-1).
 const PAIRS_MAX: usize = 64;
 
-/// Fields whose values are never repeated in an error (SEC-1), nor digested.
-pub(super) const SECRETS: [&str; 3] = ["token", "password", "api_key"];
+/// Fields whose values are never repeated in an error (SEC-1).
+const SECRETS: [&str; 3] = ["token", "password", "api_key"];
 
 /// Reads `T` from the fields of a JSON object.
 pub(super) fn of_object<T: DeserializeOwned>(object: Map<String, Value>, unknown: Unknown) -> Result<T, Error> {
@@ -134,7 +135,7 @@ impl From<serde_json::Error> for Fault {
 
 /// A value that a field can be read from.
 trait Readable {
-    /// Tells whether a NUL character stands in it, which PostgreSQL cannot store.
+    /// Tells whether a text in it has a NUL character.
     fn has_nul(&self) -> bool;
 
     fn read<'de, S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Fault>;
@@ -187,6 +188,14 @@ impl<'de, R: Readable> Deserializer<'de> for Fields<'_, R> {
             && let Some((name, _)) = self.rest.as_slice().iter().find(|(name, _)| !known.contains(&name.as_str()))
         {
             return Err(serde::de::Error::unknown_field(name, known));
+        }
+        let mut rest = self.rest.as_slice().iter().filter(|(name, _)| known.contains(&name.as_str()));
+        if let Some((name, _)) = rest.find(|(_, value)| value.has_nul()) {
+            return Err(Fault {
+                field: Some(name.clone()),
+                message: format!("`{name}` must not contain NUL characters"),
+                code: "value_error",
+            });
         }
         visitor.visit_map(self)
     }
@@ -258,7 +267,8 @@ mod tests {
             (json!({ "name": "x", "id": "a/b" }), "id", "value_error"),
             (json!({ "name": "x", "token": 12345 }), "token", "type_error"),
             (json!({ "name": "x", "nmae": "y" }), "nmae", "unknown_field"),
-            (json!({ "name": "a\u{0}b" }), "name", "value_error"),
+            (json!({ "name": "x\0" }), "name", "value_error"),
+            (json!({ "name": "x", "count": [{ "deep": ["\0"] }] }), "count", "value_error"),
         ] {
             let (found, kind, message) = refusal(value.clone(), Unknown::Refused);
             assert_eq!((found.as_str(), kind), (field, code), "{value}: {message}");
@@ -270,7 +280,7 @@ mod tests {
 
     #[test]
     fn extras_are_ignored_where_clients_send_them() {
-        let Value::Object(object) = json!({ "name": "x", "extra": [1] }) else { panic!("an object") };
+        let Value::Object(object) = json!({ "name": "x", "extra": [1, "\0"] }) else { panic!("an object") };
         let new: New = of_object(object, Unknown::Ignored).expect("fine");
         assert_eq!((new.name.as_str(), new.count, new.id, new.token.is_none()), ("x", 0, None, true));
     }

@@ -56,14 +56,6 @@ pub(super) async fn register(
     actor: Actor,
     idem: Option<Idem>,
 ) -> Result<Gateway, Error> {
-    let gateways_max = state.config.limits.gateways_max;
-    if state.directory.gateways().len() >= gateways_max {
-        return Err(Error::new(
-            ErrorCode::InvalidRequest,
-            format!("{gateways_max} gateways are registered, which is all that `limits.gateways_max` allows"),
-        )
-        .with_status(409));
-    }
     let candidates = match &new.id {
         Some(id) => vec![id.clone()],
         None => candidates(&new.name.0),
@@ -83,6 +75,7 @@ pub(super) async fn register(
                 actor: actor.clone(),
                 vault: state.vault.clone(),
                 idem: idem.clone(),
+                gateways_max: state.config.limits.gateways_max,
             })
             .await;
         let taken = outcome.as_ref().is_err_and(|error| error.code() == ErrorCode::AlreadyExists);

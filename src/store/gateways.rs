@@ -134,6 +134,8 @@ pub struct AddGateway {
     pub actor: Actor,
     pub vault: Vault,
     pub idem: Option<Idem>,
+    /// Registered gateways that are allowed.
+    pub gateways_max: usize,
 }
 
 impl Command for AddGateway {
@@ -157,6 +159,7 @@ impl Command for AddGateway {
                 ),
             ));
         }
+        self.check_room(tx)?;
         let party = parties::ensure(tx, PartyKind::Gateway, self.id.as_str(), &self.name)?;
         let now_ms = tx.now_ms();
         let seal = |field: &str, secret: &Option<Secret>| {
@@ -206,7 +209,20 @@ impl AddGateway {
             actor: Actor::system(),
             vault,
             idem: None,
+            gateways_max: usize::MAX,
         }
+    }
+
+    fn check_room(&self, tx: &mut Tx<'_>) -> Result<(), Error> {
+        let known: i64 = gateways::table.filter(gateways::deleted_at.is_null()).count().get_result(tx.read())?;
+        if usize::try_from(known).unwrap_or(usize::MAX) < self.gateways_max {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorCode::InvalidRequest,
+            format!("{known} gateways are registered, which is all that `limits.gateways_max` allows"),
+        )
+        .with_status(409))
     }
 
     /// Finds the gateway that this key has made before, whatever id this call names.

@@ -4,6 +4,8 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use base64::Engine;
+use blake2::Blake2sMac256;
+use blake2::digest::Mac;
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use zeroize::Zeroizing;
@@ -19,6 +21,8 @@ const NONCE_BYTES: usize = 24;
 #[derive(Clone)]
 pub struct Vault {
     cipher: XChaCha20Poly1305,
+    /// Made from the key, for digests of what is secret.
+    digest_key: Zeroizing<[u8; 32]>,
 }
 
 impl std::fmt::Debug for Vault {
@@ -38,7 +42,8 @@ impl Vault {
         };
         let cipher =
             XChaCha20Poly1305::new_from_slice(key.as_slice()).map_err(|_| Error::internal("bad key length"))?;
-        Ok(Self { cipher })
+        let digest_key = Zeroizing::new(keyed_digest(&key, b"digests")?);
+        Ok(Self { cipher, digest_key })
     }
 
     /// Seals `secret`; it can be opened only in the same `place`, so that sealed values cannot be swapped.
@@ -64,6 +69,11 @@ impl Vault {
             .map_err(|_| damaged())
     }
 
+    /// Digests bytes so that nobody without the key can tell what they were by trying.
+    pub fn digest(&self, bytes: &[u8]) -> Result<[u8; 32], Error> {
+        keyed_digest(&self.digest_key, bytes)
+    }
+
     /// Seals a text.
     pub fn seal_text(&self, place: &str, secret: &Secret) -> Result<Vec<u8>, Error> {
         self.seal(place, secret.reveal().as_bytes())
@@ -76,6 +86,11 @@ impl Vault {
             std::str::from_utf8(&plain).map_err(|_| Error::corrupt(format!("the secret `{place}` is not text")))?;
         Ok(Secret::new(text))
     }
+}
+
+fn keyed_digest(key: &[u8; 32], bytes: &[u8]) -> Result<[u8; 32], Error> {
+    let mac = Blake2sMac256::new_from_slice(key).map_err(|_| Error::internal("bad key length"))?;
+    Ok(mac.chain_update(bytes).finalize().into_bytes().into())
 }
 
 fn decode_key(text: &str) -> Option<Zeroizing<[u8; 32]>> {
@@ -157,6 +172,15 @@ mod tests {
         let mut broken = sealed;
         broken[30] ^= 1;
         assert!(vault.unseal("gateway:a:token", &broken).is_err());
+    }
+
+    #[test]
+    fn a_digest_depends_on_the_key() {
+        let vault = |key: &str| Vault::open(Path::new("unused"), Some(&Secret::new(key.repeat(32)))).expect("hex key");
+        let digest = |key: &str, bytes: &[u8]| vault(key).digest(bytes).expect("digests");
+        assert_eq!(digest("00", b"x"), digest("00", b"x"));
+        assert_ne!(digest("00", b"x"), digest("01", b"x"));
+        assert_ne!(digest("00", b"x"), digest("00", b"y"));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::domain::error::Error;
 use crate::domain::gateway::LinkState;
 use crate::domain::ids::GatewayId;
 use crate::http::auth::Operator;
+use crate::http::body::NoBody;
 use crate::http::call::Call;
 use crate::http::error::ErrorBody;
 use crate::http::state::AppState;
@@ -43,7 +44,12 @@ pub(super) struct Tested {
     responses((status = 200, body = Tested), (status = 404, body = ErrorBody), (status = "default", body = ErrorBody))
 )]
 #[post("/api/admin/gateways/{id}/test")]
-pub(super) async fn test(call: Call<Operator, GatewayCard>, state: web::Data<AppState>) -> Result<HttpResponse, Error> {
+pub(super) async fn test(
+    call: Call<Operator, GatewayCard>,
+    state: web::Data<AppState>,
+    body: NoBody,
+) -> Result<HttpResponse, Error> {
+    body.check().await?;
     let card = call.target;
     let id = card.gateway.id.clone();
     if card.gateway.enabled && !card.status.is_connected() {

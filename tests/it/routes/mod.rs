@@ -4,10 +4,12 @@ mod admin;
 mod admin_log;
 mod chat;
 mod frame;
+mod input;
 mod lists;
 mod node;
 mod ops;
 mod order;
+mod repeats;
 mod secrets;
 mod senders;
 

@@ -1,0 +1,76 @@
+//! What no route takes: NUL characters, which PostgreSQL cannot store, and fields where none are known.
+use clawbroker::domain::user::Role;
+use serde_json::{Value, json};
+
+use super::TestNode;
+use super::access::{method, routes};
+use super::order::Known;
+
+on_both_databases!(
+    a_nul_is_refused_in_every_query_field,
+    a_nul_is_refused_in_a_body,
+    a_route_that_takes_no_body_refuses_its_fields,
+);
+
+async fn a_nul_is_refused_in_every_query_field(node: TestNode) {
+    let known = Known::make(&node).await;
+    let api = node.get("/openapi.json").send().await.expect_status(200).json;
+    let mut tried = 0;
+    // A socket's handshake is checked before its query.
+    for (name, path) in routes().into_iter().filter(|(_, path)| path.starts_with("/api/")) {
+        for parameter in api["paths"][&path][&name]["parameters"].as_array().into_iter().flatten() {
+            if parameter["in"] != "query" {
+                continue;
+            }
+            let field = parameter["name"].as_str().unwrap();
+            for value in ["%00", "gateway:%00", "a%00b"] {
+                let path = format!("{}?{field}={value}", known.filled(&path));
+                let refused = node.call(method(&name), &path).by(Role::Admin).await;
+                assert_eq!(refused.expect_error(422, "validation_error").fields(), [field], "{name} {path}");
+            }
+            tried += 1;
+        }
+    }
+    assert!(tried >= 25, "{tried}");
+    node.get("/api/gateways?extra=%00").by(Role::Viewer).await.expect_status(200);
+}
+
+async fn a_nul_is_refused_in_a_body(node: TestNode) {
+    let known = Known::make(&node).await;
+    let messages = format!("/api/admin/conversations/{}/messages", known.conversation);
+    for (path, body, field) in [
+        ("/api/admin/tokens", json!({ "name": "x", "user": "a\0" }), "user"),
+        ("/api/admin/deliveries/redrive", json!({ "recipient": "gateway:\0" }), "recipient"),
+        ("/api/gateways/lab/sessions", json!({ "session_key": "x", "title": "a\0" }), "title"),
+        ("/api/admin/conversations", json!({ "agent_id": "\0" }), "agent_id"),
+        (&messages, json!({ "content": "a\0b" }), "content"),
+        (&messages, json!({ "content": [{ "type": "text", "text": "a\0b" }] }), "content"),
+        (&messages, json!({ "content": "a", "from": "gateway:\0" }), "from"),
+    ] {
+        let refused = node.post(path).json(&body).by(Role::Admin).await.expect_error(422, "validation_error");
+        assert_eq!(refused.fields(), [field], "{path}");
+    }
+    let extra = json!({ "session_key": "y", "extra": "\0" });
+    node.post("/api/gateways/lab/sessions").json(&extra).by(Role::Admin).await.expect_status(200);
+}
+
+async fn a_route_that_takes_no_body_refuses_its_fields(node: TestNode) {
+    let known = Known::make(&node).await;
+    let one = known.filled("/api/admin/deliveries/{id}");
+    let paths = [
+        "/api/admin/gateways/lab/test".to_owned(),
+        format!("{one}/redrive"),
+        format!("{one}/cancel"),
+        "/api/admin/backup".to_owned(),
+    ];
+    for path in &paths {
+        let send = |body: Value| node.post(path).json(&body).by(Role::Admin);
+        let refused = send(json!({ "force": true })).await.expect_error(422, "validation_error");
+        assert_eq!(refused.fields(), ["force"], "{path}");
+        send(json!([1])).await.expect_error(422, "validation_error");
+        node.post(path).body("text/plain", "x").by(Role::Admin).await.expect_error(415, "unsupported_media_type");
+        for fine in [send(json!({})).await, node.post(path).body("text/plain", "").by(Role::Admin).await] {
+            assert!(!matches!(fine.status.as_u16(), 415 | 422 | 500..), "{path}: {}", fine.text);
+        }
+    }
+}
