@@ -9,7 +9,7 @@ use diesel::sql_types::Bool;
 
 use super::dialect::Db;
 use super::parties;
-use super::schema::deliveries;
+use super::schema::{conversations, deliveries};
 use super::tx::{Command, Tx};
 use crate::domain::delivery::{Applied, Delivery, DeliveryState, Move, Outcome, backoff_ms};
 use crate::domain::error::{Error, ErrorCode};
@@ -313,6 +313,9 @@ pub struct Filter {
     pub state: Option<DeliveryState>,
     pub recipient: Option<PartyId>,
     pub created_before: Option<i64>,
+    /// Only those that [`Redrive`] would not refuse for good: they had not reached their gateway, and their conversation
+    /// is there.
+    pub redrivable: bool,
     /// Continue after this number.
     pub after_n: Option<i64>,
 }
@@ -350,6 +353,10 @@ fn matching(filter: &Filter) -> deliveries::BoxedQuery<'static, <Db as diesel::C
     }
     if let Some(before) = filter.created_before {
         query = query.filter(deliveries::created_at.lt(before));
+    }
+    if filter.redrivable {
+        let live = conversations::table.filter(conversations::deleted_at.is_null()).select(conversations::id);
+        query = query.filter(deliveries::started.eq(false).and(deliveries::conversation_id.eq_any(live)));
     }
     query
 }

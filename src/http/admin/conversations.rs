@@ -8,6 +8,7 @@ use super::party::PartyView;
 use crate::domain::conversation::{Conversation, ConversationKind};
 use crate::domain::error::Error;
 use crate::domain::ids::{ConversationId, GatewayId, UserId};
+use crate::domain::party::PartyKind;
 use crate::domain::time::iso;
 use crate::domain::user::Caller;
 use crate::domain::wire::message_json;
@@ -19,6 +20,7 @@ use crate::http::error::ErrorBody;
 use crate::http::page::{self, Listing, Page};
 use crate::http::request::RequestInfo;
 use crate::http::state::AppState;
+use crate::store::Db;
 use crate::store::audit::Audited;
 use crate::store::conversations::{self, DeleteConversation, Filter};
 use crate::store::messages::{self, Span};
@@ -55,7 +57,7 @@ pub(super) struct View {
     updated_at: String,
     /// The answer that is under way.
     run: Option<Run>,
-    /// Who takes part; only where one conversation is read.
+    /// Who takes part, the gateway among them; only where one conversation is read.
     #[serde(skip_serializing_if = "Option::is_none")]
     parties: Option<Vec<Participant>>,
 }
@@ -71,8 +73,8 @@ pub(super) struct Run {
 pub(super) struct Participant {
     #[serde(flatten)]
     party: PartyView,
-    /// The last line it has read.
-    read_seq: i64,
+    /// The last line it has read; `null` for the gateway, which is handed its lines.
+    read_seq: Option<i64>,
 }
 
 impl View {
@@ -220,9 +222,18 @@ impl Target for Conversation {
 pub(super) async fn get(call: Call<Observer, Conversation>, state: web::Data<AppState>) -> Result<HttpResponse, Error> {
     let conversation = call.target;
     let id = conversation.id;
-    let found = state.store.read(move |db| parties::of_conversation(db, id, PARTIES_MAX)).await?;
-    let parties =
-        found.iter().map(|(party, read_seq)| Participant { party: party.into(), read_seq: *read_seq }).collect();
+    let gateway = conversation.gateway_id.clone();
+    let read = move |db: &mut Db| {
+        let gateway = match gateway {
+            Some(gateway) => parties::find(db, PartyKind::Gateway, gateway.as_str())?,
+            None => None,
+        };
+        Ok::<_, Error>((gateway, parties::of_conversation(db, id, PARTIES_MAX)?))
+    };
+    let (gateway, found) = state.store.read(read).await?;
+    let gateway = gateway.iter().map(|party| Participant { party: party.into(), read_seq: None });
+    let others = found.iter().map(|(party, seq)| Participant { party: party.into(), read_seq: Some(*seq) });
+    let parties = others.chain(gateway).collect();
     Ok(HttpResponse::Ok().json(View { parties: Some(parties), ..View::of(&conversation, &state) }))
 }
 

@@ -190,7 +190,7 @@ pub(super) async fn filter(
             None => return Ok(None),
         },
     };
-    Ok(Some(Filter { state, recipient, created_before, after_n: None }))
+    Ok(Some(Filter { state, recipient, created_before, ..Filter::default() }))
 }
 
 /// Finds a party by `kind:id`, or by its UUID.

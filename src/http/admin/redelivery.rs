@@ -8,13 +8,13 @@ use crate::domain::delivery::DeliveryState;
 use crate::domain::error::Error;
 use crate::domain::ids::DeliveryId;
 use crate::http::auth::Operator;
-use crate::http::body::StrictJson;
+use crate::http::body::{NoBody, StrictJson};
 use crate::http::call::Call;
 use crate::http::error::ErrorBody;
 use crate::http::request::RequestInfo;
 use crate::http::state::AppState;
 use crate::store::audit::{Actor, Audited};
-use crate::store::deliveries::{self, Cancel, Purge, Redrive, Stored};
+use crate::store::deliveries::{self, Cancel, Filter, Purge, Redrive, Stored};
 use crate::store::{Db, Store};
 
 /// Deliveries that one call changes at most; it says when there are more.
@@ -34,7 +34,9 @@ pub(super) async fn redrive(
     call: Call<Operator, Stored>,
     state: web::Data<AppState>,
     info: RequestInfo,
+    body: NoBody,
 ) -> Result<HttpResponse, Error> {
+    body.check().await?;
     let id = call.target.delivery.id;
     state.store.write(redrive_of(id, info.actor(&call.caller))).await?;
     answer(&state.store, id).await
@@ -72,8 +74,10 @@ pub(super) struct DeadOnes {
 #[derive(Serialize, ToSchema)]
 pub(super) struct Redriven {
     redriven: usize,
-    /// Those that had reached their gateway stay dead.
+    /// Those that had reached their gateway, or whose conversation was deleted, stay dead.
     refused: usize,
+    /// Those that could not be started for now, for example because the store had no room for more work: call again.
+    failed: usize,
     /// There are more than one call takes: call again.
     more: bool,
 }
@@ -95,19 +99,28 @@ pub(super) async fn redrive_many(
     let DeadOnes { recipient, older_than } = body.read().await?;
     let dead = Some(DeliveryState::Dead);
     let Some(filter) = filter(&state.store, "body", dead, recipient, older_than).await? else {
-        return Ok(HttpResponse::Ok().json(Redriven { redriven: 0, refused: 0, more: false }));
+        return Ok(HttpResponse::Ok().json(Redriven { redriven: 0, refused: 0, failed: 0, more: false }));
     };
-    let found = state.store.read(move |db| deliveries::list(db, &filter, AT_ONCE + 1)).await?;
+    let read = move |db: &mut Db| {
+        let dead = deliveries::count(db, &filter)?;
+        let redrivable = Filter { redrivable: true, ..filter };
+        let stay = dead - deliveries::count(db, &redrivable)?;
+        Ok::<_, Error>((deliveries::list(db, &redrivable, AT_ONCE + 1)?, stay))
+    };
+    let (found, stay) = state.store.read(read).await?;
     let more = found.len() as i64 > AT_ONCE;
-    let (started, fresh): (Vec<_>, Vec<_>) =
-        found.into_iter().take(AT_ONCE as usize).map(|(stored, _)| stored).partition(|stored| stored.started);
     let actor = info.actor(&call.caller);
     // Handed in together, so that they share a commit.
-    let asked = fresh.iter().map(|stored| state.store.write(redrive_of(stored.delivery.id, actor.clone())));
+    let asked = found
+        .iter()
+        .take(AT_ONCE as usize)
+        .map(|(stored, _)| state.store.write(redrive_of(stored.delivery.id, actor.clone())));
     let done = futures_util::future::join_all(asked).await;
     let redriven = done.iter().filter(|outcome| outcome.is_ok()).count();
-    let refused = started.len() + done.len() - redriven;
-    Ok(HttpResponse::Ok().json(Redriven { redriven, refused, more: more && redriven > 0 }))
+    let failed = done.iter().filter(|outcome| outcome.as_ref().is_err_and(|error| error.http_status() >= 500)).count();
+    // Somebody else was faster with the rest.
+    let refused = usize::try_from(stay).unwrap_or(0) + done.len() - redriven - failed;
+    Ok(HttpResponse::Ok().json(Redriven { redriven, refused, failed, more: more && redriven > 0 }))
 }
 
 /// Cancel a delivery that is still open.
@@ -122,7 +135,9 @@ pub(super) async fn cancel(
     call: Call<Operator, Stored>,
     state: web::Data<AppState>,
     info: RequestInfo,
+    body: NoBody,
 ) -> Result<HttpResponse, Error> {
+    body.check().await?;
     let id = call.target.delivery.id;
     let command = Audited {
         change: Cancel { id, reason: Some("operator".to_owned()) },

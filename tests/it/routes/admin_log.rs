@@ -83,6 +83,8 @@ async fn conversations_are_listed_read_and_deleted(node: TestNode) {
     let read = node.get(&one).by(Role::Viewer).await.expect_status(200).json;
     assert_eq!((&read["key"], &read["kind"], &read["messages"]), (&json!("a"), &json!("session"), &json!(0)));
     assert_eq!(read["parties"][0]["name"], "MEMBER");
+    let gateway = json!({ "kind": "gateway", "id": "lab", "name": "Gateway lab", "read_seq": null });
+    assert_eq!(read["parties"][1], gateway, "who answers takes part");
     say(&node, &ids[0], "hello").await;
     node.delete(&one).by(Role::Operator).await.expect_status(200);
     node.delete(&one).by(Role::Operator).await.expect_error(404, "not_found");
@@ -263,13 +265,13 @@ async fn dead_deliveries_are_redriven_and_removed(node: TestNode) {
         .json(&json!({ "older_than": "2000-01-01T00:00:00Z" }))
         .by(Role::Operator)
         .await;
-    assert_eq!(many.expect_status(200).json, json!({ "redriven": 0, "refused": 0, "more": false }));
+    assert_eq!(many.expect_status(200).json, json!({ "redriven": 0, "refused": 0, "failed": 0, "more": false }));
     let many = node
         .post("/api/admin/deliveries/redrive")
         .json(&json!({ "recipient": "gateway:lab" }))
         .by(Role::Operator)
         .await;
-    assert_eq!(many.expect_status(200).json, json!({ "redriven": 2, "refused": 1, "more": false }));
+    assert_eq!(many.expect_status(200).json, json!({ "redriven": 2, "refused": 1, "failed": 0, "more": false }));
     let counted = node.delete("/api/admin/deliveries?dry_run=true").by(Role::Operator).await.expect_status(200).json;
     assert_eq!(counted, json!({ "matching": 1, "removed": 0 }));
     node.delete("/api/admin/deliveries?state=pending").by(Role::Operator).await.expect_error(422, "validation_error");

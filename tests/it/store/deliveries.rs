@@ -1,6 +1,7 @@
 use clawbroker::domain::delivery::{DeliveryState, backoff_ms, reason};
-use clawbroker::domain::error::ErrorCode;
+use clawbroker::domain::error::{Error, ErrorCode};
 use clawbroker::domain::ids::DeliveryId;
+use clawbroker::store::conversations::DeleteConversation;
 use clawbroker::store::deliveries::{self, Cancel, Filter, FireDue, Purge, Redrive};
 
 use crate::harness::test_store::START_MS;
@@ -80,6 +81,29 @@ async fn a_dead_delivery_is_redriven_unless_it_had_started(store: TestStore) {
     assert_eq!(store.write(Redrive { id: DeliveryId::new() }).await.unwrap_err().code(), ErrorCode::NotFound);
 }
 
+/// What stays dead for good stands in no page of those that can be started afresh, or it would hide the others.
+async fn only_what_can_be_redriven_is_found_for_it(store: TestStore) {
+    let (caller, conversation) = store.chat().await;
+    let fresh = store.dead(&caller, conversation.id, false).await;
+    for _ in 0..3 {
+        store.dead(&caller, conversation.id, true).await;
+    }
+    let gone = store.session(&caller, &conversation.gateway_id.clone().unwrap(), "gone").await.id;
+    store.dead(&caller, gone, false).await;
+    store.write(DeleteConversation { id: gone }).await.unwrap();
+    let dead = Filter { state: Some(DeliveryState::Dead), ..Filter::default() };
+    let redrivable = Filter { redrivable: true, ..dead.clone() };
+    let found = store
+        .read(move |db| {
+            let counts = (deliveries::count(db, &dead)?, deliveries::count(db, &redrivable)?);
+            Ok::<_, Error>((counts, deliveries::list(db, &redrivable, 1)?))
+        })
+        .await
+        .unwrap();
+    assert_eq!(found.0, (5, 1));
+    assert_eq!(found.1[0].0.delivery.id, fresh.id);
+}
+
 async fn a_cancelled_delivery_stays_cancelled(store: TestStore) {
     let (caller, conversation) = store.chat().await;
     let id = store.ask(&caller, conversation.id, "x").await.delivery.unwrap().id;
@@ -142,6 +166,7 @@ on_both_databases!(
     the_last_lease_that_runs_out_is_the_end,
     a_dead_delivery_is_redriven_unless_it_had_started,
     a_cancelled_delivery_stays_cancelled,
+    only_what_can_be_redriven_is_found_for_it,
     a_purge_removes_dead_ones_only,
     lists_and_counts_find_what_they_are_asked_for,
 );

@@ -265,7 +265,7 @@ async fn totals_are_counted_in_an_index(database: Database) {
     // The open ones are few, and have indexes of their own.
     for state in DeliveryState::ALL.into_iter().filter(|state| !state.is_open()).map(Some).chain([None]) {
         for (recipient, created_before) in [(None, None), (recipient, None), (None, Some(1)), (recipient, Some(1))] {
-            let filter = deliveries::Filter { state, recipient, created_before, after_n: None };
+            let filter = deliveries::Filter { state, recipient, created_before, ..Default::default() };
             statements.extend(caught(&mut db, |db| deliveries::count(db, &filter)));
         }
     }
