@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::domain::event::Live;
-use crate::domain::gateway::{Gateway, LinkStatus};
+use crate::domain::gateway::{Gateway, LinkState, LinkStatus};
 use crate::domain::ids::{ConversationId, GatewayId, TokenId, TurnId, UserId};
 use crate::domain::user::{Caller, Role};
 
@@ -65,7 +65,16 @@ impl Directory {
 
     pub fn set_gateway(&self, gateway: Gateway) {
         let mut gateways = write(&self.gateways);
-        let status = gateways.get(&gateway.id).map(|card| card.status.clone()).unwrap_or_default();
+        let mut status = gateways.get(&gateway.id).map(|card| card.status.clone()).unwrap_or_default();
+        // Its link says the same in a moment; whoever made the change may ask before.
+        let state = match (gateway.enabled, status.state) {
+            (false, _) => LinkState::Disabled,
+            (true, LinkState::Disabled) => LinkState::Connecting,
+            (true, state) => state,
+        };
+        if state != status.state {
+            status = Arc::new(status.moved_to(state, gateway.updated_at));
+        }
         gateways.insert(gateway.id.clone(), GatewayCard { gateway: Arc::new(gateway), status });
     }
 
@@ -150,14 +159,14 @@ impl Directory {
         write(&self.callers).retain(|_, caller| caller.token_id != Some(id));
     }
 
-    /// Gives the tokens of a user another role, or ends them.
-    pub fn change_user(&self, id: UserId, role: Option<Role>) {
+    /// Has the tokens of a user stand for its new name and role, or ends them.
+    pub fn change_user(&self, id: UserId, now: Option<&(String, Role)>) {
         let mut callers = write(&self.callers);
-        match role {
+        match now {
             None => callers.retain(|_, caller| caller.user_id != id),
-            Some(role) => {
+            Some((name, role)) => {
                 for caller in callers.values_mut().filter(|caller| caller.user_id == id) {
-                    *caller = Arc::new(Caller { role, ..Caller::clone(caller) });
+                    *caller = Arc::new(Caller { name: name.clone(), role: *role, ..Caller::clone(caller) });
                 }
             }
         }

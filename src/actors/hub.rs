@@ -149,7 +149,7 @@ impl Publish for Hubs {
                 // Before whoever made the change is answered: a new token works at once, an ended one no more.
                 Event::TokenAdded { digest, caller } => self.directory.add_caller(*digest, caller.clone()),
                 Event::TokenEnded { token_id } => self.directory.end_token(*token_id),
-                Event::UserChanged { user_id, role } => self.directory.change_user(*user_id, *role),
+                Event::UserChanged { user_id, now } => self.directory.change_user(*user_id, now.as_ref()),
                 _ => {}
             }
         }

@@ -68,8 +68,8 @@ pub enum Event {
     TokenEnded { token_id: TokenId },
     /// A token was made; it counts from now on.
     TokenAdded { digest: [u8; 32], caller: Arc<Caller> },
-    /// A user was changed, or removed (no role); its sockets must close.
-    UserChanged { user_id: UserId, role: Option<Role> },
+    /// A user was changed, to this name and role, or removed; its sockets must close.
+    UserChanged { user_id: UserId, now: Option<(String, Role)> },
     /// This node may no longer speak for the database; all sockets must close.
     SteppedDown,
 }

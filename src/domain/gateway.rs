@@ -102,4 +102,9 @@ impl LinkStatus {
     pub fn is_connected(&self) -> bool {
         self.state == LinkState::Connected
     }
+
+    /// Returns the status in another state: what is known of the gateway stays, what was so of the connection goes.
+    pub fn moved_to(&self, state: LinkState, since_ms: i64) -> Self {
+        Self { state, since_ms, problem: None, latency_ms: None, retry_at_ms: None, ..self.clone() }
+    }
 }

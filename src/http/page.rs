@@ -3,9 +3,9 @@ use actix_web::http::header::{HeaderName, HeaderValue, LINK};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use url::form_urlencoded;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::domain::error::Error;
 use crate::domain::search::{SEARCH_CHARS_MAX, Search};
@@ -76,8 +76,29 @@ pub(super) fn after_number(cursor: Option<&str>) -> Result<Option<i64>, Error> {
     read().map(Some).ok_or_else(wrong_cursor)
 }
 
+/// Where a list goes on: after a name.
+pub(super) fn name_cursor(name: &str) -> String {
+    URL_SAFE_NO_PAD.encode(format!("name/{name}"))
+}
+
+/// Reads what [`name_cursor`] made.
+pub(super) fn after_name(cursor: Option<&str>) -> Result<Option<String>, Error> {
+    let Some(cursor) = cursor else { return Ok(None) };
+    let text = URL_SAFE_NO_PAD.decode(cursor).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let name = text.as_deref().and_then(|text| text.strip_prefix("name/")).filter(|name| !name.contains('\0'));
+    name.map(|name| Some(name.to_owned())).ok_or_else(wrong_cursor)
+}
+
 fn wrong_cursor() -> Error {
     Error::invalid_at("query", "cursor", "the cursor is not one that this list gave; begin without one", "value_error")
+}
+
+/// What is asked of a list that has no filters.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Paging {
+    pub(super) limit: Option<u32>,
+    pub(super) cursor: Option<String>,
 }
 
 /// A list of the admin API.
@@ -145,6 +166,10 @@ mod tests {
         assert_eq!(after_time(Some(&time_cursor(-5, id))).expect("own"), Some((-5, id)));
         assert_eq!(after_number(Some(&number_cursor(7))).expect("own"), Some(7));
         assert_eq!(after_number(None).expect("none"), None);
+        assert_eq!(after_name(Some(&name_cursor("ann"))).expect("own").as_deref(), Some("ann"));
+        for wrong in [name_cursor("a\0b"), number_cursor(7), "%%".to_owned()] {
+            assert!(after_name(Some(&wrong)).is_err(), "{wrong}");
+        }
         for wrong in ["", "x", "%%", &number_cursor(7)] {
             assert!(after_time::<ConversationId>(Some(wrong)).is_err(), "{wrong}");
         }

@@ -70,6 +70,25 @@ pub fn list(db: &mut Db) -> Result<Vec<User>, Error> {
     rows.into_iter().map(User::try_from).collect()
 }
 
+/// Lists at most `limit` users by name, after the one of this name.
+pub fn page(db: &mut Db, after: Option<&str>, limit: i64) -> Result<Vec<User>, Error> {
+    let mut query = users::table
+        .filter(users::deleted_at.is_null())
+        .order(users::name.asc())
+        .limit(limit)
+        .select(UserRow::as_select())
+        .into_boxed();
+    if let Some(name) = after {
+        query = query.filter(users::name.gt(name));
+    }
+    query.load::<UserRow>(db)?.into_iter().map(User::try_from).collect()
+}
+
+/// Counts the users.
+pub fn count(db: &mut Db) -> Result<i64, Error> {
+    Ok(users::table.filter(users::deleted_at.is_null()).count().get_result(db)?)
+}
+
 /// Reads one user.
 pub fn get(db: &mut Db, id: UserId) -> Result<Option<User>, Error> {
     users::table
@@ -216,9 +235,7 @@ impl Command for AddUser {
             if self.ensure {
                 return Ok(known);
             }
-            return Err(
-                Error::new(ErrorCode::AlreadyExists, format!("user `{}` exists already", self.name)).with_status(409)
-            );
+            return Err(taken(&self.name));
         }
         let id = UserId::new();
         let party = parties::ensure(tx, PartyKind::User, &id.to_string(), &self.display_name)?;
@@ -243,6 +260,10 @@ impl Command for AddUser {
     }
 }
 
+fn taken(name: &str) -> Error {
+    Error::new(ErrorCode::AlreadyExists, format!("user `{name}` exists already")).with_status(409)
+}
+
 /// Finds the user that this key has made before, whatever name this call gives.
 fn repeated(tx: &mut Tx<'_>, idem: Option<&Idem>) -> Result<Option<User>, Error> {
     let Some(idem) = idem else { return Ok(None) };
@@ -257,6 +278,7 @@ fn repeated(tx: &mut Tx<'_>, idem: Option<&Idem>) -> Result<Option<User>, Error>
 /// Changes a user; `None` leaves a field as it is. Its sockets are closed, so that a new role holds at once.
 pub struct ChangeUser {
     pub id: UserId,
+    pub name: Option<String>,
     pub display_name: Option<String>,
     pub role: Option<Role>,
     pub password_hash: Option<Option<String>>,
@@ -272,21 +294,37 @@ impl Command for ChangeUser {
         if before.name == ADMIN && role != Role::Admin {
             return Err(Error::new(ErrorCode::InvalidRequest, "the user `admin` must keep its role").with_status(409));
         }
+        let name = self.name.as_ref().unwrap_or(&before.name);
+        if before.name == ADMIN && name != ADMIN {
+            return Err(Error::new(ErrorCode::InvalidRequest, "the user `admin` must keep its name").with_status(409));
+        }
+        if *name != before.name && by_name(tx.read(), name)?.is_some() {
+            return Err(taken(name));
+        }
         let display_name = self.display_name.as_ref().unwrap_or(&before.display_name);
         parties::ensure(tx, PartyKind::User, &self.id.to_string(), display_name)?;
         let row = users::table.find(self.id.as_bytes().as_slice());
         let now_ms = tx.now_ms();
         diesel::update(row)
-            .set((users::display_name.eq(display_name), users::role.eq(role as i32), users::updated_at.eq(now_ms)))
+            .set((
+                users::name.eq(name),
+                users::display_name.eq(display_name),
+                users::role.eq(role as i32),
+                users::updated_at.eq(now_ms),
+            ))
             .execute(tx.write())?;
         if let Some(hash) = &self.password_hash {
             diesel::update(row).set(users::password_hash.eq(hash)).execute(tx.write())?;
         }
         let after = get(tx.read(), self.id)?.ok_or_else(|| Error::not_found("user", self.id))?;
-        let shown = |user: &User| json!({ "display_name": user.display_name, "role": user.role, "password": user.has_password });
+        let shown = |user: &User| {
+            json!({
+                "name": user.name, "display_name": user.display_name, "role": user.role, "password": user.has_password,
+            })
+        };
         let target = self.id.to_string();
         audit::record(tx, &self.actor, "user.change", ("user", &target), Some(&shown(&before)), Some(&shown(&after)))?;
-        tx.emit(Event::UserChanged { user_id: self.id, role: Some(after.role) });
+        tx.emit(Event::UserChanged { user_id: self.id, now: Some((after.name.clone(), after.role)) });
         Ok(after)
     }
 }
@@ -315,7 +353,7 @@ impl Command for RemoveUser {
             .execute(tx.write())?;
         let before = json!({ "name": user.name, "role": user.role });
         audit::record(tx, &self.actor, "user.remove", ("user", &self.id.to_string()), Some(&before), None)?;
-        tx.emit(Event::UserChanged { user_id: self.id, role: None });
+        tx.emit(Event::UserChanged { user_id: self.id, now: None });
         Ok(())
     }
 }

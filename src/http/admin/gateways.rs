@@ -15,7 +15,7 @@ use crate::http::done::Done;
 use crate::http::error::ErrorBody;
 use crate::http::gateway_input::{self, GatewaySecret, GatewayUrl, Name, NewGateway, Removal, sent};
 use crate::http::idempotency::IdempotencyKey;
-use crate::http::page::{Listing, Page};
+use crate::http::page::{self, Listing, Page, Paging};
 use crate::http::request::RequestInfo;
 use crate::http::state::AppState;
 use crate::store::gateways::{self, ChangeGateway, Changes};
@@ -92,12 +92,23 @@ pub(super) fn now(state: &AppState, id: &GatewayId) -> Result<View, Error> {
     state.directory.gateway(id).as_ref().map(View::from).ok_or_else(|| gateways::not_found(id))
 }
 
-/// List the gateways with the state of their connections.
-#[utoipa::path(tag = "admin", operation_id = "adminListGateways", responses((status = 200, body = Page<View>), (status = "default", body = ErrorBody)))]
+/// List the gateways with the state of their connections, by id.
+#[utoipa::path(tag = "admin", operation_id = "adminListGateways", params(Paging), responses((status = 200, body = Page<View>), (status = "default", body = ErrorBody)))]
 #[get("/api/admin/gateways")]
-pub(super) async fn list(_call: Call<Observer>, state: web::Data<AppState>, req: HttpRequest) -> HttpResponse {
-    let cards: Vec<View> = state.directory.gateways().iter().map(View::from).collect();
-    Listing::of(&req).total(cards.len()).page(cards, None)
+pub(super) async fn list(
+    call: Call<Observer, (), Paging>,
+    state: web::Data<AppState>,
+    req: HttpRequest,
+) -> Result<HttpResponse, Error> {
+    let rows_max = state.config.limits.page_rows_max;
+    let rows = page::rows(call.query.limit, rows_max, rows_max)?;
+    let after = page::after_name(call.query.cursor.as_deref())?;
+    let cards = state.directory.gateways();
+    let rest = cards.iter().filter(|card| after.as_deref().is_none_or(|id| card.gateway.id.as_str() > id));
+    let mut rest: Vec<&GatewayCard> = rest.take(rows + 1).collect();
+    let more = page::cut(&mut rest, rows);
+    let next = rest.last().filter(|_| more).map(|last| page::name_cursor(last.gateway.id.as_str()));
+    Ok(Listing::of(&req).total(cards.len()).page(rest.into_iter().map(View::from).collect(), next))
 }
 
 /// Register a gateway.

@@ -14,9 +14,10 @@ use crate::http::done::Done;
 use crate::http::error::ErrorBody;
 use crate::http::gateway_input::{Name, sent};
 use crate::http::idempotency::IdempotencyKey;
-use crate::http::page::{Listing, Page};
+use crate::http::page::{self, Listing, Page, Paging};
 use crate::http::request::RequestInfo;
 use crate::http::state::AppState;
+use crate::store::Db;
 use crate::store::users::{self, AddUser, ChangeUser, RemoveUser, User};
 
 /// Longest name to sign in with.
@@ -69,16 +70,22 @@ impl<'de> Deserialize<'de> for Login {
 }
 
 /// List the users, by name.
-#[utoipa::path(tag = "admin", operation_id = "adminListUsers", responses((status = 200, body = Page<View>), (status = "default", body = ErrorBody)))]
+#[utoipa::path(tag = "admin", operation_id = "adminListUsers", params(Paging), responses((status = 200, body = Page<View>), (status = "default", body = ErrorBody)))]
 #[get("/api/admin/users")]
 pub(super) async fn list(
-    _call: Call<Admin>,
+    call: Call<Admin, (), Paging>,
     state: web::Data<AppState>,
     req: HttpRequest,
 ) -> Result<HttpResponse, Error> {
-    let users = state.store.read(users::list).await?;
-    let views: Vec<View> = users.iter().map(View::from).collect();
-    Ok(Listing::of(&req).total(views.len()).page(views, None))
+    let rows_max = state.config.limits.page_rows_max;
+    let rows = page::rows(call.query.limit, rows_max, rows_max)?;
+    let after = page::after_name(call.query.cursor.as_deref())?;
+    let read =
+        move |db: &mut Db| Ok::<_, Error>((users::page(db, after.as_deref(), rows as i64 + 1)?, users::count(db)?));
+    let (mut users, total) = state.store.read(read).await?;
+    let more = page::cut(&mut users, rows);
+    let next = users.last().filter(|_| more).map(|last| page::name_cursor(&last.name));
+    Ok(Listing::of(&req).total(total).page(users.iter().map(View::from).collect(), next))
 }
 
 /// A user that is to be made.
@@ -139,6 +146,9 @@ pub(super) async fn create(
 #[derive(Deserialize, ToSchema)]
 #[schema(as = UserChange)]
 pub(super) struct Change {
+    /// The name to sign in with.
+    #[schema(value_type = Option<String>)]
+    name: Option<Login>,
     #[schema(value_type = Option<String>)]
     display_name: Option<Name>,
     #[schema(value_type = Option<String>)]
@@ -155,7 +165,7 @@ pub(super) struct Change {
     operation_id = "adminChangeUser",
     params(("id" = String, Path)),
     request_body = Change,
-    responses((status = 200, body = View), (status = 404, body = ErrorBody), (status = "default", body = ErrorBody))
+    responses((status = 200, body = View), (status = 404, body = ErrorBody), (status = 409, description = "The name is taken", body = ErrorBody), (status = "default", body = ErrorBody))
 )]
 #[patch("/api/admin/users/{id}")]
 pub(super) async fn patch(
@@ -172,6 +182,7 @@ pub(super) async fn patch(
     };
     let command = ChangeUser {
         id: call.target.id,
+        name: change.name.map(|name| name.0),
         display_name: change.display_name.map(|name| name.0),
         role: change.role,
         password_hash,

@@ -113,6 +113,7 @@ impl TestStore {
         let (caller, conversation) = self.chat().await;
         let change = ChangeUser {
             id: caller.user_id,
+            name: None,
             display_name: None,
             role: Some(Role::Operator),
             password_hash: None,

@@ -65,6 +65,9 @@ async fn a_gateway_is_changed_field_by_field(node: TestNode) {
         (&changed["password_set"], &changed["enabled"], &changed["url"]),
         (&json!(false), &json!(false), &json!("wss://b"))
     );
+    assert_eq!(changed["state"], "disabled", "as it is after the change");
+    let back = change(json!({ "enabled": true })).await.expect_status(200).json;
+    assert_eq!((&back["state"], &back["since"]), (&json!("connecting"), &back["updated_at"]));
     assert_eq!(change(json!({ "url": "http://x" })).await.expect_error(422, "validation_error").fields(), ["url"]);
     assert_eq!(change(json!({ "id": "other" })).await.expect_error(422, "validation_error").fields(), ["id"]);
     node.delete("/api/admin/gateways/lab").by(Role::Operator).await.expect_status(200);
@@ -72,7 +75,7 @@ async fn a_gateway_is_changed_field_by_field(node: TestNode) {
     let audit = node.get("/api/admin/audit").by(Role::Viewer).await.expect_status(200).json;
     let actions: Vec<&str> =
         audit["items"].as_array().unwrap().iter().map(|row| row["action"].as_str().unwrap()).collect();
-    assert_eq!(actions.iter().filter(|action| action.starts_with("gateway.")).count(), 4, "{actions:?}");
+    assert_eq!(actions.iter().filter(|action| action.starts_with("gateway.")).count(), 5, "{actions:?}");
 }
 
 async fn a_test_asks_the_gateway(node: TestNode) {
@@ -136,7 +139,20 @@ async fn users_are_made_changed_and_removed(node: TestNode) {
     let admin = list["items"].as_array().unwrap().iter().find(|user| user["name"] == "admin").unwrap();
     let admin = format!("{path}/{}", admin["id"].as_str().unwrap());
     node.patch(&admin).json(&json!({ "role": "viewer" })).by(Role::Admin).await.expect_error(409, "invalid_request");
+    node.patch(&admin).json(&json!({ "name": "root" })).by(Role::Admin).await.expect_error(409, "invalid_request");
     node.delete(&admin).by(Role::Admin).await.expect_error(409, "invalid_request");
+    // A name is taken once, also by a change; it is its own again at once.
+    let rename = |name: &str| node.patch(&one).json(&json!({ "name": name })).by(Role::Admin);
+    rename("admin").await.expect_error(409, "already_exists");
+    assert_eq!(rename("a b").await.expect_error(422, "validation_error").fields(), ["name"]);
+    let ann = node.token("ann", Role::Operator).await;
+    assert_eq!(rename("anna").await.expect_status(200).json["name"], "anna");
+    rename("anna").await.expect_status(200);
+    let body = json!({ "id": "g", "name": "G", "url": "ws://g" });
+    node.post("/api/admin/gateways").json(&body).with_token(&ann).await.expect_status(201);
+    let audit = node.get("/api/admin/audit?actor=anna").by(Role::Admin).await.expect_status(200).json;
+    assert_eq!(audit["items"][0]["action"], "gateway.add", "the log has the new name");
+    node.post(path).json(&json!({ "name": "ann", "role": "viewer" })).by(Role::Admin).await.expect_status(201);
     node.delete(&one).by(Role::Admin).await.expect_status(200);
     node.delete(&one).by(Role::Admin).await.expect_error(404, "not_found");
     node.patch(&one).json(&json!({})).by(Role::Admin).await.expect_error(404, "not_found");

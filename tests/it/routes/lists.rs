@@ -82,17 +82,28 @@ async fn totals_follow_the_filters_and_not_the_page(node: TestNode) {
         // What PostgreSQL cannot store, it cannot look for either.
         node.get(path).by(Role::Operator).await.expect_error(422, "validation_error");
     }
+    node.gateway("lab-2").await;
     // Each page tells the same total, and together they have so many rows.
-    for list in ["/api/admin/deliveries?limit=3", "/api/admin/audit?limit=3"] {
+    for list in [
+        "/api/admin/deliveries?limit=3",
+        "/api/admin/audit?limit=3",
+        "/api/admin/users?limit=2",
+        "/api/admin/gateways?limit=1",
+    ] {
         let (mut seen, mut path) = (0, list.to_owned());
-        let all = total(&get(list).await);
+        let all = total(&node.get(list).by(Role::Admin).await);
+        assert!(all > 1, "{list}");
         loop {
-            let page = get(&path).await;
+            let page = node.get(&path).by(Role::Admin).await.expect_status(200);
             assert_eq!(total(&page), all, "{path}");
             seen += rows(&page.json).unwrap().len();
             let Some(next) = page.json["next"].as_str() else { break };
             path = format!("{list}&cursor={next}");
         }
         assert_eq!(seen, all, "{list}");
+        for wrong in ["limit=501", "limit=0", "cursor=xyz"] {
+            let list = list.split('?').next().unwrap();
+            node.get(&format!("{list}?{wrong}")).by(Role::Admin).await.expect_error(422, "validation_error");
+        }
     }
 }

@@ -20,6 +20,7 @@ async fn a_party_is_shown_by_its_newest_name(store: TestStore) {
     store
         .write(ChangeUser {
             id: caller.user_id,
+            name: None,
             display_name: Some("Annette".into()),
             role: Some(Role::Member),
             password_hash: None,

@@ -57,6 +57,7 @@ async fn the_admin_keeps_its_role_and_its_place(store: TestStore) {
     let admin = store.write(AddUser { role: Role::Admin, ..new_user(users::ADMIN) }).await.unwrap();
     let weaker = ChangeUser {
         id: admin.id,
+        name: None,
         display_name: None,
         role: Some(Role::Viewer),
         password_hash: None,
@@ -73,6 +74,7 @@ async fn a_change_of_a_user_closes_its_sockets(store: TestStore) {
     store.told();
     let change = ChangeUser {
         id: ann.id,
+        name: None,
         display_name: None,
         role: Some(Role::Operator),
         password_hash: Some(Some("phc".into())),
