@@ -14,6 +14,7 @@ use bytestring::ByteString;
 use serde::Deserialize;
 use utoipa_actix_web::service_config::ServiceConfig;
 
+use super::error::ErrorBody;
 use super::fields::{self, Unknown};
 use super::state::AppState;
 use super::{auth, body};
@@ -60,7 +61,10 @@ struct Wanted {
         (status = 401, description = "No valid credential"),
         (status = 403, description = "The page's origin may not use this broker"),
         (status = 404, description = "No such gateway, and not a WebSocket handshake"),
+        (status = 422, description = "`deltas` is not valid", body = ErrorBody),
         (status = 429, description = "Too many sockets"),
+        (status = 503, description = "This node stands by or is about to stop", body = ErrorBody),
+        (status = "default", body = ErrorBody),
     )
 )]
 #[get("/ws/chat/{gw_id}")]
