@@ -226,7 +226,6 @@ impl<'de, V: Readable> MapAccess<'de> for Fields<'_, V> {
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Fault> {
         match self.value.take() {
-            Some(value) if value.has_nul() => Err(serde::de::Error::custom("must not hold NUL characters")),
             Some(value) => value.read(seed),
             None => Err(serde::de::Error::custom("a field without a value")),
         }
