@@ -63,9 +63,11 @@ impl Directory {
         self.gateway(id).is_some_and(|card| card.status.is_connected())
     }
 
+    /// Adds a gateway or changes it. What is known of it stays, unless it is another one by its address.
     pub fn set_gateway(&self, gateway: Gateway) {
         let mut gateways = write(&self.gateways);
-        let mut status = gateways.get(&gateway.id).map(|card| card.status.clone()).unwrap_or_default();
+        let known = gateways.get(&gateway.id).filter(|card| card.gateway.url == gateway.url);
+        let mut status = known.map(|card| card.status.clone()).unwrap_or_default();
         // Its link says the same in a moment; whoever made the change may ask before.
         let state = match (gateway.enabled, status.state) {
             (false, _) => LinkState::Disabled,
@@ -73,7 +75,7 @@ impl Directory {
             (true, state) => state,
         };
         if state != status.state {
-            status = Arc::new(status.moved_to(state, gateway.updated_at));
+            status = Arc::new(LinkStatus { state, since_ms: gateway.updated_at, ..status.last_known() });
         }
         gateways.insert(gateway.id.clone(), GatewayCard { gateway: Arc::new(gateway), status });
     }

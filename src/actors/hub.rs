@@ -19,8 +19,9 @@ use tokio::sync::mpsc;
 use super::directory::Directory;
 use super::messages::{Report, Reports};
 use super::supervisor::StoreEvents;
-use crate::domain::event::{Event, Publish};
+use crate::domain::event::{Event, Publish, TurnEnd};
 use crate::domain::ids::{ConversationId, SocketId};
+use crate::domain::turn::TurnState;
 
 /// Least time between two rounds of a hub under load; a lone event goes out at once.
 const ROUND: Duration = Duration::from_millis(5);
@@ -101,6 +102,17 @@ impl Hubs {
         self.fan_out(Arc::new(vec![Arc::new(event)]));
     }
 
+    /// Gives an aborted run without an answer the part that came: the store has no more of it than its last checkpoint.
+    fn with_part(&self, event: Event) -> Event {
+        let Event::TurnEnded { topic, end } = event else { return event };
+        let run = self.directory.run(topic.conversation_id);
+        let end = match run.filter(|run| run.turn_id == end.turn_id && end.state == TurnState::Aborted) {
+            Some(run) => Arc::new(TurnEnd { text: run.text.clone(), ..TurnEnd::clone(&end) }),
+            None => end,
+        };
+        Event::TurnEnded { topic, end }
+    }
+
     fn fan_out(&self, batch: Batch) {
         self.published_total.fetch_add(batch.len() as u64, Ordering::Relaxed);
         for lane in self.lanes.read().unwrap_or_else(PoisonError::into_inner).iter() {
@@ -140,6 +152,7 @@ impl Hubs {
 impl Publish for Hubs {
     /// Called by the writer's thread after each commit, in the order of commitment.
     fn publish(&self, events: Vec<Event>) {
+        let events: Vec<Event> = events.into_iter().map(|event| self.with_part(event)).collect();
         for event in &events {
             match event {
                 Event::Line { topic, end: Some(end), .. } | Event::TurnEnded { topic, end } => {

@@ -47,8 +47,8 @@ pub enum LinkRequest {
     /// Someone looks at this session: contact it upstream if that has not been done. Answers when its log is known.
     Touch { conversation_id: ConversationId, reply: Reply<()> },
     /// End the run of this session; with `queued` also what waits behind it. With `turn_id` nothing is done unless that
-    /// turn is the one that runs.
-    Abort { conversation_id: ConversationId, turn_id: Option<TurnId>, queued: bool },
+    /// turn is the one that runs. Answers when the link has taken it up.
+    Abort { conversation_id: ConversationId, turn_id: Option<TurnId>, queued: bool, reply: Reply<()> },
     /// List the sessions the gateway has.
     Sessions { reply: Reply<Vec<UpstreamSession>> },
     /// Delete a session upstream.

@@ -1,6 +1,6 @@
 //! The supervisor's decisions, as pure functions.
 use crate::domain::delivery::DeliveryState;
-use crate::domain::event::Event;
+use crate::domain::event::{Event, GatewayChange};
 use crate::domain::ids::{DeliveryId, GatewayId};
 
 /// Restarts within [`WINDOW_MS`] after which a child is parked and reported instead of started again.
@@ -52,7 +52,7 @@ pub enum Route {
     /// The gateway's link is started anew, or stopped for good.
     RestartLink {
         gateway_id: GatewayId,
-        removed: bool,
+        change: GatewayChange,
     },
     Nobody,
 }
@@ -68,8 +68,8 @@ pub fn route(event: &Event) -> Route {
             _ => Route::Nobody,
         },
         Event::ConversationDeleted { topic, .. } => topic.gateway_id.clone().map_or(Route::Nobody, Route::Link),
-        Event::GatewayChanged { gateway_id, removed } => {
-            Route::RestartLink { gateway_id: gateway_id.clone(), removed: *removed }
+        Event::GatewayChanged { gateway_id, change } => {
+            Route::RestartLink { gateway_id: gateway_id.clone(), change: *change }
         }
         Event::TokenAdded { .. }
         | Event::TokenEnded { .. }
@@ -94,7 +94,10 @@ pub fn due_change(event: &Event) -> Option<(DeliveryId, Option<i64>)> {
 
 /// Tells whether an event leaves slow work behind: lines to index, conversations to purge.
 pub fn wants_upkeep(event: &Event) -> bool {
-    matches!(event, Event::Line { .. } | Event::Imported { .. } | Event::GatewayChanged { removed: true, .. })
+    matches!(
+        event,
+        Event::Line { .. } | Event::Imported { .. } | Event::GatewayChanged { change: GatewayChange::Removed, .. }
+    )
 }
 
 #[cfg(test)]

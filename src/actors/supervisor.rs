@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 
 use super::bootstrap::Bootstrapped;
 use super::directory::Directory;
-use super::gateway_link::{ConversationGone, DeliveryMoved, GatewayLink, LinkParts};
+use super::gateway_link::{ConversationGone, DeliveryMoved, GatewayLink, Leave, LinkParts};
 use super::hub::Hubs;
 use super::messages::{Observe, Report, Stop, ToLink};
 use super::routing::{self, Restarts, Route, Verdict};
@@ -29,7 +29,7 @@ use super::upkeep::{Upkeep, Wake};
 use crate::config::Config;
 use crate::domain::clock::Clock;
 use crate::domain::delivery::Delivery;
-use crate::domain::event::{Event, Topic};
+use crate::domain::event::{Event, GatewayChange, Topic};
 use crate::domain::gateway::Gateway;
 use crate::domain::ids::{GatewayId, HomeId, NodeId};
 use crate::store::lease::DropLease;
@@ -289,14 +289,15 @@ impl Handler<StoreEvents> for Supervisor {
                 }
                 // Before this node is active its links are not started; then they all are.
                 (Route::RestartLink { .. }, _) if !self.parts.directory.is_active() => {}
-                (Route::RestartLink { gateway_id, removed }, _) => {
+                (Route::RestartLink { gateway_id, change }, _) => {
+                    let removed = change == GatewayChange::Removed;
                     if removed {
                         self.parts.directory.remove_gateway(&gateway_id);
                     }
                     match self.links.remove(&gateway_id) {
                         Some(link) => {
                             self.restarting.insert(gateway_id, removed);
-                            link.do_send(Stop);
+                            link.do_send(Leave(change));
                         }
                         None if !removed => self.reload_link(gateway_id, ctx),
                         None => {}

@@ -63,7 +63,7 @@ pub enum Event {
     /// A gateway's connection changed.
     Link { gateway_id: GatewayId, status: Arc<LinkStatus>, change: LinkChange },
     /// A gateway was registered, changed or removed.
-    GatewayChanged { gateway_id: GatewayId, removed: bool },
+    GatewayChanged { gateway_id: GatewayId, change: GatewayChange },
     /// A token ended; its sockets must close.
     TokenEnded { token_id: TokenId },
     /// A token was made; it counts from now on.
@@ -99,6 +99,16 @@ pub struct Live {
     /// The visible text so far.
     pub text: Arc<str>,
     pub step: LiveStep,
+}
+
+/// What became of a gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GatewayChange {
+    /// Registered, or changed and enabled.
+    Changed,
+    /// Changed, and it is switched off now.
+    Disabled,
+    Removed,
 }
 
 /// What one event of a run brought.

@@ -103,8 +103,14 @@ impl LinkStatus {
         self.state == LinkState::Connected
     }
 
-    /// Returns the status in another state: what is known of the gateway stays, what was so of the connection goes.
-    pub fn moved_to(&self, state: LinkState, since_ms: i64) -> Self {
-        Self { state, since_ms, problem: None, latency_ms: None, retry_at_ms: None, ..self.clone() }
+    /// Returns what stays known of the gateway when its connection is begun afresh: the lists as it sent them last.
+    pub fn last_known(&self) -> Self {
+        Self {
+            agents: self.agents.clone(),
+            models: self.models.clone(),
+            default_model: self.default_model.clone(),
+            default_agent: self.default_agent.clone(),
+            ..Self::default()
+        }
     }
 }

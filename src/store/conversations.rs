@@ -224,7 +224,7 @@ pub(super) fn insert(
 }
 
 /// When the newest deleted session of this name was deleted.
-fn deleted_at(db: &mut Db, name: &SessionName) -> Result<Option<i64>, Error> {
+pub(super) fn deleted_at(db: &mut Db, name: &SessionName) -> Result<Option<i64>, Error> {
     let deleted = || {
         conversations::table
             .filter(conversations::gateway_id.eq(name.gateway_id.as_str().to_owned()))
@@ -482,21 +482,5 @@ impl Command for DeleteConversation {
         let topic = tx.topic(self.id)?;
         tx.emit(Event::ConversationDeleted { topic, first_seq: ends.first_seq, last_seq: ends.last_seq });
         Ok(found)
-    }
-}
-
-/// Tracks a session that somebody else uses on the gateway; it belongs to nobody here.
-pub struct TrackSession {
-    pub name: SessionName,
-}
-
-impl Command for TrackSession {
-    type Output = Conversation;
-
-    fn apply(&self, tx: &mut Tx<'_>) -> Result<Conversation, Error> {
-        match find(tx.read(), &self.name)? {
-            Some(known) => Ok(known),
-            None => insert(tx, &self.name, None, NewSession::default()),
-        }
     }
 }

@@ -11,7 +11,7 @@ use super::vault::Vault;
 use super::{parties, purge};
 use crate::domain::delivery::Move;
 use crate::domain::error::{Error, ErrorCode};
-use crate::domain::event::Event;
+use crate::domain::event::{Event, GatewayChange};
 use crate::domain::gateway::{Gateway, Track};
 use crate::domain::ids::{GatewayId, PartyId};
 use crate::domain::party::PartyKind;
@@ -189,7 +189,7 @@ impl Command for AddGateway {
             .execute(tx.write())?;
         let gateway = get(tx.read(), &self.id)?.ok_or_else(|| not_found(&self.id))?;
         audit::record(tx, &self.actor, "gateway.add", ("gateway", self.id.as_str()), None, Some(&shown(&gateway)))?;
-        tx.emit(Event::GatewayChanged { gateway_id: self.id.clone(), removed: false });
+        tx.emit(Event::GatewayChanged { gateway_id: self.id.clone(), change: GatewayChange::Changed });
         Ok(gateway)
     }
 }
@@ -298,7 +298,8 @@ impl Command for ChangeGateway {
         let after = get(tx.read(), &self.id)?.ok_or_else(|| not_found(&self.id))?;
         let target = ("gateway", self.id.as_str());
         audit::record(tx, &self.actor, "gateway.change", target, Some(&shown(&before)), Some(&shown(&after)))?;
-        tx.emit(Event::GatewayChanged { gateway_id: self.id.clone(), removed: false });
+        let change = if after.enabled { GatewayChange::Changed } else { GatewayChange::Disabled };
+        tx.emit(Event::GatewayChanged { gateway_id: self.id.clone(), change });
         Ok(after)
     }
 }
@@ -373,7 +374,7 @@ impl Command for RemoveGateway {
             Some(&shown(&gateway)),
             Some(&json!({ "purge": self.purge })),
         )?;
-        tx.emit(Event::GatewayChanged { gateway_id: self.id.clone(), removed: true });
+        tx.emit(Event::GatewayChanged { gateway_id: self.id.clone(), change: GatewayChange::Removed });
         Ok(gateway)
     }
 }

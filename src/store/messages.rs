@@ -14,6 +14,9 @@ use crate::domain::ids::{ConversationId, MessageId, PartyId};
 use crate::domain::message::{Block, Line, MessageKind, MessageRole, Sender, bounded, plain_text};
 use crate::domain::party::Party;
 
+/// Ids in one query.
+const IDS_MAX: usize = 1_000;
+
 /// A line that is to be appended.
 #[derive(Clone, Debug)]
 pub struct NewLine {
@@ -216,6 +219,17 @@ pub fn page(
 pub fn get(db: &mut Db, id: MessageId) -> Result<Option<Arc<Line>>, Error> {
     let row = messages::table.find(id.as_bytes().as_slice()).select(Row::as_select()).first(db).optional()?;
     Ok(lines(db, row.into_iter().collect())?.pop())
+}
+
+/// Reads these lines, with a few queries for all.
+pub fn by_ids(db: &mut Db, ids: &[MessageId]) -> Result<HashMap<MessageId, Arc<Line>>, Error> {
+    let mut found = HashMap::new();
+    for ids in ids.chunks(IDS_MAX) {
+        let ids: Vec<&[u8]> = ids.iter().map(|id| id.as_bytes().as_slice()).collect();
+        let rows = messages::table.filter(messages::id.eq_any(ids)).select(Row::as_select()).load(db)?;
+        found.extend(lines(db, rows)?.into_iter().map(|line| (line.id, line)));
+    }
+    Ok(found)
 }
 
 /// Reads the first line that answers `id`.

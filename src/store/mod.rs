@@ -19,6 +19,7 @@ mod schema;
 pub mod search;
 pub mod sessions;
 pub mod stats;
+pub mod track;
 pub mod turns;
 mod tx;
 pub mod upstream;

@@ -134,15 +134,23 @@ impl Command for NoteContact {
             // It goes by what the key was expected to be.
             _ => None,
         };
-        diesel::update(conversations::table.find(self.conversation_id.as_bytes().as_slice()))
+        let row = conversations::table.find(self.conversation_id.as_bytes().as_slice());
+        diesel::update(row)
             .set((
                 conversations::contacted.eq(true),
                 canonical.map(|canonical| conversations::canonical_key.eq(canonical)),
-                conversations::upstream_session_id.eq(&self.session_id),
-                conversations::mapped_seq.eq(self.boundary_seq),
-                conversations::import_below.eq(self.import_below),
             ))
             .execute(tx.write())?;
+        // A pass over the tail, or a reset, that was written before this knows more.
+        if found.upstream.session_id.is_none() {
+            diesel::update(row)
+                .set((
+                    conversations::upstream_session_id.eq(&self.session_id),
+                    conversations::mapped_seq.eq(self.boundary_seq),
+                    conversations::import_below.eq(self.import_below),
+                ))
+                .execute(tx.write())?;
+        }
         if self.import_below.is_none() {
             let first_seq = tx.ends(self.conversation_id)?.first_seq;
             let topic = tx.topic(self.conversation_id)?;
@@ -263,6 +271,7 @@ impl MapRows {
 }
 
 /// Notes that the gateway began a new transcript for the session: a marker line, and everything after it is new (D1).
+/// A repeat changes nothing.
 #[derive(Clone, Debug)]
 pub struct NoteReset {
     pub source: Source,
@@ -274,7 +283,9 @@ impl Command for NoteReset {
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<(), Error> {
         let id = self.source.conversation_id;
-        if super::conversations::get(tx.read(), id)?.is_none() {
+        let Some(found) = super::conversations::get(tx.read(), id)? else { return Ok(()) };
+        let is_noted = found.upstream.session_id.as_ref() == Some(&self.source.upstream_session);
+        if is_noted && found.upstream.mapped_seq == 0 {
             return Ok(());
         }
         let row = RowLine {

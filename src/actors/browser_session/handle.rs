@@ -23,6 +23,9 @@ const PAGE_DEFAULT: i64 = 50;
 /// How long the first `history` of a session waits for the gateway's own log, so that a client that asks once gets it.
 const CONTACT_WAIT: Duration = Duration::from_secs(3);
 
+/// How long an `abort` keeps the frames behind it waiting.
+const ABORT_WAIT: Duration = Duration::from_secs(3);
+
 type Done = ResponseActFuture<BrowserSession, ()>;
 type Opened = ResponseActFuture<BrowserSession, Result<Option<ConversationId>, Error>>;
 
@@ -301,11 +304,25 @@ impl BrowserSession {
                 // No run of ours has such an id.
                 Err(_) => return Box::pin(done()),
             };
-            let request = LinkRequest::Abort { conversation_id: id, turn_id, queued: abort.queued == Some(true) };
-            if this.parts.links.try_send(ToLink { gateway_id, request }).is_err() {
+            let (reply, taken) = oneshot::channel();
+            let request =
+                LinkRequest::Abort { conversation_id: id, turn_id, queued: abort.queued == Some(true), reply };
+            if this.parts.links.try_send(ToLink { gateway_id: gateway_id.clone(), request }).is_err() {
                 return this.refuse(Error::store_busy(), Some(&abort.named), None);
             }
-            Box::pin(done())
+            let taken = tokio::time::timeout(ABORT_WAIT, taken).into_actor(this);
+            Box::pin(taken.then(move |taken, this: &mut Self, _| -> Done {
+                let error = match taken {
+                    // A link that still reads what is stored takes it up when it has.
+                    Ok(Ok(Ok(()))) | Err(_) => return Box::pin(done()),
+                    Ok(Ok(Err(error))) => error,
+                    Ok(Err(_)) => Error::new(
+                        ErrorCode::GatewayUnavailable,
+                        format!("gateway `{gateway_id}` is being started anew; abort again"),
+                    ),
+                };
+                this.refuse(error, Some(&abort.named), None)
+            }))
         }))
     }
 

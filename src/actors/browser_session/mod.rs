@@ -31,7 +31,7 @@ use super::messages::{Report, Reports, ToLink};
 use crate::config::Limits;
 use crate::domain::clock::Clock;
 use crate::domain::error::{Error, ErrorCode};
-use crate::domain::event::{Event, LinkChange, Live, Topic};
+use crate::domain::event::{Event, GatewayChange, LinkChange, Live, Topic};
 use crate::domain::ids::{ConversationId, GatewayId, MessageId, SocketId};
 use crate::domain::user::Caller;
 use crate::store::Store;
@@ -363,7 +363,7 @@ impl BrowserSession {
                 };
                 self.send(frame, ctx);
             }
-            Event::GatewayChanged { gateway_id, removed: true }
+            Event::GatewayChanged { gateway_id, change: GatewayChange::Removed }
                 if self.parts.scope == Scope::Gateway(gateway_id.clone()) =>
             {
                 self.close(4404, "the gateway was removed", ctx);

@@ -130,7 +130,7 @@ impl GatewayLink {
         self.status.latency_ms = u32::try_from(took_ms).ok();
         self.status.retry_at_ms = None;
         if let Some(token) = &hello.auth.device_token {
-            self.keep_device_token(token.clone(), hello.auth.scopes.clone());
+            self.keep_device_token(token.clone(), hello.auth.scopes.clone(), ctx);
         }
         if let Some(retry) = verdict.retry {
             let wait = self.plan(retry);
@@ -180,23 +180,32 @@ impl GatewayLink {
         self.pump();
     }
 
-    pub(super) fn keep_device_token(&mut self, token: Secret, scopes: Vec<String>) {
+    /// Stores what the gateway gave us for our device. Until that is done the link knows it no better than the store, so
+    /// that it is stored with a later hello if it cannot be now.
+    fn keep_device_token(&mut self, token: Secret, scopes: Vec<String>, ctx: &mut Context<Self>) {
         if self.credentials.device_token.as_ref() == Some(&token) && self.credentials.device_scopes == scopes {
             return;
         }
-        self.credentials.device_token = Some(token.clone());
-        self.credentials.device_scopes.clone_from(&scopes);
         let keep = KeepDevice {
             id: self.parts.gateway.id.clone(),
             seed: None,
-            token: Some(token),
-            scopes,
+            token: Some(token.clone()),
+            scopes: scopes.clone(),
             vault: self.parts.vault.clone(),
         };
-        if let Err(error) = self.parts.store.write_later(crate::store::Lane::Interactive, keep) {
-            // It comes again with the next hello.
-            log::warn!(gateway_id = self.parts.gateway.id.as_str(); "a device token could not be kept: {error}");
-        }
+        let store = self.parts.store.clone();
+        async move { store.write(keep).await }
+            .into_actor(self)
+            .map(move |kept, this, _| match kept {
+                Ok(()) => {
+                    this.credentials.device_token = Some(token);
+                    this.credentials.device_scopes = scopes;
+                }
+                Err(error) => {
+                    log::warn!(gateway_id = this.parts.gateway.id.as_str(); "a device token could not be kept: {error}");
+                }
+            })
+            .spawn(ctx);
     }
 
     pub(super) fn on_chat(&mut self, event: ChatEvent, ctx: &mut Context<Self>) {
@@ -241,7 +250,11 @@ impl GatewayLink {
         }
     }
 
+    /// Sends what waits, as far as there is room. A node past its lease asks for nothing any more (D5).
     pub(super) fn pump(&mut self) {
+        if !self.parts.directory.lease_holds(self.parts.clock.now_ms()) {
+            return;
+        }
         while let Some(outgoing) = &self.outgoing
             && let Some(frame) = self.requests.next_frame(self.parts.config.requests_in_flight_max)
         {

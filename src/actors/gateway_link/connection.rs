@@ -5,7 +5,7 @@ use std::time::Duration;
 use actix::prelude::*;
 
 use super::socket::{self, DialError, Incoming, Outgoing};
-use super::{GatewayLink, Phase, SILENCE_MIN, effects, session};
+use super::{GatewayLink, Phase, SILENCE_MIN, load, session};
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::{Event, LinkChange, Publish};
 use crate::domain::gateway::{LinkState, Problem};
@@ -17,13 +17,15 @@ impl GatewayLink {
     /// from the disk already can be aborted.
     pub(super) fn load(&mut self, ctx: &mut Context<Self>) {
         let parts = self.parts.clone();
-        async move { effects::load(&parts).await }
+        async move { load::load(&parts).await }
             .into_actor(self)
             .map(|loaded, this, ctx| match loaded {
                 Ok(loaded) => {
                     this.restore(loaded, ctx);
                     this.loaded = true;
-                    this.dial(ctx);
+                    if this.parts.gateway.enabled {
+                        this.dial(ctx);
+                    }
                 }
                 Err(error) => {
                     log::error!(gateway_id = this.parts.gateway.id.as_str(); "a gateway's state could not be read: {}", error.cause());
@@ -35,7 +37,8 @@ impl GatewayLink {
                             remedy: Some("restore the key file `secret.key`, or set this gateway's secrets anew".to_owned()),
                             request_id: None,
                         };
-                        this.set_state(LinkState::Refused, Some(problem));
+                        let is_enabled = this.parts.gateway.enabled;
+                        this.set_state(if is_enabled { LinkState::Refused } else { LinkState::Disabled }, Some(problem));
                         return;
                     }
                     ctx.run_later(Duration::from_secs(2), Self::load);
@@ -44,7 +47,7 @@ impl GatewayLink {
             .wait(ctx);
     }
 
-    pub(super) fn restore(&mut self, loaded: effects::Loaded, ctx: &mut Context<Self>) {
+    pub(super) fn restore(&mut self, loaded: load::Loaded, ctx: &mut Context<Self>) {
         self.credentials = loaded.credentials;
         self.device = Some(loaded.device);
         let now_ms = self.parts.clock.now_ms();
@@ -67,7 +70,7 @@ impl GatewayLink {
         if let Some(retry) = self.retry.take() {
             ctx.cancel_future(retry);
         }
-        if self.leaving || !self.loaded || !matches!(self.phase, Phase::Idle) {
+        if self.leaving || !self.loaded || !self.parts.gateway.enabled || !matches!(self.phase, Phase::Idle) {
             return;
         }
         if !self.parts.directory.lease_holds(self.parts.clock.now_ms()) {
@@ -182,7 +185,12 @@ impl GatewayLink {
         }
         let refusal = self.refused.take().unwrap_or_else(|| Refusal {
             state: LinkState::Waiting,
-            problem: Problem { code: "unreachable".into(), message: reason.to_owned(), remedy: None, request_id: None },
+            problem: Problem {
+                code: "unreachable".into(),
+                message: reason.to_owned(),
+                remedy: Some("see that the gateway runs and can be reached from the broker's machine".to_owned()),
+                request_id: None,
+            },
             retry: Retry::Backoff,
         });
         let wait = self.plan(refusal.retry);

@@ -7,118 +7,26 @@ use serde_json::json;
 
 use super::requests::{For, Request};
 use super::session::{Effect, Question, Session, Wake};
-use super::{GatewayLink, LinkParts, RUNS_MAX};
+use super::{GatewayLink, RUNS_MAX};
 use crate::domain::conversation::Conversation;
-use crate::domain::delivery::{Delivery, DeliveryState};
+use crate::domain::delivery::Delivery;
 use crate::domain::error::Error;
 use crate::domain::event::Event;
 use crate::domain::ids::{ConversationId, DeliveryId};
 use crate::domain::message::Line;
-use crate::domain::secret::Secret;
 use crate::domain::wire::set;
-use crate::gateway::device::DeviceIdentity;
 use crate::gateway::frames::SessionsList;
 use crate::gateway::history::HistoryPage;
 use crate::store::claims::ClaimSession;
-use crate::store::conversations::{self, SessionName};
-use crate::store::gateways::{self, Credentials, KeepDevice};
-use crate::store::turns::{self, Turn};
-use crate::store::{Lane, deliveries, messages};
+use crate::store::conversations::SessionName;
+use crate::store::track::TrackSession;
+use crate::store::upstream::NoteContact;
+use crate::store::{Lane, deliveries};
 
-/// Open deliveries that are read at start; what waits behind them is read when they are done.
-const OPEN_MAX: i64 = 20_000;
+/// Wait before a write that the store could not take is tried again.
+const STORE_RETRY: Duration = Duration::from_secs(1);
 /// Characters of text that a history row may have; the gateway's own bound.
 const CHARS_MAX: u32 = 500_000;
-
-/// A session with the turn it was in and the questions that wait.
-pub(super) type LoadedSession = (Conversation, Option<(Turn, Option<Question>)>, Vec<Question>);
-
-/// What a link starts with.
-pub(super) struct Loaded {
-    pub(super) credentials: Credentials,
-    pub(super) device: DeviceIdentity,
-    pub(super) sessions: Vec<LoadedSession>,
-}
-
-/// Reads the secrets of a gateway, and its sessions with what is open in them.
-pub(super) async fn load(parts: &LinkParts) -> Result<Loaded, Error> {
-    let (id, vault) = (parts.gateway.id.clone(), parts.vault.clone());
-    let party = parts.gateway.party_id;
-    let (mut credentials, sessions) = parts
-        .store
-        .read(move |db| {
-            let credentials = gateways::credentials(db, &vault, &id)?;
-            let mut sessions: Vec<LoadedSession> = Vec::new();
-            let mut after = None;
-            loop {
-                let page = conversations::of_gateway(db, &id, after, 1_000)?;
-                after = page.last().map(|conversation| conversation.id);
-                let full = page.len() == 1_000;
-                sessions.extend(page.into_iter().map(|conversation| (conversation, None, Vec::new())));
-                if !full {
-                    break;
-                }
-            }
-            for turn in turns::open_of_gateway(db, &id)? {
-                let question = match turn.message_id.zip(turn.delivery_id) {
-                    Some((message, delivery_id)) => messages::get(db, message)?.map(|line| Question {
-                        delivery_id,
-                        message_id: line.id,
-                        seq: line.seq,
-                        text: line.text.as_str().into(),
-                    }),
-                    None => None,
-                };
-                if let Some(session) = sessions.iter_mut().find(|(c, ..)| c.id == turn.conversation_id) {
-                    session.1 = Some((turn, question));
-                }
-            }
-            for stored in deliveries::open_of_recipient(db, party, 0, OPEN_MAX)? {
-                let delivery = stored.delivery;
-                if delivery.state != DeliveryState::Pending {
-                    continue;
-                }
-                let Some(line) = messages::get(db, delivery.message_id)? else { continue };
-                if let Some(session) = sessions.iter_mut().find(|(c, ..)| c.id == delivery.conversation_id) {
-                    session.2.push(question_of(&delivery, &line));
-                }
-            }
-            Ok::<_, Error>((credentials, sessions))
-        })
-        .await?;
-    let device = match credentials.device_seed.take() {
-        Some(seed) => device_from(&seed)?,
-        None => make_device(parts).await?,
-    };
-    Ok(Loaded { credentials, device, sessions })
-}
-
-fn device_from(seed: &Secret) -> Result<DeviceIdentity, Error> {
-    use base64::Engine;
-    let damaged = || Error::corrupt("a device identity is not 32 bytes in base64");
-    let bytes = zeroize::Zeroizing::new(
-        base64::engine::general_purpose::STANDARD.decode(seed.reveal()).map_err(|_| damaged())?,
-    );
-    let seed: zeroize::Zeroizing<[u8; 32]> =
-        zeroize::Zeroizing::new(bytes.as_slice().try_into().map_err(|_| damaged())?);
-    Ok(DeviceIdentity::from_seed(&seed))
-}
-
-/// Makes our identity for this gateway; it is on disk before it is used, since a person may have to approve it.
-async fn make_device(parts: &LinkParts) -> Result<DeviceIdentity, Error> {
-    use base64::Engine;
-    let device = DeviceIdentity::generate()?;
-    let seed = Secret::new(base64::engine::general_purpose::STANDARD.encode(device.seed().as_slice()));
-    let keep = KeepDevice {
-        id: parts.gateway.id.clone(),
-        seed: Some(seed),
-        token: None,
-        scopes: Vec::new(),
-        vault: parts.vault.clone(),
-    };
-    parts.store.write(keep).await?;
-    Ok(device)
-}
 
 pub(super) fn question_of(delivery: &Delivery, line: &Line) -> Question {
     Question {
@@ -202,13 +110,24 @@ impl GatewayLink {
 
     /// Tracks a session that somebody else uses on the gateway.
     pub(super) fn open_untracked(&mut self, key: &str, ctx: &mut Context<Self>) {
+        if self.untracked.contains(key) {
+            return;
+        }
         let name =
             SessionName { gateway_id: self.parts.gateway.id.clone(), key: key.to_owned(), canonical: key.to_owned() };
-        let store = self.parts.store.clone();
-        async move { store.write(conversations::TrackSession { name }).await }
+        let default_agent = self.status.default_agent.as_deref().unwrap_or_default();
+        let short_key = key.strip_prefix(&format!("agent:{default_agent}:")).map(str::to_owned);
+        let (store, key) = (self.parts.store.clone(), key.to_owned());
+        async move { store.write(TrackSession { name, short_key }).await }
             .into_actor(self)
             .map(|tracked, this, ctx| match tracked {
-                Ok(conversation) => this.join(conversation, ctx),
+                Ok(Some(conversation)) => this.join(conversation, ctx),
+                Ok(None) => {
+                    if this.untracked.len() >= RUNS_MAX {
+                        this.untracked.clear();
+                    }
+                    this.untracked.insert(key);
+                }
                 Err(error) => log::warn!("a session could not be tracked: {error}"),
             })
             .spawn(ctx);
@@ -253,22 +172,7 @@ impl GatewayLink {
                 session.on_ended(result.map(|line| line.is_some()), now)
             }),
             Effect::Claim(page) => self.claim(id, page, ctx),
-            Effect::NoteContact(command) => {
-                // With an import, those who wait are answered when its first page is on disk.
-                let complete = command.import_below.is_none();
-                let store = self.parts.store.clone();
-                async move { store.write(command).await }
-                    .into_actor(self)
-                    .map(move |result, this, _| {
-                        if let Err(error) = result {
-                            log::warn!("a first contact could not be written down: {error}");
-                        }
-                        if complete {
-                            this.answer_touches(id);
-                        }
-                    })
-                    .spawn(ctx);
-            }
+            Effect::NoteContact(command) => self.note_contact(command, ctx),
             Effect::Import(command) => {
                 let store = self.parts.store.clone();
                 async move { store.write_bulk(command).await }
@@ -337,6 +241,34 @@ impl GatewayLink {
             .spawn(ctx);
     }
 
+    /// Writes a first contact down; tried again while the store cannot take it, so that the session has its name and its
+    /// boundary also after a restart (D1).
+    fn note_contact(&mut self, command: NoteContact, ctx: &mut Context<Self>) {
+        let id = command.conversation_id;
+        if !self.sessions.contains_key(&id) {
+            return;
+        }
+        let (store, again) = (self.parts.store.clone(), command.clone());
+        async move { store.write(command).await }
+            .into_actor(self)
+            .map(move |result, this, ctx| match result {
+                Err(error) if error.http_status() >= 500 => {
+                    log::warn!("a first contact could not be written down and is tried again: {}", error.cause());
+                    ctx.run_later(STORE_RETRY, move |this, ctx| this.note_contact(again, ctx));
+                }
+                result => {
+                    if let Err(error) = result {
+                        log::warn!("a first contact could not be written down: {error}");
+                    }
+                    // With an import, those who wait are answered when its first page is on disk.
+                    if again.import_below.is_none() {
+                        this.answer_touches(id);
+                    }
+                }
+            })
+            .spawn(ctx);
+    }
+
     /// Ends a waiting delivery; tried again while the store cannot take it, so that it is not sent after all (DLV-2).
     fn cancel(&mut self, id: DeliveryId, ctx: &mut Context<Self>) {
         let store = self.parts.store.clone();
@@ -348,7 +280,7 @@ impl GatewayLink {
                     && error.http_status() >= 500
                 {
                     log::warn!("a waiting question could not be cancelled and is tried again: {}", error.cause());
-                    ctx.run_later(Duration::from_secs(1), move |this, ctx| this.cancel(id, ctx));
+                    ctx.run_later(STORE_RETRY, move |this, ctx| this.cancel(id, ctx));
                 }
             })
             .spawn(ctx);

@@ -10,13 +10,14 @@
 mod answers;
 mod connection;
 mod effects;
+mod load;
 mod reading;
 mod requests;
 mod session;
 mod socket;
 mod tail;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,7 +35,7 @@ use super::supervisor::{Child, ChildStopped};
 use crate::config::{GatewayConfig, Limits};
 use crate::domain::clock::Clock;
 use crate::domain::delivery::{Delivery, DeliveryState};
-use crate::domain::event::{LinkChange, Live};
+use crate::domain::event::{GatewayChange, LinkChange, Live};
 use crate::domain::gateway::{Gateway, LinkState, LinkStatus};
 use crate::domain::ids::ConversationId;
 use crate::domain::message::Line;
@@ -116,6 +117,8 @@ pub struct GatewayLink {
     sessions: HashMap<ConversationId, Session>,
     by_canonical: HashMap<String, ConversationId>,
     by_run: HashMap<String, ConversationId>,
+    /// Names of sessions that were deleted here and are not tracked.
+    untracked: HashSet<String>,
     status: LinkStatus,
     backoff: Backoff,
     retry: Option<SpawnHandle>,
@@ -156,6 +159,8 @@ impl GatewayLink {
             .disable_redirects()
             .finish();
         let since_ms = parts.clock.now_ms();
+        let known = parts.directory.gateway(&parts.gateway.id);
+        let known = known.map(|card| card.status.last_known()).unwrap_or_default();
         Self {
             options,
             credentials: Credentials::default(),
@@ -168,7 +173,8 @@ impl GatewayLink {
             sessions: HashMap::new(),
             by_canonical: HashMap::new(),
             by_run: HashMap::new(),
-            status: LinkStatus { since_ms, ..LinkStatus::default() },
+            untracked: HashSet::new(),
+            status: LinkStatus { since_ms, ..known },
             backoff: Backoff::default(),
             retry: None,
             scopes: None,
@@ -199,11 +205,11 @@ impl Actor for GatewayLink {
         ctx.set_mailbox_capacity(1_024);
         self.publish_status();
         if self.parts.gateway.enabled {
-            self.load(ctx);
             ctx.run_interval(TICK, Self::tick);
         } else {
             self.set_state(LinkState::Disabled, None);
         }
+        self.load(ctx);
     }
 
     fn stopped(&mut self, _ctx: &mut Self::Context) {
@@ -259,6 +265,8 @@ impl Handler<ConversationGone> for GatewayLink {
                 self.by_run.remove(run);
             }
         }
+        // An event of the run may have been told after the store's writer had forgotten it.
+        self.parts.directory.forget_runs_of(msg.0);
     }
 }
 
@@ -268,8 +276,14 @@ impl Handler<super::messages::ToLink> for GatewayLink {
     fn handle(&mut self, msg: super::messages::ToLink, ctx: &mut Self::Context) {
         match msg.request {
             LinkRequest::Touch { conversation_id, reply } => self.touch(conversation_id, reply, ctx),
-            LinkRequest::Abort { conversation_id, turn_id, queued } => {
-                self.with_session(conversation_id, ctx, |session, _| session.abort(turn_id, queued));
+            LinkRequest::Abort { conversation_id, turn_id, queued, reply } => {
+                let is_asked = self.parts.gateway.enabled;
+                self.with_session(conversation_id, ctx, |session, _| match is_asked {
+                    true => session.abort(turn_id, queued),
+                    false => session.abort_unasked(turn_id, queued),
+                });
+                // Whoever asked may have gone.
+                let _ = reply.send(if self.loaded { Ok(()) } else { Err(self.unavailable()) });
             }
             LinkRequest::Sessions { reply } => {
                 let params = json!({ "limit": 1_000 });
@@ -322,18 +336,46 @@ impl Handler<Observe> for GatewayLink {
     }
 }
 
+/// The gateway was changed or removed: end, so that another link may begin.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Leave(pub GatewayChange);
+
+impl Handler<Leave> for GatewayLink {
+    type Result = ();
+
+    fn handle(&mut self, msg: Leave, ctx: &mut Self::Context) {
+        let (state, reason) = match msg.0 {
+            GatewayChange::Changed => (LinkState::Waiting, "the gateway's settings were changed"),
+            GatewayChange::Disabled => (LinkState::Disabled, "the gateway was disabled"),
+            GatewayChange::Removed => (LinkState::Disabled, "the gateway was removed"),
+        };
+        if msg.0 == GatewayChange::Removed {
+            // An event of a run may have been told after the store's writer had forgotten it.
+            for id in self.sessions.keys() {
+                self.parts.directory.forget_runs_of(*id);
+            }
+        }
+        if self.status.is_connected() {
+            self.status.state = state;
+            self.publish_status();
+            self.tell_link(LinkChange::Down { reason: reason.to_owned(), retry_in_ms: None });
+        }
+        self.leave(ctx);
+    }
+}
+
 impl Handler<Stop> for GatewayLink {
     type Result = ();
 
     fn handle(&mut self, _: Stop, ctx: &mut Self::Context) {
+        self.leave(ctx);
+    }
+}
+
+impl GatewayLink {
+    fn leave(&mut self, ctx: &mut Context<Self>) {
         self.leaving = true;
-        if self.status.is_connected() {
-            self.status.state = LinkState::Waiting;
-            self.tell_link(LinkChange::Down {
-                reason: "the gateway's settings were changed".to_owned(),
-                retry_in_ms: None,
-            });
-        }
         if let Some(outgoing) = self.outgoing.take() {
             outgoing.close(1001, "going away");
         }

@@ -323,6 +323,16 @@ impl Session {
         effects
     }
 
+    /// The same on a gateway that is not asked any more: the run ends with what came of it.
+    pub(super) fn abort_unasked(&mut self, named: Option<TurnId>, queued: bool) -> Vec<Effect> {
+        let mut effects = self.abort(named, queued);
+        let is_left = |run: &Run| run.abort_wanted && matches!(run.stage, Stage::Unsure);
+        if self.run.as_ref().is_some_and(is_left) {
+            effects.extend(self.end(End::aborted(None)));
+        }
+        effects
+    }
+
     // ---- the connection ----------------------------------------------------------------------------------------------
 
     /// The gateway is there again. Its log is read when the session is used, or when the gateway says that it moved.

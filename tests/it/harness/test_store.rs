@@ -243,7 +243,7 @@ fn in_short(event: &Event) -> String {
         Event::Imported { first_seq, done, .. } => format!("imported {first_seq} {done}"),
         Event::SessionRefused { .. } => "refused".into(),
         Event::ConversationDeleted { first_seq, last_seq, .. } => format!("deleted {first_seq}..{last_seq}"),
-        Event::GatewayChanged { gateway_id, removed } => format!("gateway {gateway_id} {removed}"),
+        Event::GatewayChanged { gateway_id, change } => format!("gateway {gateway_id} {change:?}").to_lowercase(),
         Event::TokenEnded { .. } => "token ended".into(),
         Event::UserChanged { .. } => "user changed".into(),
         Event::TokenAdded { .. } => "token added".into(),

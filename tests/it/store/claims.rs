@@ -5,8 +5,9 @@ use clawbroker::domain::error::ErrorCode;
 use clawbroker::domain::user::{Caller, Role};
 use clawbroker::store::audit::Actor;
 use clawbroker::store::claims::{ClaimSession, FOREIGN_SESSION};
-use clawbroker::store::conversations::{self, DeleteConversation, TrackSession};
+use clawbroker::store::conversations::{self, DeleteConversation};
 use clawbroker::store::deliveries::Redrive;
+use clawbroker::store::track::TrackSession;
 use clawbroker::store::upstream::NoteContact;
 use clawbroker::store::users::RemoveUser;
 
@@ -81,7 +82,8 @@ async fn operators_and_nobody_may_have_what_is_there(store: TestStore) {
         let conversation = store.session(&caller, &gateway, role.as_str()).await;
         assert!(claim(&store, &conversation).await, "{role:?}");
     }
-    let tracked = store.write(TrackSession { name: session_name(&gateway, "theirs") }).await.unwrap();
+    let tracked = store.write(TrackSession { name: session_name(&gateway, "theirs"), short_key: None }).await.unwrap();
+    let tracked = tracked.expect("nobody has deleted it");
     assert!(claim(&store, &tracked).await);
     let gone = store.user("gone", Role::Operator).await;
     let conversation = store.session(&gone, &gateway, "left behind").await;

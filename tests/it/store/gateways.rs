@@ -115,7 +115,7 @@ async fn changes_touch_only_what_they_name(store: TestStore) {
     let changed = change(&store, &id, changes).await;
     assert_eq!((changed.name.as_str(), changed.track, changed.url.as_str()), ("New", Track::All, "ws://127.0.0.1:1"));
     assert!(changed.has_token && changed.has_password);
-    assert_eq!(store.told(), ["gateway gw false"]);
+    assert_eq!(store.told(), ["gateway gw changed"]);
     let changed =
         change(&store, &id, Changes { token: Some(None), password: Some(secret("new")), ..Changes::default() }).await;
     assert!(!changed.has_token && changed.has_password);
@@ -131,7 +131,7 @@ async fn a_removed_gateway_loses_its_secrets_and_keeps_its_conversations(store: 
     change(&store, &id, Changes { token: Some(secret("t")), ..Changes::default() }).await;
     store.told();
     store.write(RemoveGateway { id: id.clone(), purge: false, actor: Actor::system() }).await.unwrap();
-    assert_eq!(store.told(), ["delivery pending -> cancelled", "gateway gw true"]);
+    assert_eq!(store.told(), ["delivery pending -> cancelled", "gateway gw removed"]);
     let gone = id.clone();
     assert_eq!(store.read(move |db| gateways::get(db, &gone)).await.unwrap(), None);
     assert_eq!(store.number("SELECT count(*) AS value FROM gateways WHERE token IS NOT NULL").await, 0);
@@ -153,7 +153,7 @@ async fn a_purge_takes_everything_of_the_gateway_and_nothing_else(store: TestSto
     store.told();
     let id = conversation.gateway_id.clone().unwrap();
     store.write(RemoveGateway { id, purge: true, actor: Actor::system() }).await.unwrap();
-    assert_eq!(store.told(), ["delivery leased -> cancelled", "turn aborted", "deleted 1..1", "gateway gw true"]);
+    assert_eq!(store.told(), ["delivery leased -> cancelled", "turn aborted", "deleted 1..1", "gateway gw removed"]);
     for table in ["conversations", "messages", "deliveries", "participants"] {
         assert_eq!(store.number(&format!("SELECT count(*) AS value FROM {table}")).await, 1, "{table}");
     }

@@ -15,6 +15,7 @@ mod parties;
 mod pooling;
 mod schema;
 mod search;
+mod track;
 mod turns;
 mod upstream;
 mod users;

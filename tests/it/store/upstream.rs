@@ -180,6 +180,41 @@ async fn a_reset_upstream_is_a_marker_and_a_new_beginning(store: TestStore) {
     assert_eq!(lines[0].role, MessageRole::Marker);
 }
 
+/// What follows it may fail, and then all is repeated.
+async fn a_reset_that_is_noted_again_is_one_line(store: TestStore) {
+    let (_, conversation) = store.chat().await;
+    store.write(contact(&conversation, "agent:main:webchat-1", Some(8))).await.unwrap();
+    store.told();
+    let note = |session: &str| NoteReset {
+        source: Source { upstream_session: session.into(), ..source(&conversation) },
+        text: "The session was reset.".into(),
+    };
+    store.write(note("s-2")).await.unwrap();
+    store.write(note("s-2")).await.unwrap();
+    assert_eq!(store.told(), ["line 1"]);
+    store.write(note("s-3")).await.unwrap();
+    assert_eq!(store.told(), ["line 2"], "another transcript is another reset");
+    let rows = vec![mapped("r1", Meaning::Line(row("said since")))];
+    let source = Source { upstream_session: "s-3".into(), ..source(&conversation) };
+    store.write(MapRows { source, rows, mapped_seq: 4 }).await.unwrap();
+    store.write(note("s-3")).await.unwrap();
+    assert_eq!(store.told(), ["line 3", "line 4"], "the same transcript may begin anew later");
+}
+
+/// It may have been tried again for a while.
+async fn a_contact_that_is_noted_late_leaves_what_is_known_by_then(store: TestStore) {
+    let (_, conversation) = store.chat().await;
+    let source = Source { upstream_session: "s-2".into(), ..source(&conversation) };
+    let rows = vec![mapped("r1", Meaning::Line(row("said since")))];
+    store.write(MapRows { source, rows, mapped_seq: 12 }).await.unwrap();
+    store.write(contact(&conversation, "agent:main:webchat-1", Some(8))).await.unwrap();
+    let now = read(&store, &conversation).await;
+    assert_eq!(now.canonical_key.as_deref(), Some("agent:main:webchat-1"));
+    let upstream = now.upstream;
+    assert!(upstream.contacted);
+    assert_eq!((upstream.session_id.as_deref(), upstream.mapped_seq), (Some("s-2"), 12));
+}
+
 async fn a_deleted_conversation_takes_nothing_from_upstream(store: TestStore) {
     let (_, conversation) = store.chat().await;
     store.write(DeleteConversation { id: conversation.id }).await.unwrap();
@@ -207,5 +242,7 @@ on_both_databases!(
     overlapping_pages_are_imported_once,
     rows_of_every_meaning_are_mapped_once,
     a_reset_upstream_is_a_marker_and_a_new_beginning,
+    a_reset_that_is_noted_again_is_one_line,
+    a_contact_that_is_noted_late_leaves_what_is_known_by_then,
     a_deleted_conversation_takes_nothing_from_upstream,
 );

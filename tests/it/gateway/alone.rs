@@ -1,0 +1,216 @@
+//! A link by itself, on a store whose writer the test holds or has refuse: what comes between a link and its end.
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use actix::prelude::*;
+use clawbroker::actors::directory::Directory;
+use clawbroker::actors::gateway_link::{ConversationGone, DeliveryMoved, GatewayLink, Leave, LinkParts};
+use clawbroker::actors::hub::Hubs;
+use clawbroker::actors::messages::{LinkRequest, Observe, ToLink};
+use clawbroker::actors::supervisor::ChildStopped;
+use clawbroker::config::{GatewayConfig, Limits};
+use clawbroker::domain::clock::SystemClock;
+use clawbroker::domain::conversation::Conversation;
+use clawbroker::domain::delivery::DeliveryState;
+use clawbroker::domain::event::GatewayChange;
+use clawbroker::domain::gateway::{Gateway, LinkState};
+use clawbroker::domain::ids::TurnId;
+use clawbroker::domain::secret::Secret;
+use clawbroker::domain::user::{Caller, Role};
+use clawbroker::sample_gateway::Running;
+use clawbroker::store::Lane;
+use clawbroker::store::chat::To;
+use clawbroker::store::conversations::DeleteConversation;
+use clawbroker::store::gateways::{AddGateway, KeepDevice};
+use clawbroker::store::lease::STANDBY;
+use clawbroker::store::turns::BeginTurn;
+use tokio::sync::oneshot;
+
+use crate::harness::TestStore;
+use crate::harness::test_store::question;
+use crate::ws::sample_gateway;
+
+on_both_databases!(
+    a_turn_that_an_earlier_link_began_is_gone_on_with,
+    no_ghost_of_a_run_stays_behind,
+    nothing_is_asked_past_the_lease,
+    a_first_contact_is_written_when_the_store_can_again,
+);
+
+/// Hears of the end of a link.
+struct Parent;
+
+impl Actor for Parent {
+    type Context = Context<Self>;
+}
+
+impl Handler<ChildStopped> for Parent {
+    type Result = ();
+
+    fn handle(&mut self, _: ChildStopped, _: &mut Self::Context) {}
+}
+
+/// A registered gateway, with what its links share.
+struct Stage {
+    store: TestStore,
+    upstream: Running,
+    gateway: Gateway,
+    directory: Arc<Directory>,
+    caller: Caller,
+}
+
+impl Stage {
+    async fn on(store: TestStore) -> Self {
+        let upstream = sample_gateway(|_| {});
+        let token = Some(Secret::new("sample-token".to_owned()));
+        let id = "gw".parse().expect("a gateway id");
+        let gateway = AddGateway::by_system(id, "Sample", &upstream.url, token, store.vault.clone());
+        let gateway = store.write(gateway).await.expect("a new gateway");
+        let keep = KeepDevice {
+            id: gateway.id.clone(),
+            seed: Some(Secret::new("BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=".to_owned())),
+            token: None,
+            scopes: Vec::new(),
+            vault: store.vault.clone(),
+        };
+        store.write(keep).await.expect("the gateway is there");
+        let directory = Arc::new(Directory::default());
+        directory.set_lease_until(i64::MAX, None);
+        directory.set_gateway(gateway.clone());
+        let caller = store.user("ann", Role::Admin).await;
+        Self { store, upstream, gateway, directory, caller }
+    }
+
+    fn link(&self) -> Addr<GatewayLink> {
+        let parts = LinkParts {
+            gateway: self.gateway.clone(),
+            store: (*self.store).clone(),
+            directory: self.directory.clone(),
+            hubs: Arc::new(Hubs::new(self.directory.clone(), 64)),
+            clock: Arc::new(SystemClock),
+            vault: self.store.vault.clone(),
+            config: GatewayConfig::default(),
+            limits: Limits::default(),
+            parent: Parent.start().recipient(),
+        };
+        GatewayLink::new(parts).start()
+    }
+
+    async fn is(&self, state: LinkState) {
+        until("the link's state", || self.directory.gateway(&self.gateway.id).is_some_and(|c| c.status.state == state))
+            .await;
+    }
+
+    async fn session(&self, key: &str) -> Conversation {
+        self.store.session(&self.caller, &self.gateway.id, key).await
+    }
+
+    /// Asks what does not end, and waits until the run is to be seen.
+    async fn running(&self, link: &Addr<GatewayLink>, key: &str) -> Conversation {
+        let conversation = self.session(key).await;
+        let asked = self.store.ask(&self.caller, conversation.id, "gate g: first half, second half").await;
+        let delivery = Arc::new(asked.delivery.expect("a delivery"));
+        link.send(DeliveryMoved { delivery, line: Some(asked.line) }).await.expect("the link lives");
+        until("the run", || self.directory.run(conversation.id).is_some_and(|run| !run.text.is_empty())).await;
+        conversation
+    }
+
+    /// Has the store refuse every write, or no more.
+    fn refuse_writes(&self, refuse: bool) {
+        self.store.epoch().store(if refuse { STANDBY } else { 0 }, Ordering::SeqCst);
+    }
+}
+
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let began = tokio::time::Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < Duration::from_secs(30), "{what} did not come");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn until_number(store: &TestStore, sql: &str, number: i64) {
+    let began = tokio::time::Instant::now();
+    while store.number(sql).await != number {
+        assert!(began.elapsed() < Duration::from_secs(30), "{sql} is not {number}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// DLV-2: the beginning of a turn was on its way to the disk when its link was told to stop.
+async fn a_turn_that_an_earlier_link_began_is_gone_on_with(store: TestStore) {
+    let stage = Stage::on(store).await;
+    let (other, conversation) = (stage.session("other").await, stage.session("a").await);
+    let asked = stage.store.ask(&stage.caller, conversation.id, "say: here it is").await;
+    let delivery_id = asked.delivery.expect("a delivery").id;
+    let mut held = stage.store.events.hold();
+    let busy = question(&stage.caller, To::Conversation(other.id), "say: something else");
+    stage.store.write_later(Lane::Interactive, busy).expect("room in the queue");
+    held.arrived().await;
+    let begin = BeginTurn { turn_id: TurnId::new(), delivery_id };
+    stage.store.write_later(Lane::Interactive, begin).expect("room in the queue");
+    let link = stage.link();
+    until("the link", || stage.upstream.connections() > 0 || stage.store.writer().queued().0 > 1).await;
+    drop(held);
+    let began = tokio::time::Instant::now();
+    while stage.store.delivery(delivery_id).await.delivery.state != DeliveryState::Completed {
+        assert!(began.elapsed() < Duration::from_secs(30), "the question was never answered");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let log = stage.store.log(conversation.id).await;
+    assert_eq!(log.last().map(|(_, text)| text.as_str()), Some("here it is"));
+    link.send(Leave(GatewayChange::Changed)).await.expect("the link lives");
+}
+
+/// The writer forgets the runs of what was deleted or removed before the links hear of it.
+async fn no_ghost_of_a_run_stays_behind(store: TestStore) {
+    let stage = Stage::on(store).await;
+    let link = stage.link();
+    stage.is(LinkState::Connected).await;
+    let (deleted, left) = (stage.running(&link, "a").await, stage.running(&link, "b").await);
+    stage.store.write(DeleteConversation { id: deleted.id }).await.expect("it is there");
+    link.send(ConversationGone(deleted.id)).await.expect("the link lives");
+    assert!(stage.directory.run(deleted.id).is_none());
+    assert!(stage.directory.run(left.id).is_some());
+    link.send(Leave(GatewayChange::Removed)).await.expect("the link lives");
+    assert!(stage.directory.run(left.id).is_none());
+}
+
+/// D5: what waits for its turn is not sent by a node whose lease has run out.
+async fn nothing_is_asked_past_the_lease(store: TestStore) {
+    let stage = Stage::on(store).await;
+    let link = stage.link();
+    stage.is(LinkState::Connected).await;
+    stage.directory.set_lease_until(0, None);
+    let (reply, answer) = oneshot::channel();
+    let request = LinkRequest::Sessions { reply };
+    link.send(ToLink { gateway_id: stage.gateway.id.clone(), request }).await.expect("the link lives");
+    assert!(answer.await.expect("an answer").is_err());
+    stage.upstream.connected(0).await;
+}
+
+async fn a_first_contact_is_written_when_the_store_can_again(store: TestStore) {
+    let stage = Stage::on(store).await;
+    let link = stage.link();
+    stage.is(LinkState::Connected).await;
+    let conversation = stage.session("a").await;
+    stage.refuse_writes(true);
+    let (reply, answer) = oneshot::channel();
+    let request = LinkRequest::Touch { conversation_id: conversation.id, reply };
+    link.send(ToLink { gateway_id: stage.gateway.id.clone(), request }).await.expect("the link lives");
+    // Behind the answer to `chat.history`, the only request of a session's, the contact has been submitted.
+    let began = tokio::time::Instant::now();
+    loop {
+        let report = link.send(Observe).await.expect("the link lives").state;
+        if report["requests_sent_total"] == 5 && report["requests_in_flight"] == 0 {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "the log was not asked for: {report}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    stage.refuse_writes(false);
+    answer.await.expect("an answer").expect("the log is known");
+    until_number(&stage.store, "SELECT count(*) AS value FROM conversations WHERE canonical_key = 'agent:main:a'", 1)
+        .await;
+}
