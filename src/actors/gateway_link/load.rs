@@ -73,8 +73,8 @@ fn open_sessions(db: &mut Db, id: &GatewayId, party: PartyId) -> Result<Vec<Load
             let line = lines.get(&message_id)?;
             Some(Question { delivery_id, message_id, seq: line.seq, text: line.text.as_str().into() })
         });
-        if let Some(place) = places.get(&turn.conversation_id) {
-            sessions[*place].1 = Some((turn, question));
+        if let Some(session) = places.get(&turn.conversation_id).and_then(|place| sessions.get_mut(*place)) {
+            session.1 = Some((turn, question));
         }
     }
     let mut after_n = 0;
@@ -91,9 +91,9 @@ fn open_sessions(db: &mut Db, id: &GatewayId, party: PartyId) -> Result<Vec<Load
         let lines = messages::by_ids(db, &asked)?;
         for delivery in waiting {
             if let Some(line) = lines.get(&delivery.message_id)
-                && let Some(place) = places.get(&delivery.conversation_id)
+                && let Some(session) = places.get(&delivery.conversation_id).and_then(|place| sessions.get_mut(*place))
             {
-                sessions[*place].2.push(question_of(&delivery, line));
+                session.2.push(question_of(&delivery, line));
             }
         }
     }
