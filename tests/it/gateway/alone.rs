@@ -36,6 +36,7 @@ on_both_databases!(
     no_ghost_of_a_run_stays_behind,
     nothing_is_asked_past_the_lease,
     a_first_contact_is_written_when_the_store_can_again,
+    a_device_token_is_stored_when_the_store_can_again,
 );
 
 /// Hears of the end of a link.
@@ -62,7 +63,10 @@ struct Stage {
 
 impl Stage {
     async fn on(store: TestStore) -> Self {
-        let upstream = sample_gateway(|_| {});
+        Self::below(sample_gateway(|_| {}), store).await
+    }
+
+    async fn below(upstream: Running, store: TestStore) -> Self {
         let token = Some(Secret::new("sample-token".to_owned()));
         let id = "gw".parse().expect("a gateway id");
         let gateway = AddGateway::by_system(id, "Sample", &upstream.url, token, store.vault.clone());
@@ -213,4 +217,21 @@ async fn a_first_contact_is_written_when_the_store_can_again(store: TestStore) {
     answer.await.expect("an answer").expect("the log is known");
     until_number(&stage.store, "SELECT count(*) AS value FROM conversations WHERE canonical_key = 'agent:main:a'", 1)
         .await;
+}
+
+/// A gateway gives tokens to approved devices, with each hello.
+async fn a_device_token_is_stored_when_the_store_can_again(store: TestStore) {
+    let stage = Stage::below(sample_gateway(|options| options.pairing = true), store).await;
+    let link = stage.link();
+    stage.is(LinkState::PairingRequired).await;
+    stage.refuse_writes(true);
+    assert!(stage.upstream.approve(&stage.upstream.pending_pairings()[0]));
+    let request = LinkRequest::Reconnect;
+    link.send(ToLink { gateway_id: stage.gateway.id.clone(), request }).await.expect("the link lives");
+    stage.is(LinkState::Connected).await;
+    let stored = "SELECT count(*) AS value FROM gateways WHERE device_token IS NOT NULL";
+    assert_eq!(stage.store.number(stored).await, 0);
+    stage.refuse_writes(false);
+    stage.upstream.restart("boot-2").await.expect("the port is free again");
+    until_number(&stage.store, stored, 1).await;
 }
