@@ -212,7 +212,13 @@ async fn what_is_sent_meanwhile_is_steered_into_the_run() {
         assert_eq!(peer.say(key, &format!("say: answer {key}")).await["payload"]["status"], "started");
     }
     assert_eq!(peer.say("2", "say: answer 2").await["payload"]["status"], "in_flight");
-    let page = peer.ask("chat.history", json!({ "sessionKey": "s" })).await["payload"].clone();
+    // The run takes a moment to come to its gate.
+    let page = loop {
+        let page = peer.ask("chat.history", json!({ "sessionKey": "s" })).await["payload"].clone();
+        if page["inFlightRun"]["text"] != "" {
+            break page;
+        }
+    };
     assert_eq!((&page["inFlightRun"]["runId"], &page["inFlightRun"]["text"]), (&json!("1"), &json!("first ")));
     gateway.release("g");
     for key in ["2", "3"] {
