@@ -8,7 +8,7 @@ use crate::domain::user::{Caller, Role, TOKEN_PREFIX};
 use crate::store::Store;
 use crate::store::audit::Actor;
 use crate::store::gateways::{self, AddGateway, ChangeGateway, Changes};
-use crate::store::purge::PurgeStep;
+use crate::store::purge::{self, PurgeStep};
 use crate::store::users::{self, ADMIN, AddToken, AddUser, ReviveToken, RevokeToken, User};
 use crate::store::vault::{Vault, write_private};
 
@@ -145,7 +145,15 @@ async fn ensure_gateway(store: &Store, config: &Config, vault: &Vault, url: &str
     match known {
         None => {
             // A removal that was not finished keeps the id taken, and nobody goes on with it before the node is active.
-            while store.write_bulk(PurgeStep).await? {}
+            let wanted = id.clone();
+            while store
+                .read({
+                    let id = wanted.clone();
+                    move |db| purge::is_under_way(db, &id)
+                })
+                .await?
+                && store.write_bulk(PurgeStep).await?
+            {}
             let command = AddGateway::by_system(id, DEFAULT_GATEWAY, url, token, vault.clone());
             store.write(command).await.map(drop)
         }

@@ -102,7 +102,12 @@ impl Command for AcceptChat {
             ..NewLine::text(self.line_only.unwrap_or(MessageRole::User), sender, "")
         };
         let line = Arc::new(messages::append(tx, conversation.id, Place::End, new)?);
-        spoke(tx, conversation.id, sender_id, line.seq)?;
+        if sender_id == self.caller.party_id {
+            spoke(tx, conversation.id, sender_id, line.seq)?;
+        } else {
+            // Whoever is shown as the sender has seen nothing.
+            conversations::join(tx, conversation.id, sender_id)?;
+        }
         let topic = tx.topic(conversation.id)?;
         let sent = self.gateway_up && waiting == 0;
         let ack_to = self.socket_id.map(|socket_id| AckTo { socket_id, client_key: self.client_key.clone(), sent });

@@ -52,8 +52,7 @@ impl TryFrom<Row> for Conversation {
             kind,
             gateway_id,
             key: row.key,
-            // Until the first contact it is only what the key would be upstream.
-            canonical_key: row.canonical_key.filter(|_| row.contacted),
+            canonical_key: row.canonical_key.filter(|key| !key.starts_with(EXPECTED)),
             title: row.title,
             agent_id: row.agent_id,
             model: row.model,
@@ -116,8 +115,16 @@ impl SessionName {
     }
 }
 
-/// Finds a session by either of its names. One that was not contacted yet is known by the form that its key would get, so
-/// that two keys of one session upstream are one session here.
+/// Stands before a canonical key that the gateway has not told: nothing is ever sent under it.
+const EXPECTED: char = '~';
+
+/// What is stored of a session's canonical key until the gateway tells it.
+fn expected(canonical: &str) -> String {
+    format!("{EXPECTED}{canonical}")
+}
+
+/// Finds a session by either of its names. One whose gateway has not told its canonical key is known by the form that its
+/// key would get, so that two keys of one session upstream are one session here.
 pub fn find(db: &mut Db, name: &SessionName) -> Result<Option<Conversation>, Error> {
     let live = || {
         conversations::table
@@ -134,7 +141,16 @@ pub fn find(db: &mut Db, name: &SessionName) -> Result<Option<Conversation>, Err
         .optional()?;
     let found = match by_key {
         Some(row) => Some(row),
-        None => live().filter(conversations::canonical_key.eq(&name.canonical)).first(db).optional()?,
+        None => {
+            let told: Option<Row> =
+                live().filter(conversations::canonical_key.eq(&name.canonical)).first(db).optional()?;
+            match told {
+                Some(row) => Some(row),
+                None => {
+                    live().filter(conversations::canonical_key.eq(expected(&name.canonical))).first(db).optional()?
+                }
+            }
+        }
     };
     found.map(Conversation::try_from).transpose()
 }
@@ -205,7 +221,7 @@ pub(super) fn insert(
             conversations::kind.eq(conversation.kind as i32),
             conversations::gateway_id.eq(name.gateway_id.as_str()),
             conversations::key.eq(&conversation.key),
-            conversations::canonical_key.eq(&name.canonical),
+            conversations::canonical_key.eq(expected(&name.canonical)),
             conversations::title.eq(&conversation.title),
             conversations::agent_id.eq(&conversation.agent_id),
             conversations::model.eq(&conversation.model),
@@ -235,8 +251,9 @@ pub(super) fn deleted_at(db: &mut Db, name: &SessionName) -> Result<Option<i64>,
             .select(conversations::deleted_at)
     };
     let by_key: Option<Option<i64>> = deleted().filter(conversations::key.eq(&name.key)).first(db).optional()?;
+    let names = [name.canonical.clone(), expected(&name.canonical)];
     let by_canonical: Option<Option<i64>> =
-        deleted().filter(conversations::canonical_key.eq(&name.canonical)).first(db).optional()?;
+        deleted().filter(conversations::canonical_key.eq_any(names)).first(db).optional()?;
     Ok(by_key.flatten().max(by_canonical.flatten()))
 }
 
@@ -429,31 +446,6 @@ impl Command for MarkRead {
             .set(participants::read_seq.eq(seq))
             .execute(tx.write())?;
         Ok(())
-    }
-}
-
-/// Changes what a person may change of a session. `None` leaves a field as it is.
-pub struct PatchSession {
-    pub id: ConversationId,
-    pub title: Option<Option<String>>,
-    pub archived: Option<bool>,
-}
-
-impl Command for PatchSession {
-    type Output = Conversation;
-
-    fn apply(&self, tx: &mut Tx<'_>) -> Result<Conversation, Error> {
-        let mut found = get(tx.read(), self.id)?.ok_or_else(|| Error::not_found("session", self.id))?;
-        if let Some(title) = &self.title {
-            found.title.clone_from(title);
-        }
-        if let Some(archived) = self.archived {
-            found.archived = archived;
-        }
-        diesel::update(conversations::table.find(self.id.as_bytes().as_slice()))
-            .set((conversations::title.eq(&found.title), conversations::archived.eq(found.archived)))
-            .execute(tx.write())?;
-        Ok(found)
     }
 }
 

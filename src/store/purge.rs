@@ -41,7 +41,7 @@ pub(super) fn of_gateway(tx: &mut Tx<'_>, gateway: &GatewayId) -> Result<(), Err
 }
 
 /// Tells whether conversations of a gateway wait for their removal.
-pub(super) fn is_under_way(db: &mut Db, gateway: &GatewayId) -> Result<bool, Error> {
+pub fn is_under_way(db: &mut Db, gateway: &GatewayId) -> Result<bool, Error> {
     let waiting = conversations::table.filter(conversations::purge.and(conversations::gateway_id.eq(gateway.as_str())));
     Ok(diesel::select(diesel::dsl::exists(waiting)).get_result(db)?)
 }

@@ -82,3 +82,28 @@ impl CreateSession {
         conversations::get(tx.read(), ConversationId::try_from(id.as_slice())?)
     }
 }
+
+/// Changes what a person may change of a session. `None` leaves a field as it is.
+pub struct PatchSession {
+    pub id: ConversationId,
+    pub title: Option<Option<String>>,
+    pub archived: Option<bool>,
+}
+
+impl Command for PatchSession {
+    type Output = Conversation;
+
+    fn apply(&self, tx: &mut Tx<'_>) -> Result<Conversation, Error> {
+        let mut found = conversations::get(tx.read(), self.id)?.ok_or_else(|| Error::not_found("session", self.id))?;
+        if let Some(title) = &self.title {
+            found.title.clone_from(title);
+        }
+        if let Some(archived) = self.archived {
+            found.archived = archived;
+        }
+        diesel::update(table::table.find(self.id.as_bytes().as_slice()))
+            .set((table::title.eq(&found.title), table::archived.eq(found.archived)))
+            .execute(tx.write())?;
+        Ok(found)
+    }
+}

@@ -265,6 +265,7 @@ impl Handler<ConversationGone> for GatewayLink {
                 self.by_run.remove(run);
             }
         }
+        self.answer_touches(msg.0);
         // An event of the run may have been told after the store's writer had forgotten it.
         self.parts.directory.forget_runs_of(msg.0);
     }

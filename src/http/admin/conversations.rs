@@ -232,7 +232,10 @@ pub(super) async fn get(call: Call<Observer, Conversation>, state: web::Data<App
     };
     let (gateway, found) = state.store.read(read).await?;
     let gateway = gateway.iter().map(|party| Participant { party: party.into(), read_seq: None });
-    let others = found.iter().map(|(party, seq)| Participant { party: party.into(), read_seq: Some(*seq) });
+    let others = found
+        .iter()
+        .filter(|(party, _)| party.kind != PartyKind::Gateway)
+        .map(|(party, seq)| Participant { party: party.into(), read_seq: Some(*seq) });
     let parties = others.chain(gateway).collect();
     Ok(HttpResponse::Ok().json(View { parties: Some(parties), ..View::of(&conversation, &state) }))
 }

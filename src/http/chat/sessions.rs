@@ -24,8 +24,8 @@ use crate::http::idempotency::IdempotencyKey;
 use crate::http::request::RequestInfo;
 use crate::http::state::AppState;
 use crate::store::audit::Audited;
-use crate::store::conversations::{self, DeleteConversation, Listed, NewSession, PatchSession};
-use crate::store::sessions::CreateSession;
+use crate::store::conversations::{self, DeleteConversation, Listed, NewSession};
+use crate::store::sessions::{CreateSession, PatchSession};
 
 /// How long a deletion upstream may take.
 const DELETE_WAIT: Duration = Duration::from_secs(15);

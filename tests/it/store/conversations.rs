@@ -7,8 +7,9 @@ use clawbroker::domain::turn::TurnState;
 use clawbroker::domain::user::Role;
 use clawbroker::store::chat::To;
 use clawbroker::store::conversations::{
-    self, DeleteConversation, Filter, Listed, MarkRead, NewSession, OpenSession, PatchSession, SessionName,
+    self, DeleteConversation, Filter, Listed, MarkRead, NewSession, OpenSession, SessionName,
 };
+use clawbroker::store::sessions::PatchSession;
 use clawbroker::store::turns::{self, BeginForeignTurn};
 use clawbroker::store::upstream::NoteContact;
 
@@ -45,6 +46,12 @@ async fn a_session_is_found_by_either_name(store: TestStore) {
         }
         store.write(contact(conversation.id, "agent:main:webchat-1")).await.unwrap();
     }
+    // An older gateway tells no canonical key: what is expected is known here and never sent.
+    let old = store.session(&store.user("old", Role::Member).await, &gateway, "old").await;
+    store.write(NoteContact { canonical_key: None, ..contact(old.id, "") }).await.unwrap();
+    let again = session_name(&gateway, "OLD");
+    let found = store.read(move |db| conversations::find(db, &again)).await.unwrap().unwrap();
+    assert_eq!((found.id, found.canonical_key), (old.id, None));
     // The gateway has the last word about its default agent.
     let other = store.session(&store.user("ops", Role::Operator).await, &gateway, "here").await;
     store.write(contact(other.id, "agent:work:here")).await.unwrap();
