@@ -136,6 +136,17 @@ async fn ensure_admin_token(store: &Store, config: &Config, admin: &User) -> Res
     Ok(first_start)
 }
 
+/// Goes on with the removal of a gateway's conversations until it is over.
+async fn finish_purge(store: &Store, id: &GatewayId) -> Result<(), Error> {
+    loop {
+        let asked = id.clone();
+        if !store.read(move |db| purge::is_under_way(db, &asked)).await? {
+            return Ok(());
+        }
+        store.write_bulk(PurgeStep).await?;
+    }
+}
+
 /// Registers the configured gateway, or brings it up to date.
 async fn ensure_gateway(store: &Store, config: &Config, vault: &Vault, url: &str) -> Result<(), Error> {
     let id: GatewayId = DEFAULT_GATEWAY.parse()?;
@@ -145,15 +156,7 @@ async fn ensure_gateway(store: &Store, config: &Config, vault: &Vault, url: &str
     match known {
         None => {
             // A removal that was not finished keeps the id taken, and nobody goes on with it before the node is active.
-            let wanted = id.clone();
-            while store
-                .read({
-                    let id = wanted.clone();
-                    move |db| purge::is_under_way(db, &id)
-                })
-                .await?
-                && store.write_bulk(PurgeStep).await?
-            {}
+            finish_purge(store, &id).await?;
             let command = AddGateway::by_system(id, DEFAULT_GATEWAY, url, token, vault.clone());
             store.write(command).await.map(drop)
         }

@@ -93,9 +93,9 @@ const KEY_BYTES_MAX: usize = 255;
 impl Chat {
     /// Returns the message, or says why it cannot be taken.
     pub(super) fn checked_text(&self, bytes_max: usize) -> Result<String, Error> {
-        let is_key = |key: &String| (1..=KEY_BYTES_MAX).contains(&key.len()) && !key.contains('\0');
+        let is_key = |key: &String| (1..=KEY_BYTES_MAX).contains(&key.len());
         if !self.idempotency_key.as_ref().is_none_or(is_key) {
-            return Err(bad(format!("`idempotencyKey` has 1 to {KEY_BYTES_MAX} bytes, and no NUL character")));
+            return Err(bad(format!("`idempotencyKey` has 1 to {KEY_BYTES_MAX} bytes")));
         }
         if self.attachments.as_ref().is_some_and(|attachments| !attachments.is_empty()) {
             return Err(Error::new(ErrorCode::UpstreamRefused, "attachments cannot be sent yet"));

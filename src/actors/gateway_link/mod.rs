@@ -24,7 +24,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use serde_json::json;
 
-use self::reading::{Reading, Wanted};
+use self::reading::{Reading, Wanted, refuse_touches};
 use self::requests::{For, Request, Requests};
 use self::session::{Options, Session};
 use self::socket::Outgoing;
@@ -35,6 +35,7 @@ use super::supervisor::{Child, ChildStopped};
 use crate::config::{GatewayConfig, Limits};
 use crate::domain::clock::Clock;
 use crate::domain::delivery::{Delivery, DeliveryState};
+use crate::domain::error::Error;
 use crate::domain::event::{GatewayChange, LinkChange, Live};
 use crate::domain::gateway::{Gateway, LinkState, LinkStatus};
 use crate::domain::ids::ConversationId;
@@ -266,6 +267,7 @@ impl Handler<ConversationGone> for GatewayLink {
             }
         }
         self.answer_touches(msg.0);
+        drop(refuse_touches(self.reading.forget(msg.0), &Error::not_found("session", msg.0)));
         // An event of the run may have been told after the store's writer had forgotten it.
         self.parts.directory.forget_runs_of(msg.0);
     }

@@ -44,7 +44,7 @@ impl<T> Default for Reading<T> {
 }
 
 impl<T> Reading<T> {
-    /// Lets something wait. When nobody reads the session, it is given back to be read for now.
+    /// Lets something wait. When nobody reads the session, it is given back: the caller is to read the session for it.
     fn wait(&mut self, id: ConversationId, wanted: T) -> Option<T> {
         if let Some(waiting) = self.by_session.get_mut(&id) {
             waiting.push(wanted);
@@ -61,6 +61,11 @@ impl<T> Reading<T> {
             self.by_session.remove(&id);
         }
         more
+    }
+
+    /// The session was deleted: what is being read of it counts no more. Returns what waited.
+    pub(super) fn forget(&mut self, id: ConversationId) -> Vec<T> {
+        self.by_session.remove(&id).unwrap_or_default()
     }
 
     fn is_reading(&self, id: ConversationId) -> bool {
@@ -126,6 +131,8 @@ impl GatewayLink {
         }
         .into_actor(self)
         .map(move |read, this, ctx| match read {
+            // It was deleted meanwhile, and what was read is from before.
+            _ if !this.reading.is_reading(id) => drop(refuse_touches(wanted, &Error::not_found("session", id))),
             Ok((found, lines)) => {
                 this.on_read(id, found, &lines, wanted, ctx);
                 let more = this.reading.next(id);
@@ -186,7 +193,7 @@ impl GatewayLink {
 }
 
 /// Answers those who look with an error, and returns the questions.
-fn refuse_touches(wanted: Vec<Wanted>, error: &Error) -> Vec<Wanted> {
+pub(super) fn refuse_touches(wanted: Vec<Wanted>, error: &Error) -> Vec<Wanted> {
     let mut questions = Vec::new();
     for wanted in wanted {
         match wanted {
@@ -213,6 +220,9 @@ mod tests {
         assert_eq!(reading.next(session), [3]);
         assert!(reading.next(session).is_empty() && !reading.is_reading(session));
         assert_eq!(reading.wait(session, 4), Some(4));
+        assert_eq!(reading.wait(session, 5), None);
+        assert_eq!(reading.forget(session), [5], "it was deleted");
+        assert!(!reading.is_reading(session) && reading.forget(session).is_empty());
         assert!(reading.is_reading(other));
     }
 }

@@ -74,9 +74,9 @@ pub(super) struct DeadOnes {
 #[derive(Serialize, ToSchema)]
 pub(super) struct Redriven {
     redriven: usize,
-    /// Those that had reached their gateway, or whose conversation was deleted, stay dead.
+    /// Those that had reached their gateway, or whose conversation was deleted, stay dead. Counted when `more` is false.
     refused: usize,
-    /// Those that could not be started for now, for example because the store had no room for more work: call again.
+    /// Those that the store could not take, for example because it had no room for more work: call again.
     failed: usize,
     /// There are more than one call takes: call again.
     more: bool,
@@ -102,13 +102,14 @@ pub(super) async fn redrive_many(
         return Ok(HttpResponse::Ok().json(Redriven { redriven: 0, refused: 0, failed: 0, more: false }));
     };
     let read = move |db: &mut Db| {
-        let dead = deliveries::count(db, &filter)?;
-        let redrivable = Filter { redrivable: true, ..filter };
-        let stay = dead - deliveries::count(db, &redrivable)?;
-        Ok::<_, Error>((deliveries::list(db, &redrivable, AT_ONCE + 1)?, stay))
+        let redrivable = Filter { redrivable: true, ..filter.clone() };
+        let found = deliveries::list(db, &redrivable, AT_ONCE + 1)?;
+        let more = found.len() as i64 > AT_ONCE;
+        // Once, by the last call: the count looks at all dead ones.
+        let stay = if more { 0 } else { deliveries::count(db, &filter)? - found.len() as i64 };
+        Ok::<_, Error>((found, more, stay))
     };
-    let (found, stay) = state.store.read(read).await?;
-    let more = found.len() as i64 > AT_ONCE;
+    let (found, more, stay) = state.store.read(read).await?;
     let actor = info.actor(&call.caller);
     // Handed in together, so that they share a commit.
     let asked = found

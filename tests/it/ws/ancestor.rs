@@ -13,7 +13,7 @@ async fn the_ancestors_readme_works_unchanged(database: Database) {
     broker.token = String::new();
 
     // POST /api/gateways - Add new gateway
-    let body = json!({ "id": "home", "name": "Home", "url": gateway.url, "token": "sample-token" });
+    let body = json!({ "id": "desk", "name": "Desk", "url": gateway.url, "token": "sample-token" });
     let (status, added) = broker.post("/api/gateways", body.clone()).await;
     assert_eq!(status, 200, "{added}");
     assert!(!added.to_string().contains("sample-token"), "{added}");
@@ -30,10 +30,10 @@ async fn the_ancestors_readme_works_unchanged(database: Database) {
         }
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     };
-    assert_eq!(list, json!([{ "id": "home", "name": "Home", "url": gateway.url, "connected": true }]));
+    assert_eq!(list, json!([{ "id": "desk", "name": "Desk", "url": gateway.url, "connected": true }]));
 
     // GET /api/gateways/{id}/status - Connection status + agents + models
-    let (status, told) = broker.get("/api/gateways/home/status").await;
+    let (status, told) = broker.get("/api/gateways/desk/status").await;
     assert_eq!(status, 200, "{told}");
     assert_eq!(told["connected"], true);
     assert!(told["agents"].is_array() && told["models"].is_array() && told["default_model"].is_string(), "{told}");
@@ -42,11 +42,11 @@ async fn the_ancestors_readme_works_unchanged(database: Database) {
 
     // POST and GET sessions
     let (status, session) =
-        broker.post("/api/gateways/home/sessions", json!({ "session_key": "webchat-123", "title": "First" })).await;
+        broker.post("/api/gateways/desk/sessions", json!({ "session_key": "webchat-123", "title": "First" })).await;
     assert_eq!(status, 200, "{session}");
-    let (status, _) = broker.post("/api/gateways/home/sessions", json!({ "session_key": "webchat-123" })).await;
+    let (status, _) = broker.post("/api/gateways/desk/sessions", json!({ "session_key": "webchat-123" })).await;
     assert_eq!(status, 400);
-    let (status, session) = broker.get("/api/gateways/home/sessions/webchat-123").await;
+    let (status, session) = broker.get("/api/gateways/desk/sessions/webchat-123").await;
     assert_eq!(
         (status, &session["session_key"], &session["title"]),
         (200, &json!("webchat-123"), &json!("First")),
@@ -54,7 +54,7 @@ async fn the_ancestors_readme_works_unchanged(database: Database) {
     );
 
     // WS /ws/chat/{gw_id}
-    let mut browser = Browser::open(&broker.address, "/ws/chat/home", None).await;
+    let mut browser = Browser::open(&broker.address, "/ws/chat/desk", None).await;
     let hello = browser.next().await.expect("the first frame");
     assert_eq!(hello["type"], "connected");
     assert!(hello["agents"].is_array() && hello["models"].is_array() && hello["defaultModel"].is_string(), "{hello}");
@@ -104,24 +104,24 @@ async fn the_ancestors_readme_works_unchanged(database: Database) {
     browser.until_type("pong").await;
 
     // GET …/messages?limit=50&before=ID
-    let (status, messages) = broker.get("/api/gateways/home/sessions/webchat-123/messages?limit=50").await;
+    let (status, messages) = broker.get("/api/gateways/desk/sessions/webchat-123/messages?limit=50").await;
     let messages = messages.as_array().cloned().unwrap_or_default();
     assert_eq!(status, 200);
     assert!(messages.len() >= 5, "{messages:?}");
     let before = messages[2]["id"].as_str().expect("an id");
     let (status, older) =
-        broker.get(&format!("/api/gateways/home/sessions/webchat-123/messages?before={before}")).await;
+        broker.get(&format!("/api/gateways/desk/sessions/webchat-123/messages?before={before}")).await;
     assert_eq!((status, older.as_array().map(Vec::len)), (200, Some(2)), "{older}");
-    let (status, none) = broker.get("/api/gateways/home/sessions/unknown/messages").await;
+    let (status, none) = broker.get("/api/gateways/desk/sessions/unknown/messages").await;
     assert_eq!((status, none), (200, json!([])));
 
     // DELETE
     assert_eq!(
-        broker.call("DELETE", "/api/gateways/home/sessions/webchat-123", None).await,
+        broker.call("DELETE", "/api/gateways/desk/sessions/webchat-123", None).await,
         (200, json!({ "ok": true }))
     );
-    assert_eq!(broker.get("/api/gateways/home/sessions/webchat-123").await.0, 404);
-    assert_eq!(broker.call("DELETE", "/api/gateways/home", None).await, (200, json!({ "ok": true })));
+    assert_eq!(broker.get("/api/gateways/desk/sessions/webchat-123").await.0, 404);
+    assert_eq!(broker.call("DELETE", "/api/gateways/desk", None).await, (200, json!({ "ok": true })));
     let (status, health) = broker.get("/health").await;
     assert_eq!((status, &health["status"]), (200, &json!("healthy")));
 }
