@@ -143,7 +143,7 @@ async fn finish_purge(store: &Store, id: &GatewayId) -> Result<(), Error> {
         if !store.read(move |db| purge::is_under_way(db, &asked)).await? {
             return Ok(());
         }
-        store.write_bulk(PurgeStep).await?;
+        store.write_bulk(PurgeStep { gateway_id: Some(id.clone()) }).await?;
     }
 }
 

@@ -56,7 +56,7 @@ impl Upkeep {
         async move {
             // Side by side, so that one commit serves both.
             let (indexing, purging) =
-                futures_util::try_join!(store.write_bulk(IndexLines), store.write_bulk(PurgeStep))?;
+                futures_util::try_join!(store.write_bulk(IndexLines), store.write_bulk(PurgeStep::default()))?;
             Ok::<bool, Error>(indexing || purging)
         }
         .into_actor(self)

@@ -219,7 +219,7 @@ async fn remove_alone(alone: Offline, remove: &Remove) -> Result<(), Failure> {
     let command = RemoveGateway { id: remove.id.clone(), purge: remove.purge, actor: offline::actor() };
     let removed = alone.store.write(command).await;
     // What is left over after an interruption goes with the next start of a server.
-    while removed.is_ok() && remove.purge && alone.store.write(PurgeStep).await? {}
+    while removed.is_ok() && remove.purge && alone.store.write(PurgeStep::default()).await? {}
     alone.close().await;
     match removed {
         Err(error) if error.code() == ErrorCode::GatewayNotFound => Err(no_gateway(remove.id.as_str())),

@@ -7,7 +7,7 @@ use super::history::{HistoryPage, HistoryRow, Marker, RowRole, same_text};
 
 mod mapping;
 
-pub use mapping::{KnownTurn, Mapped, Meaning, map_tail, was_reset};
+pub use mapping::{Known, KnownTurn, Mapped, Meaning, map_tail, was_reset};
 
 /// A question that was handed to the gateway, or a run that somebody else started.
 #[derive(Clone, Copy, Debug)]

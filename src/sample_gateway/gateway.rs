@@ -13,7 +13,7 @@ use super::frames::{Refusal, assistant, set};
 use super::run::{Run, Steered, bare};
 use super::session::{Session, canonical, fresh_id, injected_row, user_row};
 
-const SESSIONS_MAX: usize = 1_000;
+const SESSIONS_MAX: usize = 2_000;
 /// Keys that are remembered in memory, as the real gateway does; older ones are found in the history.
 const KEYS_MAX: usize = 1_000;
 const SENDS_MAX: usize = 10_000;

@@ -4,7 +4,7 @@
 //! others have begun on the gateway is an operator's; a member may have it only if it was the member's own here before.
 use diesel::prelude::*;
 
-use super::conversations;
+use super::conversations::{self, SessionName};
 use super::deliveries;
 use super::dialect::Db;
 use super::schema::{conversations as table, turns};
@@ -26,8 +26,8 @@ pub const FOREIGN_SESSION: &str = "foreign_session";
 #[derive(Clone, Debug)]
 pub struct ClaimSession {
     pub conversation_id: ConversationId,
-    /// The gateway's own name of it.
-    pub canonical_key: Option<String>,
+    /// By the gateway's own name of it, where it has told one.
+    pub name: SessionName,
 }
 
 impl Command for ClaimSession {
@@ -36,7 +36,7 @@ impl Command for ClaimSession {
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<bool, Error> {
         let Some(found) = conversations::get(tx.read(), self.conversation_id)? else { return Ok(false) };
-        if may_have(tx.read(), &found, self.canonical_key.as_deref())? {
+        if may_have(tx.read(), &found, &self.name)? {
             return Ok(true);
         }
         let topic = tx.topic(found.id)?;
@@ -45,21 +45,22 @@ impl Command for ClaimSession {
             let action = Move::Fail { attempt: None, reason: FOREIGN_SESSION.to_owned() };
             deliveries::apply_to(tx, stored, &action, true)?;
         }
+        conversations::DeleteConversation { id: found.id }.apply(tx)?;
         // It never was the member's: whoever names it next is not kept from what stands on the gateway.
         diesel::update(table::table.find(found.id.as_bytes().as_slice()))
             .set(table::owner_id.eq(None::<Vec<u8>>))
             .execute(tx.write())?;
-        conversations::DeleteConversation { id: found.id }.apply(tx).map(|_| false)
+        Ok(false)
     }
 }
 
-fn may_have(db: &mut Db, found: &Conversation, canonical: Option<&str>) -> Result<bool, Error> {
+fn may_have(db: &mut Db, found: &Conversation, name: &SessionName) -> Result<bool, Error> {
     let Some(owner) = found.owner_id else { return Ok(true) };
     let is_operator = users::get(db, owner)?.is_some_and(|user| user.role >= Role::Operator);
     Ok(is_operator
         || found.upstream.contacted
         || was_asked(db, found.id)?
-        || last_owner(db, found, canonical)? == Some(owner))
+        || last_owner(db, found, name)? == Some(owner))
 }
 
 /// A question of ours may have reached the gateway: what it has of the session is ours, and the note of the first
@@ -71,9 +72,8 @@ fn was_asked(db: &mut Db, id: ConversationId) -> Result<bool, Error> {
 }
 
 /// Whose this session of the gateway is here under another name, or was until it was deleted.
-fn last_owner(db: &mut Db, found: &Conversation, canonical: Option<&str>) -> Result<Option<UserId>, Error> {
-    let gateway = found.gateway_id.as_ref().map_or("", |id| id.as_str()).to_owned();
-    let canonical = canonical.unwrap_or(&found.key);
+fn last_owner(db: &mut Db, found: &Conversation, name: &SessionName) -> Result<Option<UserId>, Error> {
+    let (gateway, forms) = (name.gateway_id.as_str().to_owned(), name.forms());
     let contacted = || {
         table::table
             .filter(table::gateway_id.eq(gateway.clone()).and(table::contacted.eq(true)))
@@ -81,13 +81,13 @@ fn last_owner(db: &mut Db, found: &Conversation, canonical: Option<&str>) -> Res
             .into_boxed()
     };
     let living: Option<Used> = contacted()
-        .filter(table::deleted_at.is_null().and(table::canonical_key.eq(canonical)))
+        .filter(table::deleted_at.is_null().and(table::canonical_key.eq_any(&forms)))
         .filter(table::id.ne(found.id.as_bytes().as_slice()))
         .first(db)
         .optional()?;
     let deleted = || contacted().filter(table::deleted_at.is_not_null()).order(table::deleted_at.desc());
     let by_key: Option<Used> = deleted().filter(table::key.eq(&found.key)).first(db).optional()?;
-    let by_canonical: Option<Used> = deleted().filter(table::canonical_key.eq(canonical)).first(db).optional()?;
+    let by_canonical: Option<Used> = deleted().filter(table::canonical_key.eq_any(&forms)).first(db).optional()?;
     let newest = by_key.into_iter().chain(by_canonical).max_by_key(|(deleted_at, _)| *deleted_at);
     let owner = living.or(newest).and_then(|(_, owner)| owner);
     owner.map(|owner| UserId::try_from(owner.as_slice())).transpose()

@@ -52,7 +52,7 @@ impl TryFrom<Row> for Conversation {
             kind,
             gateway_id,
             key: row.key,
-            canonical_key: row.canonical_key.filter(|key| !key.starts_with(EXPECTED)),
+            canonical_key: row.canonical_key.filter(|key| !key.starts_with(UNTOLD)),
             title: row.title,
             agent_id: row.agent_id,
             model: row.model,
@@ -104,27 +104,43 @@ pub struct SessionName {
     pub key: String,
     /// What the gateway calls it, or would as far as is known.
     pub canonical: String,
+    /// The same without the gateway's default agent, where it is one of that agent's.
+    short: Option<String>,
 }
 
 impl SessionName {
     /// Names a session by what a client calls it. Before a gateway was reached once its default agent is taken for the
     /// usual one.
     pub fn new(gateway_id: GatewayId, key: &SessionKey, default_agent: Option<&str>) -> Self {
-        let canonical = key.canonical(default_agent.unwrap_or(USUAL_AGENT)).as_str().to_owned();
-        Self { gateway_id, key: key.as_str().to_owned(), canonical }
+        let agent = default_agent.unwrap_or(USUAL_AGENT);
+        let name = Self::told(gateway_id, key.canonical(agent).as_str(), Some(agent));
+        Self { key: key.as_str().to_owned(), ..name }
+    }
+
+    /// Names a session by what its gateway calls it.
+    pub fn told(gateway_id: GatewayId, canonical: &str, default_agent: Option<&str>) -> Self {
+        let prefix = format!("agent:{}:", default_agent.unwrap_or(USUAL_AGENT));
+        let short = canonical.strip_prefix(&prefix).filter(|short| !short.starts_with("agent:")).map(str::to_owned);
+        Self { gateway_id, key: canonical.to_owned(), canonical: canonical.to_owned(), short }
+    }
+
+    /// What may be stored as the canonical key of this session: the one that was told first.
+    pub(super) fn forms(&self) -> Vec<String> {
+        let untold = [Some(&self.canonical), self.short.as_ref()].into_iter().flatten().map(|name| untold(name));
+        std::iter::once(self.canonical.clone()).chain(untold).collect()
     }
 }
 
-/// Stands before a canonical key that the gateway has not told: nothing is ever sent under it.
-const EXPECTED: char = '~';
+/// Stands before the canonical key of a session whose gateway has not told it: nothing is ever sent under it.
+const UNTOLD: char = '~';
 
-/// What is stored of a session's canonical key until the gateway tells it.
-fn expected(canonical: &str) -> String {
-    format!("{EXPECTED}{canonical}")
+/// What is stored of a session's canonical key until the gateway tells it: the name that a client used, as the gateway
+/// would write it. Which agent's it is may not be known yet, so that it is not guessed here.
+fn untold(name: &str) -> String {
+    format!("{UNTOLD}{}", name.to_lowercase())
 }
 
-/// Finds a session by either of its names. One whose gateway has not told its canonical key is known by the form that its
-/// key would get, so that two keys of one session upstream are one session here.
+/// Finds a session by either of its names, so that two keys of one session upstream are one session here.
 pub fn find(db: &mut Db, name: &SessionName) -> Result<Option<Conversation>, Error> {
     let live = || {
         conversations::table
@@ -139,20 +155,13 @@ pub fn find(db: &mut Db, name: &SessionName) -> Result<Option<Conversation>, Err
         .filter(conversations::kind.eq(ConversationKind::Session as i32).and(conversations::key.eq(&name.key)))
         .first(db)
         .optional()?;
-    let found = match by_key {
-        Some(row) => Some(row),
-        None => {
-            let told: Option<Row> =
-                live().filter(conversations::canonical_key.eq(&name.canonical)).first(db).optional()?;
-            match told {
-                Some(row) => Some(row),
-                None => {
-                    live().filter(conversations::canonical_key.eq(expected(&name.canonical))).first(db).optional()?
-                }
-            }
-        }
-    };
-    found.map(Conversation::try_from).transpose()
+    if let Some(row) = by_key {
+        return Conversation::try_from(row).map(Some);
+    }
+    let forms = name.forms();
+    let rows: Vec<Row> = live().filter(conversations::canonical_key.eq_any(&forms)).load(db)?;
+    let place = |row: &Row| forms.iter().position(|form| row.canonical_key.as_ref() == Some(form));
+    rows.into_iter().min_by_key(place).map(Conversation::try_from).transpose()
 }
 
 /// What a new session is made with.
@@ -221,7 +230,7 @@ pub(super) fn insert(
             conversations::kind.eq(conversation.kind as i32),
             conversations::gateway_id.eq(name.gateway_id.as_str()),
             conversations::key.eq(&conversation.key),
-            conversations::canonical_key.eq(expected(&name.canonical)),
+            conversations::canonical_key.eq(untold(&name.key)),
             conversations::title.eq(&conversation.title),
             conversations::agent_id.eq(&conversation.agent_id),
             conversations::model.eq(&conversation.model),
@@ -251,9 +260,8 @@ pub(super) fn deleted_at(db: &mut Db, name: &SessionName) -> Result<Option<i64>,
             .select(conversations::deleted_at)
     };
     let by_key: Option<Option<i64>> = deleted().filter(conversations::key.eq(&name.key)).first(db).optional()?;
-    let names = [name.canonical.clone(), expected(&name.canonical)];
     let by_canonical: Option<Option<i64>> =
-        deleted().filter(conversations::canonical_key.eq_any(names)).first(db).optional()?;
+        deleted().filter(conversations::canonical_key.eq_any(name.forms())).first(db).optional()?;
     Ok(by_key.flatten().max(by_canonical.flatten()))
 }
 
@@ -468,7 +476,11 @@ impl Command for DeleteConversation {
             super::turns::abandon(tx, turn.id)?;
         }
         diesel::update(conversations::table.find(self.id.as_bytes().as_slice()))
-            .set(conversations::deleted_at.eq(Some(now_ms)))
+            .set((
+                conversations::deleted_at.eq(Some(now_ms)),
+                // What nobody owned was tracked: that it was deleted counts, even if its log was never read.
+                conversations::contacted.eq(found.upstream.contacted || found.owner_id.is_none()),
+            ))
             .execute(tx.write())?;
         let ends = tx.ends(self.id)?;
         let topic = tx.topic(self.id)?;

@@ -36,7 +36,7 @@ pub(super) fn of_gateway(tx: &mut Tx<'_>, gateway: &GatewayId) -> Result<(), Err
     diesel::update(of_gateway.filter(conversations::deleted_at.is_null()))
         .set((conversations::purge.eq(true), conversations::deleted_at.eq(Some(now_ms))))
         .execute(tx.write())?;
-    step(tx)?;
+    step(tx, Some(gateway))?;
     Ok(())
 }
 
@@ -52,22 +52,29 @@ pub fn waiting(db: &mut Db) -> Result<i64, Error> {
 }
 
 /// Makes the next step. Tells whether more waits.
-pub struct PurgeStep;
+#[derive(Default)]
+pub struct PurgeStep {
+    /// Only what is to go of this gateway.
+    pub gateway_id: Option<GatewayId>,
+}
 
 impl Command for PurgeStep {
     type Output = bool;
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<bool, Error> {
-        step(tx)
+        step(tx, self.gateway_id.as_ref())
     }
 }
 
 /// Removes at most about [`ROWS_MAX`] rows; tells whether more waits.
-fn step(tx: &mut Tx<'_>) -> Result<bool, Error> {
+fn step(tx: &mut Tx<'_>, of: Option<&GatewayId>) -> Result<bool, Error> {
     let mut room = ROWS_MAX;
     while room > 0 {
-        let next: Vec<(String, Vec<u8>)> = conversations::table
-            .filter(conversations::purge)
+        let mut marked = conversations::table.filter(conversations::purge).into_boxed();
+        if let Some(gateway) = of {
+            marked = marked.filter(conversations::gateway_id.eq(gateway.as_str()));
+        }
+        let next: Vec<(String, Vec<u8>)> = marked
             .order((conversations::gateway_id, conversations::id))
             .limit(2)
             .select((conversations::gateway_id, conversations::id))

@@ -8,7 +8,7 @@ use super::dialect::Db;
 use super::messages::Idem;
 use super::schema::conversations as table;
 use super::tx::{Command, Tx};
-use crate::domain::conversation::{Conversation, ConversationKind};
+use crate::domain::conversation::Conversation;
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::ids::{ConversationId, GatewayId};
 use crate::domain::user::Caller;
@@ -16,20 +16,21 @@ use crate::domain::user::Caller;
 /// Names that one query looks for.
 const NAMES_AT_ONCE: usize = 500;
 
-/// Returns those of the names that are in use by sessions of a gateway, as their key or as their canonical key.
-pub fn in_use(db: &mut Db, gateway_id: &GatewayId, names: &[String]) -> Result<HashSet<String>, Error> {
-    let mut found = HashSet::new();
+/// Returns the canonical keys of those of a gateway's sessions that are kept here.
+pub fn kept(db: &mut Db, gateway_id: &GatewayId, names: &[SessionName]) -> Result<HashSet<String>, Error> {
+    let mut kept = HashSet::new();
     for names in names.chunks(NAMES_AT_ONCE) {
-        let live = || table::table.filter(table::gateway_id.eq(gateway_id.as_str()).and(table::deleted_at.is_null()));
-        let keys: Vec<String> = live()
-            .filter(table::kind.eq(ConversationKind::Session as i32).and(table::key.eq_any(names)))
-            .select(table::key)
+        let forms: Vec<String> = names.iter().flat_map(SessionName::forms).collect();
+        let found: Vec<Option<String>> = table::table
+            .filter(table::gateway_id.eq(gateway_id.as_str()).and(table::deleted_at.is_null()))
+            .filter(table::canonical_key.eq_any(forms))
+            .select(table::canonical_key)
             .load(db)?;
-        let canonical: Vec<Option<String>> =
-            live().filter(table::canonical_key.eq_any(names)).select(table::canonical_key).load(db)?;
-        found.extend(keys.into_iter().chain(canonical.into_iter().flatten()));
+        let found: HashSet<String> = found.into_iter().flatten().collect();
+        let is_kept = |name: &&SessionName| name.forms().iter().any(|form| found.contains(form));
+        kept.extend(names.iter().filter(is_kept).map(|name| name.canonical.clone()));
     }
-    Ok(found)
+    Ok(kept)
 }
 
 /// Makes a session; a name that is in use is refused.

@@ -8,8 +8,6 @@ use crate::domain::error::Error;
 /// so until a person names it again.
 pub struct TrackSession {
     pub name: SessionName,
-    /// The name without the gateway's default agent, under which it may have been deleted before its first contact.
-    pub short_key: Option<String>,
 }
 
 impl Command for TrackSession {
@@ -20,12 +18,8 @@ impl Command for TrackSession {
         if let Some(known) = conversations::find(tx.read(), &self.name)? {
             return Ok(Some(known));
         }
-        let key = self.short_key.as_ref().unwrap_or(&self.name.key).clone();
-        let short = SessionName { key, ..self.name.clone() };
-        for name in [&self.name, &short] {
-            if conversations::deleted_at(tx.read(), name)?.is_some() {
-                return Ok(None);
-            }
+        if conversations::deleted_at(tx.read(), &self.name)?.is_some() {
+            return Ok(None);
         }
         conversations::insert(tx, &self.name, None, NewSession::default()).map(Some)
     }

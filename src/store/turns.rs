@@ -35,7 +35,7 @@ pub struct Turn {
 
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = turns)]
-struct Row {
+pub(super) struct Row {
     id: Vec<u8>,
     conversation_id: Vec<u8>,
     delivery_id: Option<Vec<u8>>,
@@ -460,33 +460,7 @@ pub fn by_runs(
     Ok(found)
 }
 
-/// Finds the newest turns of our questions whose lines have no origin yet, oldest first; for protocol 3.
-pub fn asked_unmapped(
-    db: &mut Db,
-    conversation: ConversationId,
-    limit: i64,
-) -> Result<Vec<(Turn, MessageId, Option<String>)>, Error> {
-    use super::schema::message_origins;
-    let rows: Vec<Row> = turns::table
-        .filter(turns::conversation_id.eq(conversation.as_bytes().as_slice()).and(turns::message_id.is_not_null()))
-        .filter(diesel::dsl::not(diesel::dsl::exists(
-            message_origins::table.filter(message_origins::message_id.eq(turns::message_id)),
-        )))
-        .order(turns::started_at.desc())
-        .limit(limit)
-        .select(Row::as_select())
-        .load(db)?;
-    let mut found = Vec::new();
-    for row in rows.into_iter().rev() {
-        let turn = Turn::try_from(row)?;
-        let Some(question) = turn.message_id else { continue };
-        let answer = answer_text(db, &turn)?;
-        found.push((turn, question, answer));
-    }
-    Ok(found)
-}
-
-fn answer_text(db: &mut Db, turn: &Turn) -> Result<Option<String>, Error> {
+pub(super) fn answer_text(db: &mut Db, turn: &Turn) -> Result<Option<String>, Error> {
     let Some(id) = turn.answer_id else { return Ok(None) };
     Ok(messages::get(db, id)?.map(|line| line.text.clone()))
 }

@@ -5,13 +5,14 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use diesel::dsl::{exists, not};
 use diesel::prelude::*;
 
 use super::dialect::Db;
 use super::messages::{self, NewLine, Place};
 use super::parties;
 use super::schema::{conversations, message_origins};
-use super::turns::{self, NewStep};
+use super::turns::{self, NewStep, Turn};
 use super::tx::{Command, Tx};
 use crate::domain::error::Error;
 use crate::domain::event::Event;
@@ -95,6 +96,44 @@ pub fn our_keys(
             Ok((id.to_string(), (id, ConversationId::try_from(conversation.as_slice())?)))
         })
         .collect()
+}
+
+/// Who began a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    Us,
+    Others,
+}
+
+/// Finds the newest turns whose first line here has no origin yet, the question of ours or the answer to others, oldest
+/// first, each with its answer; for protocol 3.
+pub fn unmapped(
+    db: &mut Db,
+    conversation: ConversationId,
+    asker: Asker,
+    limit: i64,
+) -> Result<Vec<(Turn, Option<String>)>, Error> {
+    use super::schema::turns as table;
+    let of_conversation = table::table.filter(table::conversation_id.eq(conversation.as_bytes().as_slice()));
+    let query = match asker {
+        Asker::Us => of_conversation
+            .filter(table::message_id.is_not_null())
+            .filter(not(exists(message_origins::table.filter(message_origins::message_id.eq(table::message_id)))))
+            .into_boxed(),
+        Asker::Others => of_conversation
+            .filter(table::message_id.is_null())
+            .filter(not(exists(message_origins::table.filter(message_origins::message_id.eq(table::answer_id)))))
+            .into_boxed(),
+    };
+    let rows: Vec<turns::Row> =
+        query.order(table::started_at.desc()).limit(limit).select(turns::Row::as_select()).load(db)?;
+    let mut found = Vec::new();
+    for row in rows.into_iter().rev() {
+        let turn = Turn::try_from(row)?;
+        let answer = turns::answer_text(db, &turn)?;
+        found.push((turn, answer));
+    }
+    Ok(found)
 }
 
 /// Notes the first contact with a session: its own name, and the boundary below which rows are imported (D1).

@@ -162,6 +162,7 @@ impl GatewayLink {
         if self.lists_awaited > 0 {
             return;
         }
+        self.name_sessions();
         self.set_state(LinkState::Connected, None);
         let protocol = self.status.protocol.unwrap_or(4);
         log::info!(gateway_id = self.parts.gateway.id.as_str(), protocol; "connected to gateway `{}`", self.parts.gateway.id);

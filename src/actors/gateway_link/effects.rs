@@ -5,6 +5,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use serde_json::json;
 
+use super::reading::Wanted;
 use super::requests::{For, Request};
 use super::session::{Effect, Question, Session, Wake};
 use super::{GatewayLink, RUNS_MAX};
@@ -14,6 +15,7 @@ use crate::domain::error::Error;
 use crate::domain::event::Event;
 use crate::domain::ids::{ConversationId, DeliveryId};
 use crate::domain::message::Line;
+use crate::domain::session_key::SessionKey;
 use crate::domain::wire::set;
 use crate::gateway::frames::SessionsList;
 use crate::gateway::history::HistoryPage;
@@ -58,25 +60,39 @@ impl GatewayLink {
         if self.sessions.contains_key(&id) {
             return;
         }
-        for name in
-            [conversation.canonical_key.clone(), self.expected_canonical(&conversation.key)].into_iter().flatten()
-        {
+        if let Some(name) = self.name_upstream(&conversation) {
             self.by_canonical.entry(name).or_insert(id);
         }
         self.sessions.insert(id, Session::new(conversation, self.options.clone()));
     }
 
-    fn expected_canonical(&self, key: &str) -> Option<String> {
+    /// What the gateway calls a session, or would as far as is known.
+    fn name_upstream(&self, conversation: &Conversation) -> Option<String> {
+        if conversation.canonical_key.is_some() {
+            return conversation.canonical_key.clone();
+        }
         let agent = self.status.default_agent.as_deref()?;
-        let key: crate::domain::session_key::SessionKey = key.parse().ok()?;
+        let key: SessionKey = conversation.key.parse().ok()?;
         Some(key.canonical(agent).as_str().to_owned())
+    }
+
+    /// Names the sessions as the gateway does, now that its default agent is known.
+    pub(super) fn name_sessions(&mut self) {
+        let named: Vec<(String, ConversationId)> = self
+            .sessions
+            .iter()
+            .filter_map(|(id, session)| Some((self.name_upstream(&session.conversation)?, *id)))
+            .collect();
+        for (name, id) in named {
+            self.by_canonical.entry(name).or_insert(id);
+        }
     }
 
     pub(super) fn is_up(&self) -> bool {
         self.status.is_connected()
     }
 
-    /// Answers those who waited for a session's first contact, once what it brought is on disk.
+    /// The gateway may have told its own name of a session.
     pub(super) fn contacted(&mut self, id: ConversationId) {
         let Some(session) = self.sessions.get(&id) else { return };
         if let Some(canonical) = &session.conversation.canonical_key {
@@ -84,6 +100,7 @@ impl GatewayLink {
         }
     }
 
+    /// Answers those who waited for a session's first contact, once what it brought is on disk.
     pub(super) fn answer_touches(&mut self, id: ConversationId) {
         for reply in self.touches.remove(&id).into_iter().flatten() {
             // Whoever asked may have gone.
@@ -110,25 +127,28 @@ impl GatewayLink {
 
     /// Tracks a session that somebody else uses on the gateway.
     pub(super) fn open_untracked(&mut self, key: &str, ctx: &mut Context<Self>) {
-        if self.untracked.contains(key) {
+        if self.untracked.len() >= RUNS_MAX {
+            self.untracked.clear();
+        }
+        if !self.untracked.insert(key.to_owned()) {
             return;
         }
-        let name =
-            SessionName { gateway_id: self.parts.gateway.id.clone(), key: key.to_owned(), canonical: key.to_owned() };
-        let default_agent = self.status.default_agent.as_deref().unwrap_or_default();
-        let short_key = key.strip_prefix(&format!("agent:{default_agent}:")).map(str::to_owned);
+        let name = SessionName::told(self.parts.gateway.id.clone(), key, self.status.default_agent.as_deref());
         let (store, key) = (self.parts.store.clone(), key.to_owned());
-        async move { store.write(TrackSession { name, short_key }).await }
+        async move { store.write(TrackSession { name }).await }
             .into_actor(self)
-            .map(|tracked, this, ctx| match tracked {
-                Ok(Some(conversation)) => this.join(conversation, ctx),
-                Ok(None) => {
-                    if this.untracked.len() >= RUNS_MAX {
-                        this.untracked.clear();
-                    }
-                    this.untracked.insert(key);
+            .map(move |tracked, this, ctx| match tracked {
+                Ok(Some(conversation)) => {
+                    this.untracked.remove(&key);
+                    // Read anew: it may have been deleted while this was on its way.
+                    this.want(conversation.id, Wanted::Join, ctx);
                 }
-                Err(error) => log::warn!("a session could not be tracked: {error}"),
+                // It was deleted here.
+                Ok(None) => {}
+                Err(error) => {
+                    this.untracked.remove(&key);
+                    log::warn!("a session could not be tracked: {error}");
+                }
             })
             .spawn(ctx);
     }
@@ -225,7 +245,14 @@ impl GatewayLink {
 
     /// Has the store decide whether a session may be used; those who wait for its log wait on, unless it may not.
     fn claim(&mut self, id: ConversationId, page: Box<HistoryPage>, ctx: &mut Context<Self>) {
-        let command = ClaimSession { conversation_id: id, canonical_key: page.canonical_key.clone() };
+        let Some(session) = self.sessions.get(&id) else { return };
+        let (gateway_id, agent) = (self.parts.gateway.id.clone(), self.status.default_agent.as_deref());
+        let name = match (&page.canonical_key, session.conversation.key.parse::<SessionKey>()) {
+            (Some(told), _) => SessionName::told(gateway_id, told, agent),
+            (None, Ok(key)) => SessionName::new(gateway_id, &key, agent),
+            (None, Err(_)) => SessionName::told(gateway_id, &session.conversation.key, agent),
+        };
+        let command = ClaimSession { conversation_id: id, name };
         let store = self.parts.store.clone();
         async move { store.write(command).await }
             .into_actor(self)

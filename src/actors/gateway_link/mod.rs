@@ -118,7 +118,7 @@ pub struct GatewayLink {
     sessions: HashMap<ConversationId, Session>,
     by_canonical: HashMap<String, ConversationId>,
     by_run: HashMap<String, ConversationId>,
-    /// Names of sessions that were deleted here and are not tracked.
+    /// Names of sessions that are not tracked: deleted here, or not yet.
     untracked: HashSet<String>,
     status: LinkStatus,
     backoff: Backoff,

@@ -29,12 +29,21 @@ pub(super) enum Wanted {
         line: Option<Arc<Line>>,
     },
     Touch(Reply<()>),
+    /// The session itself: it is tracked since now.
+    Join,
 }
 
 /// What waits for sessions that are being read, in the order in which it came. Bounded by the questions that may wait in
 /// a session and by the sockets.
 pub(super) struct Reading<T> {
-    by_session: HashMap<ConversationId, Vec<T>>,
+    by_session: HashMap<ConversationId, Waiting<T>>,
+}
+
+/// What waits behind the reading of one session.
+struct Waiting<T> {
+    wanted: Vec<T>,
+    /// The session was deleted after it was read for.
+    is_stale: bool,
 }
 
 impl<T> Default for Reading<T> {
@@ -47,16 +56,16 @@ impl<T> Reading<T> {
     /// Lets something wait. When nobody reads the session, it is given back: the caller is to read the session for it.
     fn wait(&mut self, id: ConversationId, wanted: T) -> Option<T> {
         if let Some(waiting) = self.by_session.get_mut(&id) {
-            waiting.push(wanted);
+            waiting.wanted.push(wanted);
             return None;
         }
-        self.by_session.insert(id, Vec::new());
+        self.by_session.insert(id, Waiting { wanted: Vec::new(), is_stale: false });
         Some(wanted)
     }
 
     /// The session has been read. What came meanwhile is to be read for next; when nothing did, the reading is over.
     fn next(&mut self, id: ConversationId) -> Vec<T> {
-        let more = self.by_session.get_mut(&id).map(std::mem::take).unwrap_or_default();
+        let more = self.by_session.get_mut(&id).map(|waiting| std::mem::take(&mut waiting.wanted)).unwrap_or_default();
         if more.is_empty() {
             self.by_session.remove(&id);
         }
@@ -65,7 +74,14 @@ impl<T> Reading<T> {
 
     /// The session was deleted: what is being read of it counts no more. Returns what waited.
     pub(super) fn forget(&mut self, id: ConversationId) -> Vec<T> {
-        self.by_session.remove(&id).unwrap_or_default()
+        let Some(waiting) = self.by_session.get_mut(&id) else { return Vec::new() };
+        waiting.is_stale = true;
+        std::mem::take(&mut waiting.wanted)
+    }
+
+    /// Tells whether what has been read counts no more; what is read next does.
+    fn was_stale(&mut self, id: ConversationId) -> bool {
+        self.by_session.get_mut(&id).is_some_and(|waiting| std::mem::take(&mut waiting.is_stale))
     }
 
     fn is_reading(&self, id: ConversationId) -> bool {
@@ -105,7 +121,7 @@ impl GatewayLink {
         self.with_session(id, ctx, |session, now_ms| session.on_touched(now_ms));
     }
 
-    fn want(&mut self, id: ConversationId, wanted: Wanted, ctx: &mut Context<Self>) {
+    pub(super) fn want(&mut self, id: ConversationId, wanted: Wanted, ctx: &mut Context<Self>) {
         if let Some(wanted) = self.reading.wait(id, wanted) {
             self.read(id, vec![wanted], ctx);
         }
@@ -116,7 +132,7 @@ impl GatewayLink {
             .iter()
             .filter_map(|wanted| match wanted {
                 Wanted::Question { delivery, line: None } => Some(delivery.message_id),
-                Wanted::Question { .. } | Wanted::Touch(_) => None,
+                Wanted::Question { .. } | Wanted::Touch(_) | Wanted::Join => None,
             })
             .collect();
         let store = self.parts.store.clone();
@@ -130,20 +146,21 @@ impl GatewayLink {
                 .await
         }
         .into_actor(self)
-        .map(move |read, this, ctx| match read {
-            // It was deleted meanwhile, and what was read is from before.
-            _ if !this.reading.is_reading(id) => drop(refuse_touches(wanted, &Error::not_found("session", id))),
-            Ok((found, lines)) => {
-                this.on_read(id, found, &lines, wanted, ctx);
-                let more = this.reading.next(id);
-                if !more.is_empty() {
-                    this.read(id, more, ctx);
+        .map(move |read, this, ctx| {
+            match read {
+                // It was deleted meanwhile, and what was read is from before.
+                _ if this.reading.was_stale(id) => drop(refuse_touches(wanted, &Error::not_found("session", id))),
+                Ok((found, lines)) => this.on_read(id, found, &lines, wanted, ctx),
+                Err(error) => {
+                    log::warn!("a session could not be read and is tried again: {}", error.cause());
+                    let left = refuse_touches(wanted, &error);
+                    ctx.run_later(RETRY, move |this, ctx| this.read(id, left, ctx));
+                    return;
                 }
             }
-            Err(error) => {
-                log::warn!("a session could not be read and is tried again: {}", error.cause());
-                let questions = refuse_touches(wanted, &error);
-                ctx.run_later(RETRY, move |this, ctx| this.read(id, questions, ctx));
+            let more = this.reading.next(id);
+            if !more.is_empty() {
+                this.read(id, more, ctx);
             }
         })
         .spawn(ctx);
@@ -174,12 +191,13 @@ impl GatewayLink {
                     self.with_session(id, ctx, |session, now_ms| session.on_question(question, now_ms));
                 }
                 Wanted::Touch(reply) => self.touch(id, reply, ctx),
+                Wanted::Join => {}
             }
         }
     }
 
     /// Adds a session while the link runs.
-    pub(super) fn join(&mut self, conversation: Conversation, ctx: &mut Context<Self>) {
+    fn join(&mut self, conversation: Conversation, ctx: &mut Context<Self>) {
         let id = conversation.id;
         if self.sessions.contains_key(&id) {
             return;
@@ -192,17 +210,17 @@ impl GatewayLink {
     }
 }
 
-/// Answers those who look with an error, and returns the questions.
+/// Answers those who look with an error, and returns what else was wanted.
 pub(super) fn refuse_touches(wanted: Vec<Wanted>, error: &Error) -> Vec<Wanted> {
-    let mut questions = Vec::new();
+    let mut left = Vec::new();
     for wanted in wanted {
         match wanted {
             // Whoever asked may have gone.
             Wanted::Touch(reply) => drop(reply.send(Err(Error::new(error.code(), error.message().to_owned())))),
-            Wanted::Question { .. } => questions.push(wanted),
+            Wanted::Question { .. } | Wanted::Join => left.push(wanted),
         }
     }
-    questions
+    left
 }
 
 #[cfg(test)]
@@ -222,7 +240,11 @@ mod tests {
         assert_eq!(reading.wait(session, 4), Some(4));
         assert_eq!(reading.wait(session, 5), None);
         assert_eq!(reading.forget(session), [5], "it was deleted");
-        assert!(!reading.is_reading(session) && reading.forget(session).is_empty());
-        assert!(reading.is_reading(other));
+        assert_eq!(reading.wait(session, 6), None, "what is being read does not count for it");
+        assert!(reading.was_stale(session) && !reading.was_stale(session));
+        assert_eq!(reading.next(session), [6], "it is read anew");
+        assert!(reading.next(session).is_empty() && !reading.is_reading(session));
+        assert!(reading.forget(session).is_empty() && !reading.was_stale(session));
+        assert!(reading.is_reading(other) && !reading.was_stale(other));
     }
 }

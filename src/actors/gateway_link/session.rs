@@ -267,7 +267,9 @@ impl Session {
 
     /// Tells whether a question waits here or is being answered.
     pub(super) fn knows(&self, delivery: DeliveryId) -> bool {
-        let is_running = self.run.as_ref().is_some_and(|run| run.is_for(delivery));
+        // One whose end is being written may be asked anew, as soon as that is on disk.
+        let is_running =
+            self.run.as_ref().is_some_and(|run| run.is_for(delivery) && !matches!(run.stage, Stage::Ending(_)));
         is_running || self.queue.iter().any(|queued| queued.delivery_id == delivery)
     }
 
@@ -458,6 +460,8 @@ impl Session {
     fn begin(&mut self, question: Question, refused: Option<String>, now_ms: i64) -> Vec<Effect> {
         let (turn_id, delivery_id) = (TurnId::new(), question.delivery_id);
         let run_id = delivery_id.to_string();
+        // One that was asked before, and not taken, goes under the same id.
+        self.ended_runs.retain(|ended| *ended != run_id);
         self.run = Some(Run {
             after_seq: self.conversation.upstream.mapped_seq,
             refused,

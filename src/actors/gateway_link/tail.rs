@@ -1,5 +1,5 @@
 //! A pass over the tail of a session's log: reads what the store knows of its rows, decides, writes it down.
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use super::session::{Mapped, clean, line_of};
 use crate::domain::error::Error;
@@ -7,19 +7,17 @@ use crate::domain::ids::{ConversationId, DeliveryId, TurnId};
 use crate::domain::message::Block;
 use crate::domain::turn::{StepKind, TurnState};
 use crate::gateway::history::{HistoryPage, HistoryRow, Marker, RowRole};
-use crate::gateway::reconcile::{self, KnownTurn, Meaning};
+use crate::gateway::reconcile::{self, Known, KnownTurn, Meaning};
 use crate::store::turns::NewStep;
-use crate::store::upstream::{self, MapRows, MappedRow, NoteReset, Source};
+use crate::store::upstream::{self, Asker, MapRows, MappedRow, NoteReset, Source};
 use crate::store::{Store, messages, turns};
 
-/// Questions of protocol 3 whose rows are looked for by their text.
-const ASKED_MAX: i64 = 50;
+/// Turns on protocol 3 whose rows are looked for by their text.
+const UNMAPPED_MAX: i64 = 50;
 
 /// What the store knows of the rows at hand.
-struct Known {
-    turns: HashMap<String, KnownTurn<TurnId>>,
-    questions: HashMap<String, DeliveryId>,
-    asked: Vec<(String, DeliveryId, KnownTurn<TurnId>)>,
+struct LookedUp {
+    known: Known<TurnId, DeliveryId>,
     /// Keys of ours that belong to another conversation: a deleted one of the same name.
     elsewhere: HashSet<String>,
 }
@@ -46,14 +44,14 @@ pub(super) async fn map(
     let keys: Vec<String> = distinct(page.rows.iter().filter_map(|row| row.delivery_key().map(str::to_owned)));
     let row_ids: Vec<String> = page.rows.iter().map(|row| row.id.clone()).collect();
     let (looked_at, old) = (source.clone(), protocol < 4);
-    let (known, done) = store
+    let (LookedUp { known, elsewhere }, done) = store
         .read(move |db| {
-            let known = look_up(db, id, &runs, &keys, old)?;
-            Ok::<_, Error>((known, upstream::known_rows(db, &looked_at, &row_ids)?))
+            let looked_up = look_up(db, id, &runs, &keys, old)?;
+            Ok::<_, Error>((looked_up, upstream::known_rows(db, &looked_at, &row_ids)?))
         })
         .await?;
     let is_elsewhere = |row: &HistoryRow| {
-        [row.run_id.as_deref(), row.delivery_key()].into_iter().flatten().any(|key| known.elsewhere.contains(key))
+        [row.run_id.as_deref(), row.delivery_key()].into_iter().flatten().any(|key| elsewhere.contains(key))
     };
     let rows: Vec<HistoryRow> =
         page.rows.into_iter().filter(|row| !done.contains(&row.id) && !is_elsewhere(row)).collect();
@@ -61,7 +59,7 @@ pub(super) async fn map(
         // The rows after it are numbered from 1 again; the marker itself becomes a line.
         mapped_seq = 0;
     }
-    let mapped = reconcile::map_tail(&rows, mapped_seq, &known.turns, &known.questions, &known.asked);
+    let mapped = reconcile::map_tail(&rows, mapped_seq, &known);
     let answers = mapped
         .rows
         .iter()
@@ -89,9 +87,8 @@ fn look_up(
     runs: &[String],
     keys: &[String],
     protocol_3: bool,
-) -> Result<Known, Error> {
-    let mut known =
-        Known { turns: HashMap::new(), questions: HashMap::new(), asked: Vec::new(), elsewhere: HashSet::new() };
+) -> Result<LookedUp, Error> {
+    let (mut known, mut elsewhere) = (Known::default(), HashSet::new());
     for (run, turn, answer) in turns::by_runs(db, id, runs)? {
         // What an interrupted turn left is a part; the whole answer, found later, is a line of its own.
         let answer = answer.filter(|_| turn.state != TurnState::Interrupted);
@@ -101,17 +98,20 @@ fn look_up(
         if conversation == id {
             known.questions.insert(key, delivery);
         } else {
-            known.elsewhere.insert(key);
+            elsewhere.insert(key);
         }
     }
     if protocol_3 {
-        for (turn, question, answer) in turns::asked_unmapped(db, id, ASKED_MAX)? {
-            let Some(delivery) = turn.delivery_id else { continue };
+        for (turn, answer) in upstream::unmapped(db, id, Asker::Us, UNMAPPED_MAX)? {
+            let (Some(delivery), Some(question)) = (turn.delivery_id, turn.message_id) else { continue };
             let text = messages::get(db, question)?.map(|line| line.text.clone()).unwrap_or_default();
             known.asked.push((text, delivery, KnownTurn { id: turn.id, open: turn.state.is_open(), answer }));
         }
+        for (turn, answer) in upstream::unmapped(db, id, Asker::Others, UNMAPPED_MAX)? {
+            known.others.push(KnownTurn { id: turn.id, open: turn.state.is_open(), answer });
+        }
     }
-    Ok(known)
+    Ok(LookedUp { known, elsewhere })
 }
 
 fn to_store(row: &HistoryRow, meaning: &Meaning<TurnId, DeliveryId>) -> MappedRow {

@@ -15,6 +15,25 @@ pub struct KnownTurn<Id> {
     pub answer: Option<String>,
 }
 
+/// What is known of the turns of a session when its rows come by.
+#[derive(Clone, Debug)]
+pub struct Known<Turn, Delivery> {
+    /// By run id.
+    pub turns: HashMap<String, KnownTurn<Turn>>,
+    /// By the key that they were sent with.
+    pub questions: HashMap<String, Delivery>,
+    /// Protocol 3: our questions whose rows have not come by yet, by text, oldest first.
+    pub asked: Vec<(String, Delivery, KnownTurn<Turn>)>,
+    /// Protocol 3: turns that others began, open ones and those whose answer row has not come by yet, oldest first.
+    pub others: Vec<KnownTurn<Turn>>,
+}
+
+impl<Turn, Delivery> Default for Known<Turn, Delivery> {
+    fn default() -> Self {
+        Self { turns: HashMap::new(), questions: HashMap::new(), asked: Vec::new(), others: Vec::new() }
+    }
+}
+
 /// What a row is to us.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Meaning<Turn, Delivery> {
@@ -37,18 +56,17 @@ pub struct Mapped<'a, Turn, Delivery> {
 
 /// Maps rows above `mapped_seq` to what they are, in order, up to the first row of an open turn.
 ///
-/// `turns` are found by run id, `questions` by key (protocol 4). On protocol 3 rows have neither: a question is known by
-/// its text among `asked`, in order, and what follows it belongs to its turn. So such a question is left until its turn
-/// is over and its answer is there: the next pass would not know any more whose answer it is.
+/// On protocol 3 rows have neither run id nor key: a question is known by its text among those `asked`, in order, and what
+/// follows it belongs to its turn. So such a question is left until its turn is over and its answer is there: the next
+/// pass would not know any more whose answer it is. An answer to what `others` asked is known by its text, too.
 pub fn map_tail<'a, Turn: Copy + Eq, Delivery: Copy>(
     rows: &'a [HistoryRow],
     mapped_seq: i64,
-    turns: &HashMap<String, KnownTurn<Turn>>,
-    questions: &HashMap<String, Delivery>,
-    asked: &[(String, Delivery, KnownTurn<Turn>)],
+    known: &Known<Turn, Delivery>,
 ) -> Mapped<'a, Turn, Delivery> {
     let mut mapped = Mapped { rows: Vec::new(), held: false, up_to: mapped_seq };
-    let mut asked = asked;
+    let mut asked = known.asked.as_slice();
+    let mut others: Vec<&KnownTurn<Turn>> = known.others.iter().collect();
     // On protocol 3: the turn that the rows at hand belong to.
     let mut current: Option<&KnownTurn<Turn>> = None;
     let fresh: Vec<&HistoryRow> = rows.iter().filter(|row| row.seq.is_none_or(|seq| seq > mapped_seq)).collect();
@@ -58,7 +76,7 @@ pub fn map_tail<'a, Turn: Copy + Eq, Delivery: Copy>(
             RowRole::User if row.is_recovery => Meaning::Line,
             RowRole::User => {
                 current = None;
-                let by_key = row.delivery_key().and_then(|key| questions.get(key)).copied();
+                let by_key = row.delivery_key().and_then(|key| known.questions.get(key)).copied();
                 let by_text = if row.idempotency_key.is_none() { pick(asked, row, later) } else { None };
                 match (by_key, by_text.and_then(|index| asked.get(index..)?.split_first())) {
                     (Some(delivery), _) => Meaning::Question(delivery),
@@ -73,8 +91,20 @@ pub fn map_tail<'a, Turn: Copy + Eq, Delivery: Copy>(
                     (None, None) => Meaning::Line,
                 }
             }
+            RowRole::Assistant | RowRole::ToolResult
+                if !row.is_injected && row.run_id.is_none() && current.is_none() =>
+            {
+                if let Some(at) = others.iter().position(|turn| says(row, turn)) {
+                    Meaning::Answer(others.remove(at).id)
+                } else if others.iter().any(|turn| turn.open) && until_next_question(later).len() == later.len() {
+                    mapped.held = true;
+                    break;
+                } else {
+                    Meaning::Line
+                }
+            }
             RowRole::Assistant | RowRole::ToolResult if !row.is_injected => {
-                let turn = row.run_id.as_ref().map_or(current, |run| turns.get(run));
+                let turn = row.run_id.as_ref().map_or(current, |run| known.turns.get(run));
                 if turn.is_some_and(|turn| turn.open) {
                     mapped.held = true;
                     break;

@@ -230,13 +230,13 @@ pub(super) async fn get(call: Call<Observer, Conversation>, state: web::Data<App
         };
         Ok::<_, Error>((gateway, parties::of_conversation(db, id, PARTIES_MAX)?))
     };
-    let (gateway, found) = state.store.read(read).await?;
-    let gateway = gateway.iter().map(|party| Participant { party: party.into(), read_seq: None });
+    let (own, found) = state.store.read(read).await?;
     let others = found
         .iter()
-        .filter(|(party, _)| party.kind != PartyKind::Gateway)
+        .filter(|(party, _)| own.as_ref().is_none_or(|own| own.id != party.id))
         .map(|(party, seq)| Participant { party: party.into(), read_seq: Some(*seq) });
-    let parties = others.chain(gateway).collect();
+    let own = own.iter().map(|party| Participant { party: party.into(), read_seq: None });
+    let parties = others.chain(own).collect();
     Ok(HttpResponse::Ok().json(View { parties: Some(parties), ..View::of(&conversation, &state) }))
 }
 

@@ -78,7 +78,7 @@ pub(super) struct Redriven {
     refused: usize,
     /// Those that the store could not take, for example because it had no room for more work: call again.
     failed: usize,
-    /// There are more than one call takes: call again.
+    /// There are more than one call takes: call again, unless nothing was redriven.
     more: bool,
 }
 
@@ -121,7 +121,7 @@ pub(super) async fn redrive_many(
     let failed = done.iter().filter(|outcome| outcome.as_ref().is_err_and(|error| error.http_status() >= 500)).count();
     // Somebody else was faster with the rest.
     let refused = usize::try_from(stay).unwrap_or(0) + done.len() - redriven - failed;
-    Ok(HttpResponse::Ok().json(Redriven { redriven, refused, failed, more: more && redriven > 0 }))
+    Ok(HttpResponse::Ok().json(Redriven { redriven, refused, failed, more }))
 }
 
 /// Cancel a delivery that is still open.

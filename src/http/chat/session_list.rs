@@ -16,7 +16,7 @@ use crate::http::call::{Call, Target};
 use crate::http::error::ErrorBody;
 use crate::http::page::{self, Listing};
 use crate::http::state::AppState;
-use crate::store::conversations::{self, Filter};
+use crate::store::conversations::{self, Filter, SessionName};
 use crate::store::sessions;
 
 /// How long a list waits for what the gateway itself has.
@@ -162,16 +162,12 @@ async fn only_upstream(
                 .as_ref()
                 .is_none_or(|part| session.key.to_lowercase().contains(part) || title.to_lowercase().contains(part))
     });
-    // A session that was named here and not contacted yet is known by its short name only.
     let default_agent = state.directory.gateway(gateway_id).and_then(|card| card.status.default_agent.clone());
-    let prefix = default_agent.map(|agent| format!("agent:{agent}:"));
-    let short_of = |key: &str| prefix.as_ref().and_then(|prefix| key.strip_prefix(prefix.as_str())).map(str::to_owned);
-    let mut names: Vec<String> = sessions.iter().filter_map(|session| short_of(&session.key)).collect();
-    names.extend(sessions.iter().map(|session| session.key.clone()));
+    let name =
+        |session: &UpstreamSession| SessionName::told(gateway_id.clone(), &session.key, default_agent.as_deref());
+    let names: Vec<SessionName> = sessions.iter().map(name).collect();
     let gateway_id = gateway_id.clone();
-    let kept = state.store.read(move |db| sessions::in_use(db, &gateway_id, &names)).await?;
-    sessions.retain(|session| {
-        !kept.contains(&session.key) && short_of(&session.key).is_none_or(|short| !kept.contains(&short))
-    });
+    let kept = state.store.read(move |db| sessions::kept(db, &gateway_id, &names)).await?;
+    sessions.retain(|session| !kept.contains(&session.key));
     Ok(sessions)
 }

@@ -33,6 +33,9 @@ use crate::ws::sample_gateway;
 
 on_both_databases!(
     a_turn_that_an_earlier_link_began_is_gone_on_with,
+    every_question_of_a_long_queue_is_asked,
+    a_session_of_an_older_gateway_is_known_by_the_next_link,
+    a_session_deleted_while_it_is_read_is_not_joined,
     no_ghost_of_a_run_stays_behind,
     nothing_is_asked_past_the_lease,
     a_first_contact_is_written_when_the_store_can_again,
@@ -136,8 +139,12 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 
 async fn until_number(store: &TestStore, sql: &str, number: i64) {
     let began = tokio::time::Instant::now();
-    while store.number(sql).await != number {
-        assert!(began.elapsed() < Duration::from_secs(30), "{sql} is not {number}");
+    loop {
+        let now = store.number(sql).await;
+        if now == number {
+            return;
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "{sql} is {now}, not {number}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -165,6 +172,58 @@ async fn a_turn_that_an_earlier_link_began_is_gone_on_with(store: TestStore) {
     let log = stage.store.log(conversation.id).await;
     assert_eq!(log.last().map(|(_, text)| text.as_str()), Some("here it is"));
     link.send(Leave(GatewayChange::Changed)).await.expect("the link lives");
+}
+
+/// What waits for a gateway is read in pages of 1,000 sessions and of 1,000 deliveries.
+async fn every_question_of_a_long_queue_is_asked(store: TestStore) {
+    let stage = Stage::on(store).await;
+    let sessions = futures_util::future::join_all((0..1_010).map(async |n| stage.session(&format!("s{n}")).await));
+    let sessions = sessions.await;
+    // The first sessions wait with the last deliveries, too.
+    let asked =
+        sessions.iter().chain(&sessions[..20]).map(|session| stage.store.ask(&stage.caller, session.id, "say: ok"));
+    futures_util::future::join_all(asked).await;
+    let link = stage.link();
+    until_number(&stage.store, "SELECT count(*) AS value FROM deliveries WHERE state = 2", 1_030).await;
+    assert_eq!(stage.store.number("SELECT count(*) AS value FROM messages WHERE text = 'ok'").await, 1_030);
+    link.send(Leave(GatewayChange::Changed)).await.expect("the link lives");
+}
+
+/// An older gateway does not tell its names of the sessions; what others do in them is heard all the same.
+async fn a_session_of_an_older_gateway_is_known_by_the_next_link(store: TestStore) {
+    let stage = Stage::below(sample_gateway(|options| options.protocol = 3), store).await;
+    let conversation = stage.session("a").await;
+    stage.store.ask(&stage.caller, conversation.id, "say: first").await;
+    let link = stage.link();
+    until_number(&stage.store, "SELECT count(*) AS value FROM messages WHERE text = 'first'", 1).await;
+    link.send(Leave(GatewayChange::Changed)).await.expect("the link lives");
+    let link = stage.link();
+    stage.upstream.connected(1).await;
+    stage.is(LinkState::Connected).await;
+    stage.upstream.foreign_send("a", "say: by others").expect("it is taken");
+    until_number(&stage.store, "SELECT count(*) AS value FROM messages WHERE text = 'by others'", 1).await;
+    link.send(Leave(GatewayChange::Changed)).await.expect("the link lives");
+}
+
+/// A session that is deleted while it is being read, or tracked, is not joined after all.
+async fn a_session_deleted_while_it_is_read_is_not_joined(store: TestStore) {
+    let stage = Stage::on(store).await;
+    let link = stage.link();
+    stage.is(LinkState::Connected).await;
+    let conversation = stage.session("a").await;
+    // In one turn of the link's arbiter: the read is under way when the deletion is told.
+    let (reply, answer) = oneshot::channel();
+    let request = LinkRequest::Touch { conversation_id: conversation.id, reply };
+    link.do_send(ToLink { gateway_id: stage.gateway.id.clone(), request });
+    link.do_send(ConversationGone(conversation.id));
+    assert!(answer.await.expect("an answer").is_err());
+    let report = link.send(Observe).await.expect("the link lives").state;
+    assert_eq!(report["sessions"], 0, "{report}");
+    // What comes for the name afterwards is read anew.
+    let (reply, answer) = oneshot::channel();
+    let request = LinkRequest::Touch { conversation_id: conversation.id, reply };
+    link.send(ToLink { gateway_id: stage.gateway.id.clone(), request }).await.expect("the link lives");
+    answer.await.expect("an answer").expect("it is there");
 }
 
 /// The writer forgets the runs of what was deleted or removed before the links hear of it.

@@ -107,7 +107,6 @@ impl TestStore {
         self.write(self.new_gateway(id)).await.expect("a new gateway").id
     }
 
-    /// Makes a gateway, a member and its session on it.
     /// Makes an operator with a session, who may read what others said in it before.
     pub(crate) async fn operators_chat(&self) -> (Caller, Conversation) {
         let (caller, conversation) = self.chat().await;
@@ -123,6 +122,7 @@ impl TestStore {
         (Caller { role: Role::Operator, ..caller }, conversation)
     }
 
+    /// Makes a gateway, a member and its session on it.
     pub(crate) async fn chat(&self) -> (Caller, Conversation) {
         let caller = self.user("ann", Role::Member).await;
         let gateway = self.gateway("gw").await;

@@ -16,6 +16,7 @@ on_both_databases!(
     a_message_is_accepted_and_has_a_receipt,
     the_log_is_read_in_both_directions_and_exported,
     dead_deliveries_are_redriven_and_removed,
+    many_dead_deliveries_are_redriven_in_several_calls,
     the_audit_log_tells_who_did_what,
     a_fault_of_our_own_tells_nothing_of_itself,
     questions_wait_in_a_bounded_queue,
@@ -284,6 +285,28 @@ async fn dead_deliveries_are_redriven_and_removed(node: TestNode) {
         (&receipt["deliveries"], &receipt["ended"]["state"], &receipt["ended"]["reason"]),
         (&json!([]), &json!(DeliveryState::Dead.as_str()), &json!("refused"))
     );
+}
+
+/// A call takes 500; the one after it takes the rest.
+async fn many_dead_deliveries_are_redriven_in_several_calls(node: TestNode) {
+    node.gateway("lab").await;
+    let conversation = session(&node, "a").await;
+    let one = say(&node, &conversation, "x").await;
+    refuse(&node, &one, false).await;
+    for _ in 0..502 {
+        let one = say(&node, &conversation, "x").await;
+        let id = one["deliveries"][0]["id"].as_str().unwrap();
+        node.post(&format!("/api/admin/deliveries/{id}/cancel")).by(Role::Operator).await.expect_status(200);
+    }
+    let mut db = node.database.connect();
+    sql::run(&mut db, "UPDATE deliveries SET state = 3, reason = 'refused', attempt = 1 WHERE state = 5");
+    let redrive = async || {
+        let many = node.post("/api/admin/deliveries/redrive").json(&json!({})).by(Role::Operator).await;
+        many.expect_status(200).json
+    };
+    assert_eq!(redrive().await, json!({ "redriven": 500, "refused": 0, "failed": 0, "more": true }));
+    assert_eq!(redrive().await, json!({ "redriven": 3, "refused": 0, "failed": 0, "more": false }));
+    assert_eq!(redrive().await, json!({ "redriven": 0, "refused": 0, "failed": 0, "more": false }));
 }
 
 async fn the_audit_log_tells_who_did_what(node: TestNode) {

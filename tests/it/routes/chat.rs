@@ -278,7 +278,7 @@ async fn sessions_are_listed_by_page(node: TestNode) {
 async fn what_only_the_gateway_has_is_shown_to_operators(node: TestNode) {
     node.gateway("lab").await;
     node.post("/api/gateways/lab/sessions")
-        .json(&json!({ "session_key": "ours" }))
+        .json(&json!({ "session_key": "Ours" }))
         .by(Role::Operator)
         .await
         .expect_status(200);
@@ -308,7 +308,7 @@ async fn what_only_the_gateway_has_is_shown_to_operators(node: TestNode) {
     }
     let expected = [
         ("agent:main:newer", true),
-        ("ours", true),
+        ("Ours", true),
         ("agent:main:x", false),
         ("agent:main:y", false),
         ("agent:main:z", false),

@@ -5,7 +5,7 @@ use clawbroker::domain::error::ErrorCode;
 use clawbroker::domain::user::{Caller, Role};
 use clawbroker::store::audit::Actor;
 use clawbroker::store::claims::{ClaimSession, FOREIGN_SESSION};
-use clawbroker::store::conversations::{self, DeleteConversation};
+use clawbroker::store::conversations::{self, DeleteConversation, SessionName};
 use clawbroker::store::deliveries::Redrive;
 use clawbroker::store::track::TrackSession;
 use clawbroker::store::upstream::NoteContact;
@@ -18,14 +18,15 @@ on_both_databases!(
     a_session_that_is_refused_ends_before_anything_was_sent,
     operators_and_nobody_may_have_what_is_there,
     a_member_may_have_what_was_its_own_before,
+    a_member_may_have_its_own_by_another_name_of_an_older_gateway,
     what_was_asked_already_is_not_refused,
 );
 
 const CANONICAL: &str = "agent:main:webchat-1";
 
 async fn claim(store: &TestStore, conversation: &Conversation) -> bool {
-    let command = ClaimSession { conversation_id: conversation.id, canonical_key: Some(CANONICAL.into()) };
-    store.write(command).await.unwrap()
+    let name = SessionName::told("gw".parse().unwrap(), CANONICAL, None);
+    store.write(ClaimSession { conversation_id: conversation.id, name }).await.unwrap()
 }
 
 /// Notes that a session was contacted under its gateway's own name.
@@ -73,6 +74,10 @@ async fn a_session_that_is_refused_ends_before_anything_was_sent(store: TestStor
     let opened = store.session(&operator, &gateway, "webchat-1").await;
     assert_eq!(opened.upstream.not_before_ms, 0);
     assert!(claim(&store, &opened).await);
+    let other = store.session(&ann, &gateway, "other").await;
+    let told = || SessionName::told(gateway.clone(), "agent:main:other", None);
+    assert!(!store.write(ClaimSession { conversation_id: other.id, name: told() }).await.unwrap());
+    assert!(store.write(TrackSession { name: told() }).await.unwrap().is_some(), "nobody has deleted it");
 }
 
 async fn operators_and_nobody_may_have_what_is_there(store: TestStore) {
@@ -82,7 +87,7 @@ async fn operators_and_nobody_may_have_what_is_there(store: TestStore) {
         let conversation = store.session(&caller, &gateway, role.as_str()).await;
         assert!(claim(&store, &conversation).await, "{role:?}");
     }
-    let tracked = store.write(TrackSession { name: session_name(&gateway, "theirs"), short_key: None }).await.unwrap();
+    let tracked = store.write(TrackSession { name: session_name(&gateway, "theirs") }).await.unwrap();
     let tracked = tracked.expect("nobody has deleted it");
     assert!(claim(&store, &tracked).await);
     let gone = store.user("gone", Role::Operator).await;
@@ -128,6 +133,30 @@ async fn a_member_may_have_what_was_its_own_before(store: TestStore) {
     for (caller, key, may) in [(&ann, "agent:work:x", true), (&ben, "agent:work:y", false)] {
         let later = store.session(caller, &gateway, key).await;
         assert_eq!(claim(&store, &later).await, may, "{key}");
+    }
+}
+
+/// An older gateway tells no names of its own: what the name would be counts.
+async fn a_member_may_have_its_own_by_another_name_of_an_older_gateway(store: TestStore) {
+    let (ann, conversation) = store.chat().await;
+    let gateway = conversation.gateway_id.clone().unwrap();
+    let untold = |id| NoteContact {
+        conversation_id: id,
+        canonical_key: None,
+        session_id: None,
+        boundary_seq: 0,
+        import_below: None,
+    };
+    store.write(untold(conversation.id)).await.unwrap();
+    store.write(DeleteConversation { id: conversation.id }).await.unwrap();
+    let ben = store.user("ben", Role::Member).await;
+    for (caller, key, may) in [(&ann, CANONICAL, true), (&ben, CANONICAL, false), (&ann, "WebChat-1", true)] {
+        let named = store.session(caller, &gateway, key).await;
+        let command = ClaimSession { conversation_id: named.id, name: session_name(&gateway, key) };
+        assert_eq!(store.write(command).await.unwrap(), may, "{key}");
+        if may {
+            store.write(DeleteConversation { id: named.id }).await.unwrap();
+        }
     }
 }
 

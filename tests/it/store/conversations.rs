@@ -60,6 +60,13 @@ async fn a_session_is_found_by_either_name(store: TestStore) {
     assert_eq!((found.id, found.canonical_key.as_deref()), (other.id, Some("agent:work:here")));
     let free = session_name(&gateway, "HERE");
     assert!(store.read(move |db| conversations::find(db, &free)).await.unwrap().is_none());
+    // Whose agent's it is, is not guessed: the gateway may not have told its default agent yet.
+    let early = store.session(&store.user("early", Role::Operator).await, &gateway, "Early").await;
+    for (canonical, found) in [("agent:ops:early", Some(early.id)), ("agent:main:early", None)] {
+        let told = SessionName::told(gateway.clone(), canonical, Some("ops"));
+        let there = store.read(move |db| conversations::find(db, &told)).await.unwrap();
+        assert_eq!(there.map(|conversation| conversation.id), found, "{canonical}");
+    }
     // Named in full first and not contacted yet, then called by its short name.
     let caller = store.user("ben", Role::Member).await;
     let long = store.session(&caller, &gateway, "agent:main:two").await;

@@ -8,7 +8,9 @@ use clawbroker::domain::ids::{ConversationId, DeliveryId, GatewayId, MessageId, 
 use clawbroker::domain::search::Search;
 use clawbroker::store::messages::Span;
 use clawbroker::store::upstream::{Source, known_rows};
-use clawbroker::store::{Db, audit, conversations, deliveries, explain, messages, purge, search, turns, users};
+use clawbroker::store::{
+    Db, audit, conversations, deliveries, explain, messages, purge, search, turns, upstream, users,
+};
 use diesel::Connection;
 use diesel::connection::InstrumentationEvent;
 
@@ -200,10 +202,10 @@ async fn no_frequent_query_scans_a_table(database: Database) {
     let said = conversations::Filter { search: Some(Search::new("text")), ..Default::default() };
     let further = conversations::Filter { after: Some((1_000, conversation)), ..list.clone() };
     let of_thing = audit::Filter { target: Some("thing7".into()), ..Default::default() };
-    let name = |canonical: &str| conversations::SessionName {
-        gateway_id: gateway.clone(),
-        key: "k99999".into(),
-        canonical: canonical.to_owned(),
+    let name = |canonical: &str| {
+        let mut name = conversations::SessionName::told(gateway.clone(), canonical, None);
+        name.key = "k99999".into();
+        name
     };
     let cancelled = deliveries::Filter { state: Some(DeliveryState::Cancelled), ..Default::default() };
     let dead = deliveries::Filter { state: Some(DeliveryState::Dead), ..Default::default() };
@@ -234,7 +236,11 @@ async fn no_frequent_query_scans_a_table(database: Database) {
         ("sessions for the link", Box::new(|db| conversations::of_gateway(db, &gateway, None, 50).map(drop))),
         ("turn by run", Box::new(|db| turns::by_run(db, conversation, &delivery.to_string()).map(drop))),
         ("turns by runs", Box::new(|db| turns::by_runs(db, conversation, &runs).map(drop))),
-        ("unmapped turns", Box::new(|db| turns::asked_unmapped(db, conversation, 10).map(drop))),
+        ("unmapped turns", Box::new(|db| upstream::unmapped(db, conversation, upstream::Asker::Us, 10).map(drop))),
+        (
+            "unmapped turns of others",
+            Box::new(|db| upstream::unmapped(db, conversation, upstream::Asker::Others, 10).map(drop)),
+        ),
         ("open turns", Box::new(|db| turns::open_of_conversation(db, conversation).map(drop))),
         ("open turns of a gateway", Box::new(|db| turns::open_of_gateway(db, &gateway).map(drop))),
         ("history of a thing", Box::new(|db| audit::list(db, &of_thing, 50).map(drop))),

@@ -195,7 +195,7 @@ async fn a_purge_goes_in_bounded_steps(store: TestStore) {
     let refused = store.write(store.new_gateway("gw")).await.unwrap_err();
     assert_eq!(refused.code(), ErrorCode::AlreadyExists);
     let mut steps = 0;
-    while store.write_bulk(PurgeStep).await.unwrap() {
+    while store.write_bulk(PurgeStep::default()).await.unwrap() {
         steps += 1;
     }
     assert!((2..10).contains(&steps), "{steps}");

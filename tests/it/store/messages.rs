@@ -5,8 +5,8 @@ use clawbroker::domain::message::{Block, CUT_MARKER, Line, MessageRole, TEXT_BYT
 use clawbroker::store::messages::{self, Span};
 use clawbroker::store::upstream::{ImportRows, RowLine, Source};
 
-use crate::harness::TestStore;
 use crate::harness::test_store::answer;
+use crate::harness::{TestStore, sql};
 
 async fn page(store: &TestStore, id: ConversationId, span: Span, limit: i64, bytes_max: usize) -> Vec<Arc<Line>> {
     store.read(move |db| messages::page(db, id, span, limit, bytes_max)).await.unwrap()
@@ -51,6 +51,19 @@ async fn pages_are_bounded_in_bytes(store: TestStore) {
     assert_eq!(seqs(&page(&store, id, Span::After(0), 100, 250).await), [1, 2]);
     assert_eq!(seqs(&page(&store, id, Span::Before(4), 100, 10).await), [3], "one at least");
     assert!(seqs(&page(&store, id, Span::After(5), 100, 10).await).is_empty());
+}
+
+/// LIM-1: what does not fit is not read at all. A line that cannot be read is an error wherever it is.
+async fn lines_beyond_the_bound_of_a_page_are_left_unread(store: TestStore) {
+    let (caller, conversation) = store.chat().await;
+    let id = conversation.id;
+    for _ in 0..4 {
+        store.ask(&caller, id, &"x".repeat(100)).await;
+    }
+    sql::run(&mut store.database.connect(), "UPDATE messages SET blocks = 'not blocks' WHERE seq = 2");
+    assert_eq!(seqs(&page(&store, id, Span::Newest, 100, 250).await), [3, 4]);
+    let damaged = store.read(move |db| messages::page(db, id, Span::Newest, 100, 350)).await.unwrap_err();
+    assert_eq!(damaged.http_status(), 500);
 }
 
 async fn lines_come_back_as_they_were_committed(store: TestStore) {
@@ -99,6 +112,7 @@ on_both_databases!(
     giant_thinking_is_cut_and_counts_for_a_page,
     pages_are_contiguous_parts_of_the_log,
     pages_are_bounded_in_bytes,
+    lines_beyond_the_bound_of_a_page_are_left_unread,
     lines_come_back_as_they_were_committed,
     a_giant_answer_is_cut_and_says_so,
 );

@@ -5,7 +5,6 @@ use clawbroker::domain::error::{Error, ErrorCode};
 use clawbroker::domain::user::Role;
 use clawbroker::store::audit::Actor;
 use clawbroker::store::chat::To;
-use clawbroker::store::conversations::SessionName;
 use clawbroker::store::users::AddUser;
 use clawbroker::store::{Command, Lane, Tx};
 
@@ -111,7 +110,8 @@ async fn a_failed_read_does_not_take_its_neighbours_along(store: TestStore) {
         ensure: false,
     };
     let before = store.writer().submit(Lane::Interactive, new_user("before")).unwrap();
-    let name = SessionName { key: "zero\0byte".into(), ..session_name(&gateway, "zero") };
+    let mut name = session_name(&gateway, "zero");
+    name.key = "zero\0byte".into();
     let bad = question(&caller, To::Name(name), "hello");
     let bad = store.writer().submit(Lane::Interactive, bad).unwrap();
     let after = store.writer().submit(Lane::Interactive, new_user("after")).unwrap();

@@ -311,6 +311,13 @@ impl Bench {
         self.perform(effects);
     }
 
+    /// Hands question 0 out once more.
+    fn ask_again(&mut self) {
+        let again = Question { delivery_id: self.keys[0], ..question(0) };
+        let effects = self.session.on_question(again, self.now);
+        self.perform(effects);
+    }
+
     fn up(&mut self) {
         let effects = self.session.on_link_up(4, self.now);
         self.perform(effects);

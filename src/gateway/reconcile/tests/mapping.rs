@@ -1,5 +1,5 @@
 //! Rows of a log and what they are to us.
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use proptest::prelude::*;
 
@@ -7,10 +7,8 @@ use super::*;
 
 /// What the store knows: turns by the run ids of their rows, with the questions' keys.
 #[derive(Clone, Default)]
-struct Known {
-    turns: HashMap<String, KnownTurn<u32>>,
-    questions: HashMap<String, u32>,
-    asked: Vec<(String, u32, KnownTurn<u32>)>,
+struct Stored {
+    known: Known<u32, u32>,
     /// Rows that have an origin.
     done: HashSet<String>,
     mapped_seq: i64,
@@ -24,34 +22,38 @@ fn open(id: u32) -> KnownTurn<u32> {
     KnownTurn { id, open: true, answer: None }
 }
 
-impl Known {
+impl Stored {
     fn with(turns: &[(&str, KnownTurn<u32>)]) -> Self {
-        Self {
+        let known = Known {
             turns: turns.iter().map(|(run, turn)| ((*run).to_owned(), turn.clone())).collect(),
             questions: turns.iter().map(|(run, turn)| ((*run).to_owned(), turn.id)).collect(),
-            ..Self::default()
-        }
+            ..Known::default()
+        };
+        Self { known, ..Self::default() }
     }
 
     fn asked(texts: &[(&str, KnownTurn<u32>)]) -> Self {
         let asked = texts.iter().map(|(text, turn)| ((*text).to_owned(), turn.id, turn.clone())).collect();
-        Self { asked, ..Self::default() }
+        Self { known: Known { asked, ..Known::default() }, ..Self::default() }
     }
 
     /// Makes a pass as the link does, and remembers what it did.
     fn pass(&mut self, rows: &[HistoryRow]) -> (Vec<String>, bool) {
         let fresh: Vec<HistoryRow> = rows.iter().filter(|row| !self.done.contains(&row.id)).cloned().collect();
-        let mapped = map_tail(&fresh, self.mapped_seq, &self.turns, &self.questions, &self.asked);
+        let mapped = map_tail(&fresh, self.mapped_seq, &self.known);
         assert!(mapped.up_to >= self.mapped_seq, "what is done stays done");
         let mut words = Vec::new();
         for (row, meaning) in &mapped.rows {
             assert!(self.done.insert(row.id.clone()), "a row has one meaning");
             words.push(match meaning {
                 Meaning::Question(id) => {
-                    self.asked.retain(|(_, delivery, _)| delivery != id);
+                    self.known.asked.retain(|(_, delivery, _)| delivery != id);
                     format!("question {id}")
                 }
-                Meaning::Answer(id) => format!("answer {id}"),
+                Meaning::Answer(id) => {
+                    self.known.others.retain(|turn| turn.id != *id);
+                    format!("answer {id}")
+                }
                 Meaning::LateAnswer(id) => format!("late {id}"),
                 Meaning::Step(id) => format!("step {id}"),
                 Meaning::Line => "line".to_owned(),
@@ -63,7 +65,7 @@ impl Known {
 }
 
 /// The meanings of all rows in one pass; a second one must have nothing to do.
-fn mapped(known: &Known, rows: &[HistoryRow]) -> (Vec<String>, bool) {
+fn mapped(known: &Stored, rows: &[HistoryRow]) -> (Vec<String>, bool) {
     let mut known = known.clone();
     let first = known.pass(rows);
     assert_eq!(known.pass(rows), (Vec::new(), first.1), "a repeated pass gives nothing new");
@@ -129,7 +131,7 @@ fn rows_of_ended_turns_find_their_place() {
     ];
     for (name, values, turn, expected) in table {
         assert_eq!(
-            mapped(&Known::with(&[("q", turn)]), &rows(values)),
+            mapped(&Stored::with(&[("q", turn)]), &rows(values)),
             (expected.iter().map(|w| (*w).to_owned()).collect(), false),
             "{name}"
         );
@@ -139,18 +141,18 @@ fn rows_of_ended_turns_find_their_place() {
 #[test]
 fn taken_up_turn_has_its_rows_under_both_ids() {
     let log = rows(vec![user(1, "q"), used_tool(2, "q"), recovery(3, "r"), said(4, "r", "a")]);
-    let mut known = Known::with(&[("q", turn(1, Some("a"))), ("r", turn(1, Some("a")))]);
-    known.questions.remove("r");
+    let mut known = Stored::with(&[("q", turn(1, Some("a"))), ("r", turn(1, Some("a")))]);
+    known.known.questions.remove("r");
     assert_eq!(mapped(&known, &log).0, ["question 1", "step 1", "line", "answer 1"]);
 }
 
 #[test]
 fn rows_of_an_open_turn_and_all_behind_them_wait() {
     let log = rows(vec![user(1, "q"), used_tool(2, "q"), result(3, "q"), said(4, "q", "a"), injected(5), user(6, "p")]);
-    let mut known = Known::with(&[("q", open(1))]);
+    let mut known = Stored::with(&[("q", open(1))]);
     assert_eq!(known.pass(&log), (vec!["question 1".to_owned()], true));
     assert_eq!(known.pass(&log), (vec![], true));
-    known.turns.insert("q".to_owned(), turn(1, Some("a")));
+    known.known.turns.insert("q".to_owned(), turn(1, Some("a")));
     assert_eq!(known.pass(&log).0, ["step 1", "step 1", "answer 1", "line", "line"]);
     assert_eq!(known.pass(&log), (vec![], false));
 }
@@ -170,34 +172,52 @@ fn protocol_3_goes_by_text_and_order() {
         row_3(5, "user", "two"),
         row_3(6, "assistant", "2"),
     ]);
-    let known = Known::asked(&[("one", turn(1, Some("1"))), ("two", turn(2, Some("2")))]);
+    let known = Stored::asked(&[("one", turn(1, Some("1"))), ("two", turn(2, Some("2")))]);
     assert_eq!(mapped(&known, &log).0, ["question 1", "answer 1", "line", "line", "question 2", "answer 2"]);
 }
 
 #[test]
 fn protocol_3_leaves_a_question_until_its_answer_is_there() {
     let question = rows(vec![row_3(1, "user", "one")]);
-    let mut known = Known::asked(&[("one", open(1))]);
+    let mut known = Stored::asked(&[("one", open(1))]);
     assert_eq!(known.pass(&question), (vec![], true), "being answered");
-    known.asked[0].2 = turn(1, Some("1"));
+    known.known.asked[0].2 = turn(1, Some("1"));
     assert_eq!(known.pass(&question), (vec![], true), "answered, but the row is not written yet");
     let both = rows(vec![row_3(1, "user", "one"), row_3(2, "assistant", "1")]);
     assert_eq!(known.pass(&both).0, ["question 1", "answer 1"], "the answer is not taken for a new line");
 
-    let mut known = Known::asked(&[("one", turn(1, Some("1")))]);
+    let mut known = Stored::asked(&[("one", turn(1, Some("1")))]);
     let next = rows(vec![row_3(1, "user", "one"), row_3(2, "user", "of others")]);
     assert_eq!(known.pass(&next).0, ["question 1", "line"], "it does not hold up others for ever");
-    let mut known = Known::asked(&[("one", turn(1, None))]);
+    let mut known = Stored::asked(&[("one", turn(1, None))]);
     assert_eq!(known.pass(&question).0, ["question 1"], "aborted without a word");
 }
 
 #[test]
 fn protocol_3_question_that_never_got_there_does_not_stop_later_ones() {
     let log = rows(vec![row_3(1, "user", "two"), row_3(2, "assistant", "2")]);
-    let known = Known::asked(&[("refused", turn(1, Some("it was refused"))), ("two", turn(2, Some("2")))]);
+    let known = Stored::asked(&[("refused", turn(1, Some("it was refused"))), ("two", turn(2, Some("2")))]);
     assert_eq!(mapped(&known, &log).0, ["question 2", "answer 2"]);
-    let known = Known::asked(&[("two", turn(1, Some("it was refused"))), ("two", turn(2, Some("2")))]);
+    let known = Stored::asked(&[("two", turn(1, Some("it was refused"))), ("two", turn(2, Some("2")))]);
     assert_eq!(mapped(&known, &log).0, ["question 2", "answer 2"], "by the answer, where the words are the same");
+}
+
+#[test]
+fn protocol_3_answers_to_others_are_known_by_their_text() {
+    let log = rows(vec![row_3(1, "user", "theirs"), row_3(2, "assistant", "hi"), row_3(3, "user", "next")]);
+    let of = |others: Vec<KnownTurn<u32>>| Stored { known: Known { others, ..Known::default() }, ..Stored::default() };
+    let ended = turn(1, Some("hi"));
+    assert_eq!(mapped(&of(vec![ended.clone()]), &log).0, ["line", "answer 1", "line"]);
+    assert_eq!(mapped(&of(vec![turn(1, Some("other"))]), &log).0, ["line", "line", "line"]);
+    // The question is there at once, what follows it when the turn is over.
+    let mut stored = of(vec![open(1)]);
+    assert_eq!(stored.pass(&log[..2]), (vec!["line".to_owned()], true));
+    stored.known.others = vec![ended.clone()];
+    assert_eq!(stored.pass(&log).0, ["answer 1", "line"]);
+    // Two with the same words; what stands above a later question is not of the one that is open.
+    let twice = rows(vec![row_3(1, "assistant", "hi"), row_3(2, "assistant", "hi"), row_3(3, "assistant", "hi")]);
+    assert_eq!(mapped(&of(vec![ended, turn(2, Some("hi"))]), &twice).0, ["answer 1", "answer 2", "line"]);
+    assert_eq!(mapped(&of(vec![open(1)]), &log).0, ["line", "line", "line"]);
 }
 
 #[test]
@@ -207,20 +227,20 @@ fn protocol_3_tool_rows_are_steps_of_the_question_before_them() {
     let mut done = result(3, "x");
     done["__openclaw"].as_object_mut().expect("an object").remove("runId");
     let log = rows(vec![row_3(1, "user", "one"), call, done, row_3(4, "assistant", "1")]);
-    let known = Known::asked(&[("one", turn(1, Some("1")))]);
+    let known = Stored::asked(&[("one", turn(1, Some("1")))]);
     assert_eq!(mapped(&known, &log).0, ["question 1", "step 1", "step 1", "answer 1"]);
 }
 
 /// What the store would know of a recorded page when all user rows were questions of ours, ended as the log says.
-fn known_of(page: &HistoryPage, open_runs: &HashSet<String>) -> Known {
-    let mut known = Known::default();
+fn known_of(page: &HistoryPage, open_runs: &HashSet<String>) -> Stored {
+    let mut known = Stored::default();
     let keys: Vec<&str> =
         page.rows.iter().filter(|row| !row.is_recovery).filter_map(HistoryRow::delivery_key).collect();
     for (index, key) in (1..).zip(&keys) {
         let last = page.rows.iter().rev().find(|row| row.run_id.as_deref() == Some(key) && may_answer(row));
         let turn = KnownTurn { id: index, open: open_runs.contains(*key), answer: last.map(|row| row.text.clone()) };
-        known.turns.insert((*key).to_owned(), turn);
-        known.questions.insert((*key).to_owned(), index);
+        known.known.turns.insert((*key).to_owned(), turn);
+        known.known.questions.insert((*key).to_owned(), index);
     }
     known
 }
@@ -251,7 +271,7 @@ fn every_recorded_row_gets_one_meaning_or_is_held() {
                 // The end of the turn brings the rest, exactly once each.
                 let mut later = known.clone();
                 let (first, _) = later.pass(&page.rows);
-                for turn in later.turns.values_mut() {
+                for turn in later.known.turns.values_mut() {
                     turn.open = false;
                 }
                 let (rest, held_still) = later.pass(&page.rows);
@@ -282,17 +302,17 @@ proptest! {
             }
         }).collect();
         let log = rows(values);
-        let mut known = Known::with(&[("a", open(1)), ("b", open(2))]);
+        let mut known = Stored::with(&[("a", open(1)), ("b", open(2))]);
         let mut mapped = 0;
         for (end, (.., what)) in (1..).zip(&kinds) {
             match what {
-                0 => { known.turns.insert("a".to_owned(), turn(1, Some("answer of a"))); }
-                1 => { known.turns.insert("b".to_owned(), turn(2, None)); }
+                0 => { known.known.turns.insert("a".to_owned(), turn(1, Some("answer of a"))); }
+                1 => { known.known.turns.insert("b".to_owned(), turn(2, None)); }
                 2 => mapped += known.pass(&log[..end]).0.len(),
                 _ => {}
             }
         }
-        for turn in known.turns.values_mut() {
+        for turn in known.known.turns.values_mut() {
             turn.open = false;
         }
         mapped += known.pass(&log).0.len();

@@ -162,6 +162,32 @@ fn refused_question_dies_and_the_next_one_goes() {
 }
 
 #[test]
+fn refused_question_that_is_redriven_is_heard_again() {
+    let mut bench = Bench::sending();
+    bench.sent(RequestError::Refused(refusal("INVALID_REQUEST", false)));
+    bench.said();
+    bench.ask_again();
+    assert_eq!(bench.said(), ["send 0"]);
+    bench.ack(SendStatus::Started);
+    bench.own(ChatState::Delta, Some("one"));
+    assert_eq!(bench.said, ["tell one"]);
+    bench.own(ChatState::Final, Some("one two"));
+    assert_eq!(bench.said(), ["end answered: one two"]);
+}
+
+/// The redrive may be heard of before the end that it follows.
+#[test]
+fn question_that_is_redriven_while_its_end_is_being_written_goes_next() {
+    let mut bench = Bench::sending();
+    bench.fail = vec![ErrorCode::StoreBusy];
+    bench.sent(RequestError::Refused(refusal("INVALID_REQUEST", false)));
+    bench.ask_again();
+    assert_eq!(bench.said(), Vec::<String>::new());
+    bench.pass(500);
+    assert_eq!(bench.said(), ["end dead upstream_refused false: ", "send 0"]);
+}
+
+#[test]
 fn busy_gateway_is_asked_again_with_the_same_key_once() {
     let mut bench = Bench::sending();
     bench.sent(RequestError::Refused(refusal("UNAVAILABLE", true)));
