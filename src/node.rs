@@ -17,8 +17,10 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::actors::bootstrap::Bootstrapped;
+use crate::actors::browser_session::Shared;
 use crate::actors::directory::Directory;
 use crate::actors::hub::Hubs;
+use crate::actors::messages::ToLink;
 use crate::actors::supervisor::{Shutdown, Supervisor, SupervisorParts};
 use crate::config::{Config, DatabaseUrl, Durability, StoreConfig};
 use crate::domain::clock::{Clock, SystemClock};
@@ -108,12 +110,20 @@ impl Node {
             ready: Some(told),
         })
         .start();
+        let links: Recipient<ToLink> = supervisor.clone().recipient();
         let state = web::Data::new(AppState {
+            sessions: Arc::new(Shared {
+                store: store.clone(),
+                directory: directory.clone(),
+                clock: clock.clone(),
+                links: links.clone(),
+                limits: config.limits.clone(),
+            }),
             tickets: Tickets::new(Duration::from_secs(config.auth.ws_ticket_ttl_s), config.auth.ws_tickets_max),
             limiter: Limiter::new(config.auth.wrong_credentials_per_minute, config.auth.counted_addresses_max),
             edge: Edge::default(),
             started_at: clock.now_ms(),
-            links: supervisor.clone().recipient(),
+            links,
             observe: supervisor.clone().recipient(),
             config,
             store,

@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 
+use crate::actors::browser_session::Shared;
 use crate::actors::directory::Directory;
 use crate::actors::hub::Hubs;
 use crate::actors::messages::ToLink;
@@ -25,6 +26,8 @@ pub struct AppState {
     pub hubs: Arc<Hubs>,
     pub clock: Arc<dyn Clock>,
     pub vault: Vault,
+    /// What the browser sessions share of this.
+    pub sessions: Arc<Shared>,
     /// Finds the link of a gateway.
     pub links: Recipient<ToLink>,
     /// Asks every actor about itself.

@@ -101,13 +101,13 @@ pub(crate) async fn chat(
     let frame_bytes_max = limits.frame_bytes_max;
     let transport = WsTransport {
         session: None,
-        start: Some(Start {
+        start: Some(Box::new(Start {
             state: state.clone().into_inner(),
             caller,
             scope,
             deltas,
             cut: req.conn_data::<Cut>().cloned(),
-        }),
+        })),
         joiner: FragmentJoiner::new(frame_bytes_max),
         trip,
         closed: false,
@@ -169,7 +169,8 @@ struct Start {
 /// Carries frames; see the module's header.
 pub struct WsTransport {
     session: Option<Addr<BrowserSession>>,
-    start: Option<Start>,
+    /// Boxed: it is gone once the session has begun.
+    start: Option<Box<Start>>,
     joiner: FragmentJoiner,
     trip: TripHandle,
     closed: bool,
@@ -197,11 +198,7 @@ impl Actor for WsTransport {
             None => Box::new(|| {}),
         };
         let session = BrowserSession::new(SessionParts {
-            store: start.state.store.clone(),
-            directory: start.state.directory.clone(),
-            clock: start.state.clock.clone(),
-            links: start.state.links.clone(),
-            limits: start.state.config.limits.clone(),
+            shared: start.state.sessions.clone(),
             hub: Hub::local(&start.state.hubs),
             caller: start.caller,
             scope,

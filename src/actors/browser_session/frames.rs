@@ -1,4 +1,5 @@
 //! The frames a browser gets, built once and shared where many get the same.
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use bytestring::ByteString;
@@ -182,16 +183,42 @@ pub(super) struct Have {
     pub(super) utf16: usize,
 }
 
+/// What the next live frame of a socket is made of, besides the run's newest text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Next {
+    /// The number that the frame gets.
+    pub(super) n: u64,
+    pub(super) deltas: Deltas,
+    /// What the client has.
+    pub(super) have: Have,
+    /// The client cannot go on from what it has.
+    pub(super) whole: bool,
+    pub(super) federated: bool,
+}
+
+/// A live frame, and what the client has with it.
+type Made = (ByteString, Have);
+
+thread_local! {
+    /// The live frame that was made last on this thread. The sockets that watch a run get its frames one after the other,
+    /// and most are at the same place: what one gets is made once for all of them.
+    static LAST: RefCell<Option<(Arc<Live>, Next, Made)>> = const { RefCell::new(None) };
+}
+
 /// The live frame that brings a client from what it has to the newest text; `None` when there is nothing to say.
-pub(super) fn live(
-    topic: &Topic,
-    live: &Live,
-    n: u64,
-    deltas: Deltas,
-    have: Have,
-    whole: bool,
-    federated: bool,
-) -> Option<(ByteString, Have)> {
+pub(super) fn live(topic: &Topic, live: &Arc<Live>, next: Next) -> Option<Made> {
+    LAST.with_borrow_mut(|last| {
+        if let Some((_, _, made)) = last.as_ref().filter(|(of, with, _)| Arc::ptr_eq(of, live) && *with == next) {
+            return Some(made.clone());
+        }
+        let made = make_live(topic, live, next)?;
+        *last = Some((live.clone(), next, made.clone()));
+        Some(made)
+    })
+}
+
+fn make_live(topic: &Topic, live: &Live, next: Next) -> Option<Made> {
+    let Next { n, deltas, have, whole, federated } = next;
     let now = |part: &str| Have { bytes: live.text.len(), utf16: have.utf16 + part.encode_utf16().count() };
     let mut frame = json!({ "type": "stream", "runId": live.turn_id, "n": n });
     let has = match (&live.step, live.text.get(have.bytes..)) {
@@ -217,7 +244,7 @@ pub(super) fn live(
             now(part)
         }
         // The text has become another one.
-        (_, None) => return self::live(topic, live, n, deltas, have, true, federated),
+        (_, None) => return make_live(topic, live, Next { whole: true, ..next }),
     };
     name(&mut frame, topic, federated);
     Some((text(&frame), has))

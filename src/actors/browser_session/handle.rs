@@ -87,7 +87,7 @@ impl BrowserSession {
                 return Err(Error::new(ErrorCode::BadFrame, "on a federated socket a frame needs `gatewayId`"));
             }
         };
-        let Some(card) = self.parts.directory.gateway(&gateway_id) else {
+        let Some(card) = self.parts.shared.directory.gateway(&gateway_id) else {
             return Err(unknown_gateway(gateway_id.as_str()));
         };
         let key = named.session_key.as_deref().unwrap_or_default();
@@ -123,7 +123,7 @@ impl BrowserSession {
         if let Some(id) = self.names.get(&(name.gateway_id.clone(), name.key.clone())) {
             return Box::pin(actix::fut::ready(Ok(Some(*id))));
         }
-        let (store, caller) = (self.parts.store.clone(), self.parts.caller.clone());
+        let (store, caller) = (self.parts.shared.store.clone(), self.parts.caller.clone());
         let wanted = name.clone();
         let resolved = async move {
             let found = {
@@ -177,7 +177,7 @@ impl BrowserSession {
         }
         let contacted = conversation.upstream.contacted;
         let touched = self.touch(name.gateway_id, id);
-        let store = self.parts.store.clone();
+        let store = self.parts.shared.store.clone();
         let ends = async move {
             if wait_for_contact && !contacted {
                 // Without an answer in time the history is what there is; `imported` tells when more has come.
@@ -206,7 +206,7 @@ impl BrowserSession {
         let (reply, touched) = oneshot::channel();
         let request = LinkRequest::Touch { conversation_id, reply };
         // A supervisor that is overrun does not hear it; the next question contacts the session all the same.
-        let _ = self.parts.links.try_send(ToLink { gateway_id, request });
+        let _ = self.parts.shared.links.try_send(ToLink { gateway_id, request });
         touched
     }
 
@@ -222,14 +222,14 @@ impl BrowserSession {
     fn chat(&mut self, chat: inbound::Chat) -> Done {
         let key = chat.idempotency_key.clone();
         let checked = self.may_write().and_then(|()| {
-            let text = chat.checked_text(self.parts.limits.message_bytes_max)?;
+            let text = chat.checked_text(self.parts.shared.limits.message_bytes_max)?;
             Ok((self.name(&chat.named)?, text))
         });
         let (name, text) = match checked {
             Ok(checked) => checked,
             Err(error) => return self.refuse(error, Some(&chat.named), key),
         };
-        let gateway_up = self.parts.directory.is_connected(&name.gateway_id);
+        let gateway_up = self.parts.shared.directory.is_connected(&name.gateway_id);
         let no_queue = chat.queue == Some(false);
         let gateway_id = name.gateway_id.clone();
         let named = chat.named;
@@ -253,12 +253,12 @@ impl BrowserSession {
                 text,
                 client_key: key.clone(),
                 socket_id: Some(this.id),
-                gateway_up: this.parts.directory.is_connected(&gateway_id),
+                gateway_up: this.parts.shared.directory.is_connected(&gateway_id),
                 no_queue,
-                queued_max: this.parts.limits.queued_per_session_max,
+                queued_max: this.parts.shared.limits.queued_per_session_max,
                 line_only: None,
             };
-            let store = this.parts.store.clone();
+            let store = this.parts.shared.store.clone();
             Box::pin(async move { store.write(command).await }.into_actor(this).map(move |result, this, ctx| {
                 match result {
                     // The acknowledgement comes as the event of the line, in its place among the others.
@@ -307,7 +307,7 @@ impl BrowserSession {
             let (reply, taken) = oneshot::channel();
             let request =
                 LinkRequest::Abort { conversation_id: id, turn_id, queued: abort.queued == Some(true), reply };
-            if this.parts.links.try_send(ToLink { gateway_id: gateway_id.clone(), request }).is_err() {
+            if this.parts.shared.links.try_send(ToLink { gateway_id: gateway_id.clone(), request }).is_err() {
                 return this.refuse(Error::store_busy(), Some(&abort.named), None);
             }
             let taken = tokio::time::timeout(ABORT_WAIT, taken).into_actor(this);
@@ -327,7 +327,7 @@ impl BrowserSession {
     }
 
     fn history(&mut self, history: inbound::History) -> Done {
-        let rows_max = self.parts.limits.page_rows_max as i64;
+        let rows_max = self.parts.shared.limits.page_rows_max as i64;
         let limit = history.limit.unwrap_or(PAGE_DEFAULT);
         let before = history.before.as_deref().map(str::parse::<MessageId>).transpose();
         let checked = match (self.name(&history.named), before) {
@@ -356,7 +356,7 @@ impl BrowserSession {
                 Err(error) if error.code() == ErrorCode::AlreadyExists => return this.empty_history(unknown),
                 Err(error) => return this.refuse(error, Some(&history.named), None),
             };
-            let (store, bytes) = (this.parts.store.clone(), this.parts.limits.page_bytes_max);
+            let (store, bytes) = (this.parts.shared.store.clone(), this.parts.shared.limits.page_bytes_max);
             let page = async move {
                 store
                     .read(move |db| {
@@ -412,8 +412,8 @@ impl BrowserSession {
                     return this.refuse(error, Some(&named), None);
                 }
             };
-            let store = this.parts.store.clone();
-            let next_seq = this.watches.get(&id).and_then(super::watch::Watch::next_seq);
+            let store = this.parts.shared.store.clone();
+            let next_seq = this.watches.get(&id).and_then(|watch| watch.next_seq());
             let found = async move { store.read(move |db| conversations::get(db, id)).await };
             Box::pin(found.into_actor(this).map(move |found, this: &mut Self, ctx| {
                 let found = match found.and_then(|found| found.ok_or_else(|| Error::not_found("session", id))) {
@@ -427,7 +427,7 @@ impl BrowserSession {
                 let last_seq = next_seq.map_or(found.last_seq, |next| next - 1);
                 let federated = this.federated();
                 let Some(topic) = this.watches.get(&id).map(|watch| watch.topic.clone()) else { return };
-                let run = this.parts.directory.run(id);
+                let run = this.parts.shared.directory.run(id);
                 let Some(after) = after else {
                     this.send(frames::watching("subscribed", &topic, last_seq, run.as_deref(), federated), ctx);
                     this.show_run(id, ctx);
@@ -435,7 +435,7 @@ impl BrowserSession {
                 };
                 let reset = if after < found.first_seq - 1 || after > found.last_seq {
                     Some("unknown_position")
-                } else if last_seq - after > this.parts.limits.resume_lines_max as i64 {
+                } else if last_seq - after > this.parts.shared.limits.resume_lines_max as i64 {
                     Some("too_far_behind")
                 } else {
                     None
@@ -474,7 +474,7 @@ impl BrowserSession {
                 }
                 Err(error) => return this.refuse(error, Some(&read.named), None),
             };
-            let (store, party) = (this.parts.store.clone(), this.parts.caller.party_id);
+            let (store, party) = (this.parts.shared.store.clone(), this.parts.caller.party_id);
             let marked = async move { store.write_bulk(MarkRead { id, party, seq }).await };
             Box::pin(marked.into_actor(this).map(move |marked, this: &mut Self, ctx| {
                 if let Err(error) = marked {

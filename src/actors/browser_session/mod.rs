@@ -88,13 +88,18 @@ pub enum FromTransport {
 /// Cuts the connection from outside, when the transport is frozen by a browser that does not read.
 pub type Kill = Box<dyn Fn()>;
 
-/// What a session is made with.
-pub struct SessionParts {
+/// What all sessions of a node share; one pointer in each, because there may be tens of thousands.
+pub struct Shared {
     pub store: Store,
     pub directory: Arc<Directory>,
     pub clock: Arc<dyn Clock>,
     pub links: Recipient<ToLink>,
     pub limits: Limits,
+}
+
+/// What a session is made with.
+pub struct SessionParts {
+    pub shared: Arc<Shared>,
     pub hub: Hub,
     pub caller: Arc<Caller>,
     pub scope: Scope,
@@ -109,7 +114,8 @@ pub struct BrowserSession {
     outbox: Outbox,
     /// A batch is with the transport.
     writing: bool,
-    watches: HashMap<ConversationId, Watch>,
+    /// Boxed: a map of its own keeps room for several.
+    watches: HashMap<ConversationId, Box<Watch>>,
     names: HashMap<(GatewayId, String), ConversationId>,
     inbound: VecDeque<Inbound>,
     handling: bool,
@@ -132,13 +138,13 @@ impl BrowserSession {
         let now = tokio::time::Instant::now();
         Self {
             id: SocketId::new(),
-            outbox: Outbox::new(parts.limits.outbox_bytes_max, parts.limits.outbox_frames_max),
+            outbox: Outbox::new(parts.shared.limits.outbox_bytes_max, parts.shared.limits.outbox_frames_max),
             writing: false,
             watches: HashMap::new(),
             names: HashMap::new(),
             inbound: VecDeque::new(),
             handling: false,
-            allowance: f64::from(parts.limits.frames_burst_max),
+            allowance: f64::from(parts.shared.limits.frames_burst_max),
             allowance_at: now,
             heard_at: now,
             queued: HashSet::new(),
@@ -159,7 +165,7 @@ impl Actor for BrowserSession {
         self.parts.hub.enter(self.id, ctx.address().recipient());
         self.greet(ctx);
         if let Some(at) = self.parts.caller.expires_at {
-            let left = u64::try_from(at - self.parts.clock.now_ms()).unwrap_or(0);
+            let left = u64::try_from(at - self.parts.shared.clock.now_ms()).unwrap_or(0);
             ctx.run_later(Duration::from_millis(left), |this, ctx| this.close(1008, "the token has expired", ctx));
         }
         ctx.run_interval(PING_EVERY, |this, ctx| {
@@ -173,7 +179,7 @@ impl Actor for BrowserSession {
 
     fn stopped(&mut self, _ctx: &mut Self::Context) {
         self.parts.hub.leave(self.id);
-        self.parts.directory.leave_socket(self.parts.caller.user_id);
+        self.parts.shared.directory.leave_socket(self.parts.caller.user_id);
     }
 }
 
@@ -258,8 +264,8 @@ impl BrowserSession {
     /// Says hello, once for each gateway in scope.
     fn greet(&mut self, ctx: &mut Context<Self>) {
         let cards = match &self.parts.scope {
-            Scope::Gateway(id) => self.parts.directory.gateway(id).into_iter().collect(),
-            Scope::Federated => self.parts.directory.gateways(),
+            Scope::Gateway(id) => self.parts.shared.directory.gateway(id).into_iter().collect(),
+            Scope::Federated => self.parts.shared.directory.gateways(),
         };
         if cards.is_empty() {
             self.send(frames::nothing_connected(self.parts.deltas), ctx);
@@ -313,7 +319,8 @@ impl BrowserSession {
     fn live_frame(&mut self, topic: &Arc<Topic>, live: &Arc<Live>, whole: bool, federated: bool) -> Option<ByteString> {
         let run =
             self.watches.get_mut(&topic.conversation_id)?.run.as_mut().filter(|run| run.turn_id == live.turn_id)?;
-        let (frame, have) = frames::live(topic, live, run.n + 1, self.parts.deltas, run.have, whole, federated)?;
+        let next = frames::Next { n: run.n + 1, deltas: self.parts.deltas, have: run.have, whole, federated };
+        let (frame, have) = frames::live(topic, live, next)?;
         run.n += 1;
         run.have = have;
         Some(frame)
@@ -397,7 +404,7 @@ impl BrowserSession {
                 ErrorCode::RateLimited,
                 format!(
                     "at most {} frames a second are taken from one socket",
-                    self.parts.limits.frames_per_second_max
+                    self.parts.shared.limits.frames_per_second_max
                 ),
             );
             self.send(frames::error(&error, None, None, None), ctx);
@@ -418,10 +425,10 @@ impl BrowserSession {
     /// A bucket that fills with `frames_per_second_max` and holds `frames_burst_max`.
     fn take_allowance(&mut self) -> bool {
         let now = tokio::time::Instant::now();
-        let gained =
-            now.duration_since(self.allowance_at).as_secs_f64() * f64::from(self.parts.limits.frames_per_second_max);
+        let gained = now.duration_since(self.allowance_at).as_secs_f64()
+            * f64::from(self.parts.shared.limits.frames_per_second_max);
         self.allowance_at = now;
-        self.allowance = (self.allowance + gained).min(f64::from(self.parts.limits.frames_burst_max));
+        self.allowance = (self.allowance + gained).min(f64::from(self.parts.shared.limits.frames_burst_max));
         if self.allowance < 1.0 {
             return false;
         }
@@ -434,7 +441,11 @@ impl BrowserSession {
         if self.handling {
             return;
         }
-        let Some(frame) = self.inbound.pop_front() else { return };
+        let Some(frame) = self.inbound.pop_front() else {
+            // A silent socket keeps no room for frames.
+            self.inbound = VecDeque::new();
+            return;
+        };
         self.handling = true;
         self.handle_frame(frame)
             .map(|(), this: &mut Self, ctx| {

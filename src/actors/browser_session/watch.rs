@@ -96,18 +96,18 @@ impl BrowserSession {
 
     /// Begins to watch: from here on events are kept until [`BrowserSession::go_live`].
     pub(super) fn begin_watch(&mut self, topic: Arc<Topic>) -> Result<(), Error> {
-        if self.watches.len() >= self.parts.limits.watched_sessions_per_socket_max {
+        if self.watches.len() >= self.parts.shared.limits.watched_sessions_per_socket_max {
             return Err(Error::new(
                 crate::domain::error::ErrorCode::RateLimited,
                 format!(
                     "one socket watches at most {} sessions; unsubscribe from some",
-                    self.parts.limits.watched_sessions_per_socket_max
+                    self.parts.shared.limits.watched_sessions_per_socket_max
                 ),
             ));
         }
         let id = topic.conversation_id;
         self.parts.hub.watch(self.id, id);
-        self.watches.insert(id, Watch::new(topic));
+        self.watches.insert(id, Box::new(Watch::new(topic)));
         Ok(())
     }
 
@@ -145,7 +145,7 @@ impl BrowserSession {
 
     /// Shows the run in progress to a browser that has just come.
     pub(super) fn show_run(&mut self, id: ConversationId, ctx: &mut Context<Self>) {
-        let Some(live) = self.parts.directory.run(id) else { return };
+        let Some(live) = self.parts.shared.directory.run(id) else { return };
         let federated = self.federated();
         let Some(watch) = self.watches.get_mut(&id) else { return };
         if watch.run.is_some_and(|run| run.turn_id == live.turn_id && run.rev >= live.rev) {
@@ -169,10 +169,10 @@ impl BrowserSession {
 
     /// Sends the lines after `after`, as much as the outbox takes; the next page is read when it has been written.
     pub(super) fn read_missed(&mut self, id: ConversationId, after: i64, ctx: &mut Context<Self>) {
-        let limits = &self.parts.limits;
+        let limits = &self.parts.shared.limits;
         let rows = (limits.outbox_frames_max / 2).clamp(1, limits.page_rows_max) as i64;
         let bytes = limits.page_bytes_max.min(limits.outbox_bytes_max / 2);
-        let store = self.parts.store.clone();
+        let store = self.parts.shared.store.clone();
         async move {
             store
                 .read(move |db| {
@@ -209,11 +209,11 @@ impl BrowserSession {
     /// A run that ended while events were lost, without a line: its end is told from the store.
     fn settle_run(&mut self, id: ConversationId, ctx: &mut Context<Self>) {
         let Some(run) = self.watches.get(&id).and_then(|watch| watch.run) else { return };
-        if self.parts.directory.run(id).is_some_and(|live| live.turn_id == run.turn_id) {
+        if self.parts.shared.directory.run(id).is_some_and(|live| live.turn_id == run.turn_id) {
             self.show_run(id, ctx);
             return;
         }
-        let store = self.parts.store.clone();
+        let store = self.parts.shared.store.clone();
         async move { store.read(move |db| turns::get(db, run.turn_id)).await }
             .into_actor(self)
             .map(move |read, this, ctx| {

@@ -14,6 +14,7 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::test::{self, TestRequest};
 use actix_web::{body, web};
 use clawbroker::actors::bootstrap::{digest, new_token, prefix};
+use clawbroker::actors::browser_session::Shared;
 use clawbroker::actors::directory::Directory;
 use clawbroker::actors::hub::Hubs;
 use clawbroker::actors::messages::{LinkRequest, Report, ToLink, UpstreamSession};
@@ -138,12 +139,20 @@ impl TestNode {
         let upstream = Arc::<Mutex<Upstream>>::default();
         let links = actix::Actor::start(Links(upstream.clone()));
         let vault = Vault::open(database.data_dir(), Some(&Secret::new("07".repeat(32)))).expect("a key in hex");
+        let store = Store::new(writer, opener, 4, epoch).expect("the readers start");
         let state = web::Data::new(AppState {
+            sessions: Arc::new(Shared {
+                store: store.clone(),
+                directory: directory.clone(),
+                clock: clock.clone(),
+                links: links.clone().recipient(),
+                limits: config.limits.clone(),
+            }),
             tickets: Tickets::new(Duration::from_secs(config.auth.ws_ticket_ttl_s), config.auth.ws_tickets_max),
             limiter: Limiter::new(config.auth.wrong_credentials_per_minute, config.auth.counted_addresses_max),
             edge: Edge::default(),
             config: Arc::new(config),
-            store: Store::new(writer, opener, 4, epoch).expect("the readers start"),
+            store,
             directory,
             hubs,
             clock: clock.clone(),

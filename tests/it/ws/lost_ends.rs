@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use clawbroker::actors::browser_session::{BrowserSession, Deltas, FromTransport, Outgoing, Scope, SessionParts};
+use clawbroker::actors::browser_session::{
+    BrowserSession, Deltas, FromTransport, Outgoing, Scope, SessionParts, Shared,
+};
 use clawbroker::actors::directory::Directory;
 use clawbroker::actors::hub::{Hub, HubMessage, Hubs};
 use clawbroker::actors::messages::ToLink;
@@ -101,11 +103,13 @@ async fn the_end_of_a_run_is_told_when_the_store_can_be_read_again(test: TestSto
     let (told, mut frames) = mpsc::unbounded_channel();
     let own = Rc::new(OnceCell::new());
     let session = BrowserSession::new(SessionParts {
-        store: store.clone(),
-        directory: directory.clone(),
-        clock: test.clock.clone(),
-        links: Nobody.start().recipient(),
-        limits: Limits::default(),
+        shared: Arc::new(Shared {
+            store: store.clone(),
+            directory: directory.clone(),
+            clock: test.clock.clone(),
+            links: Nobody.start().recipient(),
+            limits: Limits::default(),
+        }),
         hub: Hub::local(&Arc::new(Hubs::new(directory, 16))),
         caller: Arc::new(caller),
         scope: Scope::Gateway(gateway_id.clone()),

@@ -166,9 +166,9 @@ impl Socket {
         for out in self.outbox.take() {
             let Out::Live { topic, live, whole } = out else { continue };
             assert_eq!(live.turn_id, self.turn);
-            if let Some((frame, have)) =
-                frames::live(&topic, &live, self.sent + 1, client.deltas, self.have, whole, false)
-            {
+            let next =
+                frames::Next { n: self.sent + 1, deltas: client.deltas, have: self.have, whole, federated: false };
+            if let Some((frame, have)) = frames::live(&topic, &live, next) {
                 self.sent += 1;
                 self.have = have;
                 client.hear(&frame);
@@ -267,8 +267,8 @@ proptest! {
         let mut client = Client { deltas, shown: first["text"].as_str().expect("a text").to_owned(), n: 1 };
         let text = format!("{start}{part}");
         let step = LiveStep::Delta { at: start.len(), at_utf16: start.encode_utf16().count() };
-        let (frame, have) =
-            frames::live(&topic, &live(turn, 2, &text, step), 2, deltas, have, false, false).expect("something new");
+        let next = frames::Next { n: 2, deltas, have, whole: false, federated: false };
+        let (frame, have) = frames::live(&topic, &live(turn, 2, &text, step), next).expect("something new");
         client.hear(&frame);
         prop_assert_eq!(&client.shown, &text);
         prop_assert_eq!(have, Have { bytes: text.len(), utf16: text.encode_utf16().count() });
