@@ -7,7 +7,7 @@ use super::history::{HistoryPage, HistoryRow, Marker, RowRole, same_text};
 
 mod mapping;
 
-pub use mapping::{Known, KnownTurn, Mapped, Meaning, map_tail, was_reset};
+pub use mapping::{Known, KnownTurn, Mapped, Meaning, OthersTurn, map_tail, was_reset};
 
 /// A question that was handed to the gateway, or a run that somebody else started.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +73,12 @@ pub fn is_active(page: &HistoryPage) -> bool {
     page.in_flight.is_some()
         || page.has_active_run == Some(true)
         || page.active_run_ids.as_ref().is_some_and(|ids| !ids.is_empty())
+}
+
+/// Tells whether the last word in the log is an answer that came after `since_ms`. Protocol 3 tells no more of a run that
+/// others began.
+pub fn ends_with_answer(page: &HistoryPage, since_ms: i64) -> bool {
+    page.rows.last().is_some_and(|row| may_answer(row) && row.timestamp_ms.is_none_or(|at| at >= since_ms - SKEW_MS))
 }
 
 fn judge_unseen<'a>(page: &'a HistoryPage, asked: &Asked<'_>, key: &str) -> Verdict<'a> {

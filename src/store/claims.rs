@@ -83,12 +83,11 @@ fn last_owner(db: &mut Db, found: &Conversation, name: &SessionName) -> Result<O
     let living: Option<Used> = contacted()
         .filter(table::deleted_at.is_null().and(table::canonical_key.eq_any(&forms)))
         .filter(table::id.ne(found.id.as_bytes().as_slice()))
+        .order(table::id)
         .first(db)
         .optional()?;
     let deleted = || contacted().filter(table::deleted_at.is_not_null()).order(table::deleted_at.desc());
-    let by_key: Option<Used> = deleted().filter(table::key.eq(&found.key)).first(db).optional()?;
-    let by_canonical: Option<Used> = deleted().filter(table::canonical_key.eq_any(&forms)).first(db).optional()?;
-    let newest = by_key.into_iter().chain(by_canonical).max_by_key(|(deleted_at, _)| *deleted_at);
+    let newest: Option<Used> = deleted().filter(table::canonical_key.eq_any(&forms)).first(db).optional()?;
     let owner = living.or(newest).and_then(|(_, owner)| owner);
     owner.map(|owner| UserId::try_from(owner.as_slice())).transpose()
 }

@@ -106,6 +106,8 @@ pub struct SessionName {
     pub canonical: String,
     /// The same without the gateway's default agent, where it is one of that agent's.
     short: Option<String>,
+    /// The gateway itself has told `canonical`.
+    is_told: bool,
 }
 
 impl SessionName {
@@ -114,14 +116,14 @@ impl SessionName {
     pub fn new(gateway_id: GatewayId, key: &SessionKey, default_agent: Option<&str>) -> Self {
         let agent = default_agent.unwrap_or(USUAL_AGENT);
         let name = Self::told(gateway_id, key.canonical(agent).as_str(), Some(agent));
-        Self { key: key.as_str().to_owned(), ..name }
+        Self { key: key.as_str().to_owned(), is_told: false, ..name }
     }
 
     /// Names a session by what its gateway calls it.
     pub fn told(gateway_id: GatewayId, canonical: &str, default_agent: Option<&str>) -> Self {
         let prefix = format!("agent:{}:", default_agent.unwrap_or(USUAL_AGENT));
         let short = canonical.strip_prefix(&prefix).filter(|short| !short.starts_with("agent:")).map(str::to_owned);
-        Self { gateway_id, key: canonical.to_owned(), canonical: canonical.to_owned(), short }
+        Self { gateway_id, key: canonical.to_owned(), canonical: canonical.to_owned(), short, is_told: true }
     }
 
     /// What may be stored as the canonical key of this session: the one that was told first.
@@ -206,12 +208,13 @@ pub(super) fn insert(
 ) -> Result<Conversation, Error> {
     let now_ms = tx.now_ms();
     let not_before_ms = deleted_at(tx.read(), name)?.unwrap_or(0);
+    let canonical_key = if name.is_told { name.canonical.clone() } else { untold(&name.key) };
     let conversation = Conversation {
         id: ConversationId::new(),
         kind: ConversationKind::Session,
         gateway_id: Some(name.gateway_id.clone()),
         key: name.key.clone(),
-        canonical_key: None,
+        canonical_key: name.is_told.then(|| name.canonical.clone()),
         title: new.title,
         agent_id: new.agent_id,
         model: new.model,
@@ -230,7 +233,7 @@ pub(super) fn insert(
             conversations::kind.eq(conversation.kind as i32),
             conversations::gateway_id.eq(name.gateway_id.as_str()),
             conversations::key.eq(&conversation.key),
-            conversations::canonical_key.eq(untold(&name.key)),
+            conversations::canonical_key.eq(canonical_key),
             conversations::title.eq(&conversation.title),
             conversations::agent_id.eq(&conversation.agent_id),
             conversations::model.eq(&conversation.model),

@@ -460,7 +460,7 @@ pub fn by_runs(
     Ok(found)
 }
 
-pub(super) fn answer_text(db: &mut Db, turn: &Turn) -> Result<Option<String>, Error> {
+fn answer_text(db: &mut Db, turn: &Turn) -> Result<Option<String>, Error> {
     let Some(id) = turn.answer_id else { return Ok(None) };
     Ok(messages::get(db, id)?.map(|line| line.text.clone()))
 }

@@ -17,7 +17,7 @@ use super::tx::{Command, Tx};
 use crate::domain::error::Error;
 use crate::domain::event::Event;
 use crate::domain::ids::{ConversationId, DeliveryId, GatewayId, MessageId, StepId, TurnId};
-use crate::domain::message::{Block, MessageRole, bounded_text};
+use crate::domain::message::{Block, Line, MessageRole, bounded_text};
 use crate::domain::party::PartyKind;
 use crate::domain::user::Role;
 
@@ -98,6 +98,9 @@ pub fn our_keys(
         .collect()
 }
 
+/// A turn with its answer's line.
+pub type Unmapped = (Turn, Option<Arc<Line>>);
+
 /// Who began a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asker {
@@ -107,12 +110,7 @@ pub enum Asker {
 
 /// Finds the newest turns whose first line here has no origin yet, the question of ours or the answer to others, oldest
 /// first, each with its answer; for protocol 3.
-pub fn unmapped(
-    db: &mut Db,
-    conversation: ConversationId,
-    asker: Asker,
-    limit: i64,
-) -> Result<Vec<(Turn, Option<String>)>, Error> {
+pub fn unmapped(db: &mut Db, conversation: ConversationId, asker: Asker, limit: i64) -> Result<Vec<Unmapped>, Error> {
     use super::schema::turns as table;
     let of_conversation = table::table.filter(table::conversation_id.eq(conversation.as_bytes().as_slice()));
     let query = match asker {
@@ -130,7 +128,7 @@ pub fn unmapped(
     let mut found = Vec::new();
     for row in rows.into_iter().rev() {
         let turn = Turn::try_from(row)?;
-        let answer = turns::answer_text(db, &turn)?;
+        let answer = turn.answer_id.map(|id| messages::get(db, id)).transpose()?.flatten();
         found.push((turn, answer));
     }
     Ok(found)

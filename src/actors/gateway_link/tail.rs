@@ -4,11 +4,11 @@ use std::collections::HashSet;
 use super::session::{Mapped, clean, line_of};
 use crate::domain::error::Error;
 use crate::domain::ids::{ConversationId, DeliveryId, TurnId};
-use crate::domain::message::Block;
+use crate::domain::message::{Block, Line};
 use crate::domain::turn::{StepKind, TurnState};
 use crate::gateway::history::{HistoryPage, HistoryRow, Marker, RowRole};
-use crate::gateway::reconcile::{self, Known, KnownTurn, Meaning};
-use crate::store::turns::NewStep;
+use crate::gateway::reconcile::{self, Known, KnownTurn, Meaning, OthersTurn};
+use crate::store::turns::{NewStep, Turn};
 use crate::store::upstream::{self, Asker, MapRows, MappedRow, NoteReset, Source};
 use crate::store::{Store, messages, turns};
 
@@ -105,13 +105,25 @@ fn look_up(
         for (turn, answer) in upstream::unmapped(db, id, Asker::Us, UNMAPPED_MAX)? {
             let (Some(delivery), Some(question)) = (turn.delivery_id, turn.message_id) else { continue };
             let text = messages::get(db, question)?.map(|line| line.text.clone()).unwrap_or_default();
-            known.asked.push((text, delivery, KnownTurn { id: turn.id, open: turn.state.is_open(), answer }));
+            // Of a question that was asked anew the last turn counts.
+            known.asked.retain(|(_, other, _)| *other != delivery);
+            known.asked.push((text, delivery, known_turn(&turn, answer.as_deref())));
         }
         for (turn, answer) in upstream::unmapped(db, id, Asker::Others, UNMAPPED_MAX)? {
-            known.others.push(KnownTurn { id: turn.id, open: turn.state.is_open(), answer });
+            known.others.push(OthersTurn {
+                turn: known_turn(&turn, answer.as_deref()),
+                started_ms: turn.started_at,
+                ended_ms: answer.map(|line| line.created_at),
+            });
         }
     }
     Ok(LookedUp { known, elsewhere })
+}
+
+fn known_turn(turn: &Turn, answer: Option<&Line>) -> KnownTurn<TurnId> {
+    // What an interrupted turn left is a part; the whole answer, found later, is a line of its own.
+    let answer = answer.filter(|_| turn.state != TurnState::Interrupted).map(|line| line.text.clone());
+    KnownTurn { id: turn.id, open: turn.state.is_open(), answer }
 }
 
 fn to_store(row: &HistoryRow, meaning: &Meaning<TurnId, DeliveryId>) -> MappedRow {

@@ -2,7 +2,7 @@
 use std::collections::HashMap;
 
 use super::super::history::{HistoryPage, HistoryRow, Marker, RowRole, same_text};
-use super::may_answer;
+use super::{SKEW_MS, may_answer};
 use crate::domain::thinking;
 
 /// What we know of a turn when its rows come by.
@@ -25,7 +25,25 @@ pub struct Known<Turn, Delivery> {
     /// Protocol 3: our questions whose rows have not come by yet, by text, oldest first.
     pub asked: Vec<(String, Delivery, KnownTurn<Turn>)>,
     /// Protocol 3: turns that others began, open ones and those whose answer row has not come by yet, oldest first.
-    pub others: Vec<KnownTurn<Turn>>,
+    pub others: Vec<OthersTurn<Turn>>,
+}
+
+/// A turn that others began, and when: their words alone may have been said before.
+#[derive(Clone, Debug)]
+pub struct OthersTurn<Id> {
+    pub turn: KnownTurn<Id>,
+    pub started_ms: i64,
+    /// `None` while it is not over.
+    pub ended_ms: Option<i64>,
+}
+
+impl<Id> OthersTurn<Id> {
+    fn is_answered_by(&self, row: &HistoryRow) -> bool {
+        let is_its_time = row.timestamp_ms.is_none_or(|at| {
+            at >= self.started_ms - SKEW_MS && self.ended_ms.is_none_or(|ended_ms| at <= ended_ms + SKEW_MS)
+        });
+        is_its_time && may_answer(row) && says(row, &self.turn)
+    }
 }
 
 impl<Turn, Delivery> Default for Known<Turn, Delivery> {
@@ -66,7 +84,7 @@ pub fn map_tail<'a, Turn: Copy + Eq, Delivery: Copy>(
 ) -> Mapped<'a, Turn, Delivery> {
     let mut mapped = Mapped { rows: Vec::new(), held: false, up_to: mapped_seq };
     let mut asked = known.asked.as_slice();
-    let mut others: Vec<&KnownTurn<Turn>> = known.others.iter().collect();
+    let mut others: Vec<&OthersTurn<Turn>> = known.others.iter().collect();
     // On protocol 3: the turn that the rows at hand belong to.
     let mut current: Option<&KnownTurn<Turn>> = None;
     let fresh: Vec<&HistoryRow> = rows.iter().filter(|row| row.seq.is_none_or(|seq| seq > mapped_seq)).collect();
@@ -94,9 +112,10 @@ pub fn map_tail<'a, Turn: Copy + Eq, Delivery: Copy>(
             RowRole::Assistant | RowRole::ToolResult
                 if !row.is_injected && row.run_id.is_none() && current.is_none() =>
             {
-                if let Some(at) = others.iter().position(|turn| says(row, turn)) {
-                    Meaning::Answer(others.remove(at).id)
-                } else if others.iter().any(|turn| turn.open) && until_next_question(later).len() == later.len() {
+                if let Some(at) = others.iter().position(|other| other.is_answered_by(row)) {
+                    Meaning::Answer(others.remove(at).turn.id)
+                } else if others.iter().any(|other| other.turn.open) && until_next_question(later).len() == later.len()
+                {
                     mapped.held = true;
                     break;
                 } else {

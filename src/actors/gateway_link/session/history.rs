@@ -169,13 +169,28 @@ impl Session {
 
     fn on_tail(&mut self, page: HistoryPage, now_ms: i64) -> Vec<Effect> {
         self.tail.asking = false;
-        self.tail.mapping = true;
         let mut effects = self.take_in(&page, now_ms);
-        effects.insert(0, Effect::Map(Box::new(page)));
+        if self.is_turn_on_its_way() {
+            // Its rows would be taken for something else: the pass is made when the turn is on disk.
+            self.tail.again = true;
+        } else {
+            self.tail.mapping = true;
+            effects.insert(0, Effect::Map(Box::new(page)));
+        }
         if !self.unread {
             effects.extend(self.next(now_ms));
         }
         effects
+    }
+
+    /// The beginning or the end of the turn at hand is being written.
+    fn is_turn_on_its_way(&self) -> bool {
+        self.run.as_ref().is_some_and(|run| matches!(run.stage, Stage::Beginning | Stage::Ending(_)))
+    }
+
+    /// Makes the pass that had to wait for a turn to be on disk.
+    pub(super) fn map_tail_now(&mut self) -> Vec<Effect> {
+        if self.tail.again && !self.is_turn_on_its_way() { self.map_tail() } else { Vec::new() }
     }
 
     fn tail_failed(&mut self, error: &RequestError, now_ms: i64) -> Vec<Effect> {
@@ -291,8 +306,15 @@ impl Session {
                 self.unread |= reconcile::is_active(page);
                 self.end(end)
             }
-            // There the log does not tell what is active, so a silent run may well be.
-            _ if is_running && protocol < 4 && !run.abort_wanted => Vec::new(),
+            // There the log does not tell what is active, so a silent run may well be; but not one of others whose answer
+            // stands there.
+            _ if is_running
+                && protocol < 4
+                && !run.abort_wanted
+                && !(run.question.is_none() && reconcile::ends_with_answer(page, run.started_at)) =>
+            {
+                Vec::new()
+            }
             Verdict::Running { run_id, text } if !self.ended_runs.contains(&run_id) => {
                 let text = text.map(str::to_owned);
                 self.adopt(run_id, text, now_ms)

@@ -30,6 +30,12 @@ fn is_passing(error: &Error) -> bool {
 impl Session {
     /// The turn is on disk, or could not be written.
     pub(in super::super) fn on_begun(&mut self, result: Result<Turn, Error>, now_ms: i64) -> Vec<Effect> {
+        let mut effects = self.begun(result, now_ms);
+        effects.extend(self.map_tail_now());
+        effects
+    }
+
+    fn begun(&mut self, result: Result<Turn, Error>, now_ms: i64) -> Vec<Effect> {
         let Some(run) = self.run.as_mut().filter(|run| matches!(run.stage, Stage::Beginning)) else {
             return Vec::new();
         };

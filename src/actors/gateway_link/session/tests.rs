@@ -139,6 +139,8 @@ struct Bench {
     fail: Vec<ErrorCode>,
     /// What the store says of a session that the gateway had before.
     may_have: bool,
+    /// Pages whose rows were mapped.
+    mapped: usize,
     /// The turn that the store knows for a foreign run already.
     known_state: TurnState,
 }
@@ -158,6 +160,7 @@ impl Bench {
             ends: Vec::new(),
             fail: Vec::new(),
             may_have: true,
+            mapped: 0,
             known_state: TurnState::Started,
         }
     }
@@ -260,6 +263,7 @@ impl Bench {
                 self.perform(effects);
             }
             Effect::Map(page) => {
+                self.mapped += 1;
                 let source = self.session.source(page.session_id.as_deref());
                 let up_to = page.rows.iter().filter_map(|row| row.seq).max().unwrap_or(0);
                 let result = match self.fail.pop() {

@@ -51,7 +51,7 @@ impl Stored {
                     format!("question {id}")
                 }
                 Meaning::Answer(id) => {
-                    self.known.others.retain(|turn| turn.id != *id);
+                    self.known.others.retain(|other| other.turn.id != *id);
                     format!("answer {id}")
                 }
                 Meaning::LateAnswer(id) => format!("late {id}"),
@@ -205,19 +205,30 @@ fn protocol_3_question_that_never_got_there_does_not_stop_later_ones() {
 #[test]
 fn protocol_3_answers_to_others_are_known_by_their_text() {
     let log = rows(vec![row_3(1, "user", "theirs"), row_3(2, "assistant", "hi"), row_3(3, "user", "next")]);
-    let of = |others: Vec<KnownTurn<u32>>| Stored { known: Known { others, ..Known::default() }, ..Stored::default() };
+    let of = |turns: Vec<KnownTurn<u32>>| {
+        let others = turns.into_iter().map(|turn| {
+            let ended_ms = (!turn.open).then_some(ASKED_MS);
+            OthersTurn { turn, started_ms: ASKED_MS, ended_ms }
+        });
+        Stored { known: Known { others: others.collect(), ..Known::default() }, ..Stored::default() }
+    };
     let ended = turn(1, Some("hi"));
     assert_eq!(mapped(&of(vec![ended.clone()]), &log).0, ["line", "answer 1", "line"]);
     assert_eq!(mapped(&of(vec![turn(1, Some("other"))]), &log).0, ["line", "line", "line"]);
     // The question is there at once, what follows it when the turn is over.
     let mut stored = of(vec![open(1)]);
     assert_eq!(stored.pass(&log[..2]), (vec!["line".to_owned()], true));
-    stored.known.others = vec![ended.clone()];
+    stored.known.others = of(vec![ended.clone()]).known.others;
     assert_eq!(stored.pass(&log).0, ["answer 1", "line"]);
     // Two with the same words; what stands above a later question is not of the one that is open.
     let twice = rows(vec![row_3(1, "assistant", "hi"), row_3(2, "assistant", "hi"), row_3(3, "assistant", "hi")]);
     assert_eq!(mapped(&of(vec![ended, turn(2, Some("hi"))]), &twice).0, ["answer 1", "answer 2", "line"]);
     assert_eq!(mapped(&of(vec![open(1)]), &log).0, ["line", "line", "line"]);
+    // A tool's result may have the words of the answer; so may an answer of another day.
+    let tool = rows(vec![row_3(1, "toolResult", "hi"), row_3(2, "assistant", "hi")]);
+    assert_eq!(mapped(&of(vec![turn(1, Some("hi"))]), &tool).0, ["line", "answer 1"]);
+    let later = rows(vec![row_3(SKEW_MS + 1, "assistant", "hi")]);
+    assert_eq!(mapped(&of(vec![turn(1, Some("hi"))]), &later).0, ["line"]);
 }
 
 #[test]

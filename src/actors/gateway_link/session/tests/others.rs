@@ -15,6 +15,60 @@ fn run_of_somebody_else_is_followed_and_waited_for() {
     assert_eq!(bench.said(), ["end answered: one more", "send 0"]);
 }
 
+/// While the store does not know the turn, its rows would be taken for lines of nobody.
+#[test]
+fn log_is_not_mapped_while_a_turn_is_on_its_way_to_the_disk() {
+    let mut bench = Bench::ready();
+    let before = bench.mapped;
+    bench.fail = vec![ErrorCode::StoreBusy];
+    bench.event("other", ChatState::Delta, Some("on"));
+    assert_eq!(bench.said(), Vec::<String>::new());
+    bench.tail(idle(vec![asked_row(1, "other", "?"), answer_row(2, "other", "one")]));
+    assert_eq!(bench.mapped, before);
+    bench.said.clear();
+    bench.pass(1_000);
+    assert!(bench.said.contains(&"history tail".to_owned()), "{:?}", bench.said);
+    bench.tail(idle(vec![asked_row(1, "other", "?")]));
+    assert_eq!(bench.mapped, before + 1);
+    // The same at its end.
+    bench.fail = vec![ErrorCode::StoreBusy];
+    bench.event("other", ChatState::Final, Some("one"));
+    bench.event("third", ChatState::Final, Some("two"));
+    bench.tail(idle(vec![answer_row(2, "other", "one")]));
+    assert_eq!(bench.mapped, before + 1);
+    bench.said.clear();
+    bench.pass(1_000);
+    assert_eq!(bench.said, ["end answered: one", "history tail"]);
+}
+
+/// Protocol 3 does not tell which runs are active: of one whose end was lost, only the answer in the log tells.
+#[test]
+fn silent_run_of_others_on_protocol_3_is_over_when_its_answer_stands() {
+    let mut bench = Bench::ready();
+    bench.session.on_link_up(3, bench.now);
+    bench.event("other", ChatState::Delta, Some("on"));
+    let row = |role: &str, text: &str| {
+        json!({"role": role, "content": text, "stopReason": "stop", "timestamp": bench.now,
+            "__openclaw": {"id": text, "seq": 1}})
+    };
+    let (asked, answered) = (row("user", "?"), row("assistant", "one"));
+    let page = |rows: Vec<Value>| json!({"sessionId": "log", "messages": rows});
+    bench.now += 200_000;
+    let effects = bench.session.on_tick(bench.now);
+    bench.perform(effects);
+    bench.looked(page(vec![asked.clone()]));
+    assert_eq!(bench.session.run_id(), Some("other"), "it may well be thinking");
+    bench.now += 200_000;
+    let effects = bench.session.on_tick(bench.now);
+    bench.perform(effects);
+    bench.looked(page(vec![asked.clone(), answered.clone()]));
+    for _ in 0..20 {
+        bench.pass(5_000);
+        bench.looked(page(vec![asked.clone(), answered.clone()]));
+    }
+    assert_eq!(bench.session.run_id(), None);
+}
+
 #[test]
 fn run_of_somebody_else_that_ended_early_is_ended() {
     let mut bench = Bench::ready();
