@@ -1,7 +1,6 @@
 //! Starts with many messages: how long until ready, and what a page of a long history costs.
 use std::time::Duration;
 
-use clawbroker::domain::message::MessageRole;
 use clawbroker::store::Location;
 use tokio::time::Instant;
 
@@ -25,10 +24,7 @@ pub(crate) async fn run() {
             let mut said = 0;
             while said < size {
                 let lines = (said..(said + AT_ONCE).min(size)).map(|n| {
-                    let mut line =
-                        writer::question(&caller, session, format!("line {n} of a long talk about this and that"));
-                    line.line_only = Some(MessageRole::User);
-                    store.write(line)
+                    store.write(writer::line(&caller, session, format!("line {n} of a long talk about this and that")))
                 });
                 said += lines.len();
                 for line in futures_util::future::join_all(lines).await {

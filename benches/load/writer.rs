@@ -7,6 +7,7 @@ use std::time::Duration;
 use clawbroker::domain::clock::SystemClock;
 use clawbroker::domain::event::{Event, Publish};
 use clawbroker::domain::ids::ConversationId;
+use clawbroker::domain::message::MessageRole;
 use clawbroker::domain::secret::Secret;
 use clawbroker::domain::user::{Caller, Role};
 use clawbroker::store::audit::Actor;
@@ -24,8 +25,6 @@ use super::figures::{say, syncs_per_s};
 
 const WRITERS: usize = 64;
 const FOR: Duration = Duration::from_secs(5);
-/// A question is a row of `messages` and one of `deliveries`.
-const ROWS: f64 = 2.0;
 
 pub(crate) async fn run() {
     let dir = super::data_dir();
@@ -45,8 +44,7 @@ async fn measure(what: &str, location: Location, dir: &Path) {
     let alone = rate(&store, &caller, session, 1).await;
     let together = rate(&store, &caller, session, WRITERS).await;
     say(&format!(
-        "  {what}: 1 writer {alone:.0} questions/s; {WRITERS} writers {together:.0} questions/s = {:.0} rows/s, {:.1} times as many",
-        together * ROWS,
+        "  {what}: 1 writer {alone:.0} messages/s; {WRITERS} writers {together:.0} messages/s, {:.1} times as many",
         together / alone,
     ));
 }
@@ -98,7 +96,8 @@ impl Publish for Nobody {
     fn publish(&self, _: Vec<Event>) {}
 }
 
-pub(crate) fn question(caller: &Caller, session: ConversationId, text: String) -> AcceptChat {
+/// A line for nobody to answer: a row of `messages`, and the new end of its conversation.
+pub(crate) fn line(caller: &Caller, session: ConversationId, text: String) -> AcceptChat {
     AcceptChat {
         to: To::Conversation(session),
         caller: caller.clone(),
@@ -109,18 +108,18 @@ pub(crate) fn question(caller: &Caller, session: ConversationId, text: String) -
         gateway_up: false,
         no_queue: false,
         queued_max: usize::MAX,
-        line_only: None,
+        line_only: Some(MessageRole::User),
     }
 }
 
-/// Questions a second when so many writers each wait for one to be on disk before they bring the next.
+/// Messages a second when so many writers each wait for one to be on disk before they bring the next.
 async fn rate(store: &Store, caller: &Caller, session: ConversationId, writers: usize) -> f64 {
     let began = Instant::now();
     let each = (0..writers).map(async |writer| {
         let mut count = 0_u32;
         while began.elapsed() < FOR {
-            let text = format!("question {count} of writer {writer}, as long as questions usually are");
-            store.write(question(caller, session, text)).await.expect("a disk that works");
+            let text = format!("message {count} of writer {writer}, as long as messages usually are");
+            store.write(line(caller, session, text)).await.expect("a disk that works");
             count += 1;
         }
         count
