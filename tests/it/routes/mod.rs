@@ -3,6 +3,7 @@ mod access;
 mod admin;
 mod admin_log;
 mod chat;
+mod every_code;
 mod frame;
 mod input;
 mod lists;

@@ -59,7 +59,7 @@ async fn the_credential_comes_first_and_then_what_the_path_names(node: TestNode)
 pub(super) struct Known {
     pub(super) conversation: String,
     message: String,
-    delivery: String,
+    pub(super) delivery: String,
     user: String,
     token: String,
 }

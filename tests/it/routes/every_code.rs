@@ -1,0 +1,243 @@
+//! Every error code is provoked once, by the shortest real way. A new code must be added here, or the test fails; one
+//! that nothing makes yet stands in `LATER`, as long as that is true.
+use std::collections::BTreeSet;
+
+use actix_web::http::Method;
+use clawbroker::domain::delivery::{Move, Outcome};
+use clawbroker::domain::error::{Error, ErrorCode};
+use clawbroker::domain::ids::{DeliveryId, TurnId};
+use clawbroker::domain::user::Role;
+use clawbroker::store::deliveries;
+use clawbroker::store::turns::BeginTurn;
+use serde_json::{Value, json};
+
+use super::TestNode;
+use super::node::{Call, Reply};
+use super::order::Known;
+use crate::harness::{Database, Kind, sql};
+use crate::ws::connected;
+
+on_both_databases!(every_code_is_provoked_once);
+
+/// Codes that nothing in `src/` makes yet.
+const LATER: [(ErrorCode, &str); 5] = [
+    (ErrorCode::AmbiguousTarget, "recipients are addressed by name in the mailbox capability"),
+    (ErrorCode::PairRateLimited, "agents write to each other in the mailbox capability"),
+    (ErrorCode::HopLimit, "messages are passed on in the mailbox capability"),
+    (ErrorCode::ChannelFailed, "channels to people are a capability of their own"),
+    (ErrorCode::ScopeMissing, "a gateway without the scopes is `not_authorised`, and questions to it wait"),
+];
+
+/// The codes that were seen.
+#[derive(Default)]
+struct Seen(BTreeSet<&'static str>);
+
+impl Seen {
+    /// Notes an answer over HTTP: right status, right body.
+    #[track_caller]
+    fn reply(&mut self, code: ErrorCode, reply: Reply) -> Reply {
+        self.0.insert(code.as_str());
+        reply.expect_error(code.http_status(), code.as_str())
+    }
+
+    /// Notes a frame of a socket.
+    #[track_caller]
+    fn frame(&mut self, code: ErrorCode, frame: &Value) {
+        assert_eq!((&frame["type"], &frame["code"]), (&json!("error"), &json!(code)), "{frame}");
+        assert!(frame["error"].as_str().is_some_and(|sentence| !sentence.is_empty()), "{frame}");
+        self.0.insert(code.as_str());
+    }
+
+    /// Notes a refusal inside, of what no route asks for yet.
+    #[track_caller]
+    fn inside(&mut self, code: ErrorCode, refused: Result<impl std::fmt::Debug, Error>) {
+        assert_eq!(refused.expect_err("refused").code(), code);
+        self.0.insert(code.as_str());
+    }
+}
+
+async fn every_code_is_provoked_once(database: Database) {
+    let mut seen = Seen::default();
+    let elsewhere = Database::migrated(database.kind());
+    let node = TestNode::with(database, |config| config.limits.queued_per_session_max = 1);
+    let known = Known::make(&node).await;
+    by_wrong_calls(&node, &known, &mut seen).await;
+    by_guessing(&node, &mut seen).await;
+    by_the_gateway(&node, &mut seen).await;
+    by_the_state_of_the_node(&node, &mut seen).await;
+    by_moves_of_a_delivery(&node, &known, &mut seen).await;
+    by_the_database(&node, &mut seen).await;
+    by_frames(&elsewhere, &mut seen).await;
+    let expected: BTreeSet<&str> = ErrorCode::ALL
+        .iter()
+        .filter(|(code, ..)| !LATER.iter().any(|(later, _)| later == code))
+        .map(|(_, name, _)| *name)
+        .collect();
+    assert_eq!(seen.0, expected);
+}
+
+async fn by_wrong_calls(node: &TestNode, known: &Known, seen: &mut Seen) {
+    let lab = json!({ "id": "lab", "name": "Lab", "url": "ws://127.0.0.1:1" });
+    let user = |name: &str| json!({ "name": name, "role": "viewer" });
+    let users = "/api/admin/users";
+    let keyed = |name: &str| node.post(users).header("idempotency-key", "k").json(&user(name));
+    keyed("bob").by(Role::Admin).await.expect_status(201);
+    let messages = format!("/api/admin/conversations/{}/messages", known.conversation);
+    let text = |length: usize| json!({ "content": "x".repeat(length) });
+    let redrive = format!("/api/admin/deliveries/{}/redrive", known.delivery);
+    let list = || node.get("/api/gateways");
+    let nobody = None;
+    let viewer = Some(Role::Viewer);
+    let admin = Some(Role::Admin);
+    let wrong: Vec<(ErrorCode, Option<Role>, Call<'_>)> = vec![
+        (ErrorCode::Unauthenticated, nobody, list()),
+        (ErrorCode::Forbidden, viewer, node.post("/api/gateways").json(&lab)),
+        (ErrorCode::NotFound, nobody, node.get("/api/nothing")),
+        (ErrorCode::GatewayNotFound, viewer, node.get("/api/gateways/none/status")),
+        (ErrorCode::MethodNotAllowed, nobody, node.call(Method::PUT, "/api/gateways")),
+        (ErrorCode::NotAcceptable, viewer, list().header("accept", "text/html")),
+        (ErrorCode::AlreadyExists, admin, node.post("/api/gateways").json(&lab)),
+        // Not a handshake.
+        (ErrorCode::InvalidRequest, viewer, node.get("/ws/chat/lab")),
+        (ErrorCode::IdempotencyConflict, admin, keyed("eve")),
+        // It waits, so there is nothing to start afresh.
+        (ErrorCode::DeliveryEnded, admin, node.post(&redrive)),
+        (ErrorCode::PayloadTooLarge, admin, node.post(&messages).json(&text(1 << 20))),
+        (ErrorCode::MessageTooLarge, admin, node.post(&messages).json(&text((256 << 10) + 1))),
+        (ErrorCode::UnsupportedMediaType, admin, node.post(users).body("text/plain", "{}")),
+        (ErrorCode::ValidationError, admin, node.post(users).json(&json!({}))),
+        (ErrorCode::HeaderTooLarge, viewer, list().header("x-long", &"x".repeat(17_000))),
+        // One question waits already.
+        (ErrorCode::MailboxFull, admin, node.post(&messages).json(&text(1))),
+    ];
+    for (code, by, call) in wrong {
+        let reply = match by {
+            Some(role) => call.by(role).await,
+            None => call.send().await,
+        };
+        seen.reply(code, reply);
+    }
+}
+
+async fn by_guessing(node: &TestNode, seen: &mut Seen) {
+    for _ in 0..20 {
+        node.get("/api/gateways").with_token("cbk_guess").await.expect_error(401, "unauthenticated");
+    }
+    seen.reply(ErrorCode::RateLimited, node.get("/api/gateways").with_token("cbk_guess").await);
+}
+
+async fn by_the_gateway(node: &TestNode, seen: &mut Seen) {
+    let delete = async || node.delete("/api/gateways/lab/sessions/a?upstream=true").by(Role::Admin).await;
+    node.upstream.lock().unwrap().refuses = true;
+    seen.reply(ErrorCode::UpstreamRefused, delete().await);
+    node.upstream.lock().unwrap().silent = true;
+    seen.reply(ErrorCode::GatewayUnavailable, delete().await);
+}
+
+async fn by_the_state_of_the_node(node: &TestNode, seen: &mut Seen) {
+    let get = async || node.get("/api/gateways").by(Role::Viewer).await;
+    node.state.directory.set_active(false);
+    seen.reply(ErrorCode::Standby, node.get("/ready").send().await);
+    seen.reply(ErrorCode::Standby, get().await);
+    node.state.directory.set_active(true);
+    get().await.expect_status(200);
+}
+
+/// Reports of agents come with the mailbox; the state machine that will judge them is there.
+async fn by_moves_of_a_delivery(node: &TestNode, known: &Known, seen: &mut Seen) {
+    let store = &node.state.store;
+    let id: DeliveryId = known.delivery.parse().expect("an id");
+    let begin = || store.write(BeginTurn { turn_id: TurnId::new(), delivery_id: id });
+    begin().await.expect("it waits");
+    seen.inside(ErrorCode::NotLeased, begin().await);
+    let mut delivery =
+        store.read(move |db| deliveries::get(db, id)).await.expect("readable").expect("it is there").delivery;
+    let mut report = |attempt: i32, result: u8| {
+        let result_hash = Some([result; 32]);
+        delivery.apply(&Move::Complete { outcome: Outcome::Reported, attempt: Some(attempt), result_hash }, 1)
+    };
+    seen.inside(ErrorCode::StaleAttempt, report(0, 1));
+    report(1, 1).expect("the first report");
+    seen.inside(ErrorCode::ResultConflict, report(1, 2));
+}
+
+/// How the database is made to fail for whoever adds a user: in its own words.
+fn failure(kind: Kind, sqlite: &str, postgres: &str) -> String {
+    match kind {
+        Kind::Sqlite => {
+            format!("CREATE TRIGGER fail BEFORE INSERT ON users BEGIN SELECT RAISE(ABORT, '{sqlite}'); END")
+        }
+        Kind::Postgres => format!(
+            "CREATE OR REPLACE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {postgres}; RETURN NEW; END $$; \
+             CREATE TRIGGER fail BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION fail()"
+        ),
+    }
+}
+
+async fn by_the_database(node: &TestNode, seen: &mut Seen) {
+    let kind = node.database.kind();
+    let mut db = node.database.connect();
+    let add = async |name: &str| {
+        node.post("/api/admin/users").json(&json!({ "name": name, "role": "viewer" })).by(Role::Admin).await
+    };
+    let full = "RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = 'disk_full'";
+    // The server ends the writer's own connection in the middle of its transaction.
+    let lost = "PERFORM pg_terminate_backend(pg_backend_pid())";
+    for (code, sqlite, postgres) in
+        [(ErrorCode::StorageFull, "database or disk is full", full), (ErrorCode::StoreBusy, "disk I/O error", lost)]
+    {
+        sql::run(&mut db, &failure(kind, sqlite, postgres));
+        seen.reply(code, add("late").await);
+        sql::run(&mut db, if kind == Kind::Sqlite { "DROP TRIGGER fail" } else { "DROP TRIGGER fail ON users" });
+        // It goes on by itself, and what was refused is not there.
+        let name = format!("after-{}", code.as_str());
+        add(&name).await.expect_status(201);
+    }
+    add("late").await.expect_status(201);
+    // A record that cannot be read is told of, and stays (STO-3).
+    sql::run(&mut db, "UPDATE deliveries SET state = 99");
+    let told = seen.reply(ErrorCode::Internal, node.get("/api/admin/deliveries").by(Role::Admin).await);
+    assert!(!told.text.contains("delivery"), "{}", told.text);
+    assert_eq!(sql::number(&mut db, "SELECT count(*) AS value FROM deliveries WHERE state = 99"), 1);
+    node.state.directory.set_stopping();
+    seen.reply(ErrorCode::ShuttingDown, node.get("/api/gateways").by(Role::Viewer).await);
+}
+
+/// What comes on sockets only, from the real binary.
+async fn by_frames(database: &Database, seen: &mut Seen) {
+    let (broker, gateway) = connected(database).await;
+    let mut browser = broker.browser("/ws/chat/gw").await;
+    browser.send(json!({ "type": "dance" })).await;
+    seen.frame(ErrorCode::BadFrame, &browser.until_type("error").await);
+    browser.ask("a", "gate g: busy").await;
+    browser.send(json!({ "type": "chat", "sessionKey": "a", "message": "me, too", "queue": false })).await;
+    seen.frame(ErrorCode::SessionBusy, &browser.until_type("error").await);
+    gateway.release("g");
+    assert_eq!(browser.until_terminal().await["text"], "busy");
+    browser.send_text("x".repeat((1 << 20) + 1)).await;
+    seen.frame(ErrorCode::FrameTooLarge, &browser.until_type("error").await);
+    assert!(browser.next().await.is_none());
+    assert_eq!(browser.closed, Some(1009));
+}
+
+#[test]
+fn a_code_of_a_later_capability_is_made_nowhere() {
+    let mut folders = vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
+    let mut files = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder of the sources") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).expect("text");
+            files += 1;
+            for (code, why) in LATER {
+                let made = text.contains(&format!("ErrorCode::{code:?}"));
+                assert!(!made, "{}: {code:?} is made now, so provoke it here; before: {why}", path.display());
+            }
+        }
+    }
+    assert!(files > 100, "{files}");
+}
