@@ -29,9 +29,18 @@ pub const SUBPROTOCOL: &str = "clawbroker.v1";
 /// Begins the subprotocol that carries a ticket.
 const TICKET: &str = "ticket.";
 
-/// Finds out who is calling: by bearer token, or as the trusted local client.
+/// Finds out who is calling: by bearer token, or as the trusted local client. A page of a foreign origin may change
+/// nothing, whatever it has got hold of.
 pub fn authenticate(req: &HttpRequest) -> Result<Arc<Caller>, Error> {
     let state = state_of(req)?;
+    let caller = identify(state, req)?;
+    if !req.method().is_safe() && origin(state, req.headers()) == Origin::Foreign {
+        return Err(foreign_page());
+    }
+    Ok(caller)
+}
+
+fn identify(state: &AppState, req: &HttpRequest) -> Result<Arc<Caller>, Error> {
     match req.headers().get(AUTHORIZATION) {
         Some(value) => {
             let token = value.to_str().ok().and_then(bearer).unwrap_or_default();
@@ -49,10 +58,7 @@ pub fn authenticate(req: &HttpRequest) -> Result<Arc<Caller>, Error> {
 pub fn authenticate_socket(req: &HttpRequest) -> Result<Arc<Caller>, Error> {
     let state = state_of(req)?;
     if origin(state, req.headers()) == Origin::Foreign {
-        return Err(Error::new(
-            ErrorCode::Forbidden,
-            "this page's origin is not on the list of allowed origins (`server.cors_origins`)",
-        ));
+        return Err(foreign_page());
     }
     let Some(ticket) = offered_ticket(req.headers()) else { return authenticate(req) };
     state
@@ -61,6 +67,11 @@ pub fn authenticate_socket(req: &HttpRequest) -> Result<Arc<Caller>, Error> {
         // What it stood for may have ended since.
         .and_then(|caller| state.directory.current(&caller, state.clock.now_ms()))
         .ok_or_else(|| wrong_credential(state, req, "the ticket is wrong, was used or has expired; get a new one"))
+}
+
+/// Refuses a page that may not call.
+fn foreign_page() -> Error {
+    Error::new(ErrorCode::Forbidden, "this page's origin is not on the list of allowed origins (`server.cors_origins`)")
 }
 
 /// Refuses a caller without a credential.

@@ -49,6 +49,12 @@ const INBOUND_MAX: usize = 512;
 /// Lines of our own that wait for an answer and whose fate is told.
 const QUEUED_MAX: usize = 10_000;
 
+/// Why a socket is closed, in words.
+const TOKEN_ENDED: &str = "the token was revoked";
+const USER_CHANGED: &str = "the user was changed, sign in again";
+const GATEWAY_REMOVED: &str = "the gateway was removed";
+const GOES_AWAY: &str = "the broker goes away, come back";
+
 /// What a socket talks to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -163,6 +169,7 @@ impl Actor for BrowserSession {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(256);
         self.parts.hub.enter(self.id, ctx.address().recipient());
+        self.check_right(ctx);
         self.greet(ctx);
         if let Some(at) = self.parts.caller.expires_at {
             let left = u64::try_from(at - self.parts.shared.clock.now_ms()).unwrap_or(0);
@@ -223,6 +230,7 @@ impl Handler<HubMessage> for BrowserSession {
                 self.parts.transport.do_send(Outgoing::Observe(self.id, reports));
             }
             HubMessage::CatchUp => {
+                self.check_right(ctx);
                 let ids: Vec<ConversationId> = self.watches.keys().copied().collect();
                 for id in ids {
                     self.catch_up(id, ctx);
@@ -259,6 +267,25 @@ impl BrowserSession {
 
     fn federated(&self) -> bool {
         self.parts.scope == Scope::Federated
+    }
+
+    /// Closes the socket if an event told so that went by: before the session was in the hub, or when the hub's queue was
+    /// full.
+    fn check_right(&mut self, ctx: &mut Context<Self>) {
+        let (directory, caller) = (&self.parts.directory, &self.parts.caller);
+        let now = directory.current(caller, self.parts.clock.now_ms());
+        let is_same = |now: &Arc<Caller>| (&now.name, now.role) == (&caller.name, caller.role);
+        if !directory.is_active() {
+            self.close(1012, GOES_AWAY, ctx);
+        } else if now.is_none() {
+            self.close(1008, TOKEN_ENDED, ctx);
+        } else if !now.as_ref().is_some_and(is_same) {
+            self.close(1008, USER_CHANGED, ctx);
+        } else if let Scope::Gateway(id) = &self.parts.scope
+            && directory.gateway(id).is_none()
+        {
+            self.close(4404, GATEWAY_REMOVED, ctx);
+        }
     }
 
     /// Says hello, once for each gateway in scope.
@@ -373,15 +400,15 @@ impl BrowserSession {
             Event::GatewayChanged { gateway_id, change: GatewayChange::Removed }
                 if self.parts.scope == Scope::Gateway(gateway_id.clone()) =>
             {
-                self.close(4404, "the gateway was removed", ctx);
+                self.close(4404, GATEWAY_REMOVED, ctx);
             }
             Event::TokenEnded { token_id } if self.parts.caller.token_id == Some(*token_id) => {
-                self.close(1008, "the token was revoked", ctx);
+                self.close(1008, TOKEN_ENDED, ctx);
             }
             Event::UserChanged { user_id, .. } if self.parts.caller.user_id == *user_id => {
-                self.close(1008, "the user was changed, sign in again", ctx);
+                self.close(1008, USER_CHANGED, ctx);
             }
-            Event::SteppedDown => self.close(1012, "the broker goes away, come back", ctx),
+            Event::SteppedDown => self.close(1012, GOES_AWAY, ctx),
             _ => {}
         }
     }

@@ -24,7 +24,8 @@ const ROUND_MAX: Duration = Duration::from_secs(10);
 /// How long the clients may take to get their last answers, once nobody kills any more.
 const END_MAX: Duration = Duration::from_secs(60);
 
-fn number_from(name: &str, default: u64) -> u64 {
+/// Reads a number from the environment.
+pub(crate) fn number_from(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
 }
 

@@ -28,6 +28,17 @@ impl Browser {
         if let Some(token) = token {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
+        Self::connect(request).await
+    }
+
+    /// Opens a socket with a ticket, as pages do.
+    pub(crate) async fn by_ticket(address: &str, path: &str, ticket: &str) -> Self {
+        let request = awc::Client::new().ws(format!("ws://{address}{path}"));
+        let offered = ["clawbroker.v1".to_owned(), format!("ticket.{ticket}")];
+        Self::connect(request.protocols(offered)).await.expect("the socket opens")
+    }
+
+    async fn connect(request: awc::ws::WebsocketsRequest) -> Option<Self> {
         let (_, socket) = request.connect().await.ok()?;
         Some(Self { socket, seen: Vec::new(), closed: None })
     }

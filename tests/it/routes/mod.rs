@@ -2,6 +2,7 @@
 mod access;
 mod admin;
 mod admin_log;
+mod auth_under_fire;
 mod chat;
 mod every_code;
 mod frame;

@@ -100,7 +100,7 @@ impl Known {
     }
 
     /// Checks that all of it is as it was.
-    async fn check(&self, node: &TestNode) {
+    pub(super) async fn check(&self, node: &TestNode) {
         let get = async |path: String| node.get(&path).by(Role::Admin).await.expect_status(200).json;
         get("/api/gateways/lab/sessions/a".into()).await;
         let receipt = get(format!("/api/admin/messages/{}", self.message)).await;

@@ -5,6 +5,7 @@ mod chat;
 mod half_answers;
 mod lost_ends;
 mod resume;
+mod rights;
 mod strangers;
 
 use std::sync::Arc;

@@ -1,0 +1,123 @@
+//! A socket ends with the right it was opened with, also when the event that tells so went by.
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use clawbroker::actors::browser_session::{BrowserSession, Deltas, Outgoing, Scope, SessionParts};
+use clawbroker::actors::hub::Hub;
+use clawbroker::domain::event::{Event, Publish};
+use clawbroker::domain::ids::UserId;
+use clawbroker::domain::user::{Caller, Role};
+use tokio::sync::mpsc;
+
+use crate::routes::TestNode;
+
+on_both_databases!(
+    a_token_that_ended_while_its_socket_was_opened,
+    a_role_that_changed_while_its_socket_was_opened,
+    a_token_that_ended_while_the_hub_was_full,
+    a_gateway_that_went_while_the_hub_was_full,
+);
+
+/// A transport that notes how it was told to close.
+struct Transport(mpsc::UnboundedSender<u16>);
+
+impl Actor for Transport {
+    type Context = Context<Self>;
+}
+
+impl Handler<Outgoing> for Transport {
+    type Result = ();
+
+    fn handle(&mut self, message: Outgoing, _: &mut Context<Self>) {
+        if let Outgoing::Close { code, .. } = message {
+            // The test may have ended.
+            let _ = self.0.send(code);
+        }
+    }
+}
+
+/// A socket's session, and the codes it is closed with.
+struct Socket {
+    closed: mpsc::UnboundedReceiver<u16>,
+    caller: Arc<Caller>,
+}
+
+impl Socket {
+    /// Opens a socket of `ann` on the gateway `lab`; `meanwhile` happens between her credential and the socket.
+    async fn open(node: &TestNode, meanwhile: impl FnOnce(&Caller)) -> Self {
+        node.gateway("lab").await;
+        let token = node.token("ann", Role::Member).await;
+        let digest = clawbroker::actors::bootstrap::digest(&token);
+        let caller = node.state.directory.caller(&digest, 0).expect("her token counts");
+        meanwhile(&caller);
+        let (told, closed) = mpsc::unbounded_channel();
+        let session = BrowserSession::new(SessionParts {
+            store: node.state.store.clone(),
+            directory: node.state.directory.clone(),
+            clock: node.state.clock.clone(),
+            links: node.state.links.clone(),
+            limits: node.state.config.limits.clone(),
+            hub: Hub::local(&node.state.hubs),
+            caller: caller.clone(),
+            scope: Scope::Gateway("lab".parse().expect("an id")),
+            deltas: Deltas::Cumulative,
+            transport: Transport(told).start().recipient(),
+            kill: Box::new(|| {}),
+        });
+        node.state.directory.enter_socket(caller.user_id, 10, 10);
+        session.start();
+        Self { closed, caller }
+    }
+
+    async fn is_open(&mut self) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(self.closed.try_recv().is_err(), "closed");
+    }
+
+    async fn closes(&mut self) -> Option<u16> {
+        tokio::time::timeout(Duration::from_secs(5), self.closed.recv()).await.expect("it closes")
+    }
+}
+
+/// Fills the queue of this thread's hub with what concerns nobody, so that what comes next finds no room.
+fn fill_the_hub(node: &TestNode) {
+    let before = node.state.hubs.lagged_total();
+    while node.state.hubs.lagged_total() == before {
+        node.state.hubs.publish(vec![Event::UserChanged { user_id: UserId::new(), now: None }]);
+    }
+}
+
+async fn a_token_that_ended_while_its_socket_was_opened(node: TestNode) {
+    let end = |caller: &Caller| {
+        let token_id = caller.token_id.expect("a token");
+        node.state.hubs.publish(vec![Event::TokenEnded { token_id }]);
+    };
+    assert_eq!(Socket::open(&node, end).await.closes().await, Some(1008));
+}
+
+async fn a_role_that_changed_while_its_socket_was_opened(node: TestNode) {
+    let change = |caller: &Caller| {
+        let now = Some((caller.name.clone(), Role::Viewer));
+        node.state.hubs.publish(vec![Event::UserChanged { user_id: caller.user_id, now }]);
+    };
+    assert_eq!(Socket::open(&node, change).await.closes().await, Some(1008));
+}
+
+async fn a_token_that_ended_while_the_hub_was_full(node: TestNode) {
+    let mut socket = Socket::open(&node, |_| {}).await;
+    socket.is_open().await;
+    fill_the_hub(&node);
+    socket.is_open().await;
+    fill_the_hub(&node);
+    node.state.hubs.publish(vec![Event::TokenEnded { token_id: socket.caller.token_id.expect("a token") }]);
+    assert_eq!(socket.closes().await, Some(1008));
+}
+
+async fn a_gateway_that_went_while_the_hub_was_full(node: TestNode) {
+    let mut socket = Socket::open(&node, |_| {}).await;
+    socket.is_open().await;
+    fill_the_hub(&node);
+    node.state.directory.remove_gateway(&"lab".parse().expect("an id"));
+    assert_eq!(socket.closes().await, Some(4404));
+}
