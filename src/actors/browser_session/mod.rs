@@ -272,8 +272,8 @@ impl BrowserSession {
     /// Closes the socket if an event told so that went by: before the session was in the hub, or when the hub's queue was
     /// full.
     fn check_right(&mut self, ctx: &mut Context<Self>) {
-        let (directory, caller) = (&self.parts.directory, &self.parts.caller);
-        let now = directory.current(caller, self.parts.clock.now_ms());
+        let (directory, caller) = (&self.parts.shared.directory, &self.parts.caller);
+        let now = directory.current(caller, self.parts.shared.clock.now_ms());
         let is_same = |now: &Arc<Caller>| (&now.name, now.role) == (&caller.name, caller.role);
         if !directory.is_active() {
             self.close(1012, GOES_AWAY, ctx);

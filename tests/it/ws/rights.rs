@@ -53,11 +53,7 @@ impl Socket {
         meanwhile(&caller);
         let (told, closed) = mpsc::unbounded_channel();
         let session = BrowserSession::new(SessionParts {
-            store: node.state.store.clone(),
-            directory: node.state.directory.clone(),
-            clock: node.state.clock.clone(),
-            links: node.state.links.clone(),
-            limits: node.state.config.limits.clone(),
+            shared: node.state.sessions.clone(),
             hub: Hub::local(&node.state.hubs),
             caller: caller.clone(),
             scope: Scope::Gateway("lab".parse().expect("an id")),
