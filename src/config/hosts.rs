@@ -44,7 +44,7 @@ impl FromStr for TrustedHost {
             )
         };
         if let Some(name) = value.strip_prefix("*.") {
-            return if is_host_name(name) { Ok(Self::Below(name.to_ascii_lowercase())) } else { Err(wrong()) };
+            return plain_name(name).map(Self::Below).ok_or_else(wrong);
         }
         plain_host(value).map(Self::Exact).ok_or_else(wrong)
     }
@@ -84,7 +84,7 @@ impl AllowedHosts {
         for listener in &server.listen {
             any_address |= listener.is_unspecified();
             if !listener.is_unspecified() {
-                hosts.push(TrustedHost::Exact(listener.host().to_owned()));
+                hosts.extend(plain_host(listener.host()).map(TrustedHost::Exact));
             }
             if listener.is_loopback() || listener.is_unspecified() {
                 // Names that browsers never ask a name server for, so nobody can point them elsewhere.
@@ -134,15 +134,18 @@ fn plain_host(host: &str) -> Option<String> {
     if let Ok(address) = bare.parse::<IpAddr>() {
         return Some(address.to_string());
     }
-    let name = host.strip_suffix('.').unwrap_or(host);
-    is_host_name(name).then(|| name.to_ascii_lowercase())
+    plain_name(host)
+}
+
+fn plain_name(name: &str) -> Option<String> {
+    is_host_name(name).then(|| name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase())
 }
 
 /// Tells whether this can be the name of a machine. Underscores are not legal but common in container networks.
 pub(super) fn is_host_name(name: &str) -> bool {
-    !name.is_empty()
-        && name.len() <= 253
-        && !name.starts_with('.')
+    let name = name.strip_suffix('.').unwrap_or(name);
+    name.len() <= 253
+        && name.split('.').all(|label| !label.is_empty())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
 }
 
@@ -213,9 +216,18 @@ mod tests {
 
     #[test]
     fn entries_have_no_scheme_and_no_port() {
-        for wrong in ["", "http://x", "x:80", "*.", "*x", "a/b", "*.a:1"] {
+        for wrong in ["", "http://x", "x:80", "*.", "*x", "a/b", "*.a:1", ".", "a..b", "a..", "*.a..", "*..a"] {
             assert!(wrong.parse::<TrustedHost>().is_err(), "{wrong}");
         }
         assert_eq!("[::1]".parse::<TrustedHost>().expect("valid"), TrustedHost::Exact("::1".to_owned()));
+    }
+
+    #[test]
+    fn a_closing_dot_makes_no_difference() {
+        let hosts = allowed(&["broker.:80"], &["chat.example.", "*.corp."], None);
+        for good in ["broker", "broker.:80", "chat.example", "chat.example.", "a.corp", "a.corp."] {
+            assert!(hosts.allows(good), "{good}");
+        }
+        assert!(!hosts.allows("chat.example..") && !hosts.allows("a.corp.."));
     }
 }
