@@ -1,4 +1,6 @@
 //! A gateway or a session that is disabled, removed or deleted while it is in use.
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::harness::{Broker, Browser, Database};
@@ -67,6 +69,8 @@ async fn what_waits_on_a_disabled_gateway_can_be_aborted(database: Database) {
         if frame["type"] == "error" {
             // The link was just being started anew, which is told.
             assert_eq!(frame["code"], "gateway_unavailable", "{frame}");
+            // No more frames a second than are taken.
+            tokio::time::sleep(Duration::from_millis(50)).await;
             browser.send(abort.clone()).await;
         }
     }

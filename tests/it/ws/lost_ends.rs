@@ -98,6 +98,8 @@ async fn the_end_of_a_run_is_told_when_the_store_can_be_read_again(test: TestSto
     let gateway_id = conversation.gateway_id.clone().unwrap();
     let id = gateway_id.clone();
     let directory = Arc::new(Directory::default());
+    directory.set_active(true);
+    directory.set_trusted(Some(caller.clone()));
     directory.set_gateway(test.read(move |db| gateways::get(db, &id)).await.unwrap().unwrap());
     let store = Store::new(test.writer().clone(), test.database.opener(), 1, test.epoch().clone()).unwrap();
     let (told, mut frames) = mpsc::unbounded_channel();
