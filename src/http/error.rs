@@ -9,6 +9,7 @@ use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
+use utoipa::openapi::{ArrayBuilder, Object, ObjectBuilder, OneOfBuilder, Schema, Type};
 
 use crate::domain::error::{Error, ErrorCode, FieldError};
 
@@ -90,10 +91,26 @@ pub(super) fn of_status(status: StatusCode) -> Error {
 /// An error, as described for clients.
 #[derive(Serialize, ToSchema)]
 pub(super) struct ErrorBody {
-    /// A sentence; for 422 the list of refused fields `[{"type", "loc", "msg"}]`.
-    #[schema(value_type = Object)]
+    #[schema(schema_with = detail)]
     detail: Value,
     error: ErrorInside,
+}
+
+fn detail() -> Schema {
+    let text = || Object::with_type(Type::String);
+    let place = ArrayBuilder::new().items(text()).description(Some("Where it stands, for example `body` and its name"));
+    let field = ObjectBuilder::new()
+        .property("type", text())
+        .property("loc", place)
+        .property("msg", text())
+        .required("type")
+        .required("loc")
+        .required("msg");
+    OneOfBuilder::new()
+        .item(text())
+        .item(ArrayBuilder::new().items(field))
+        .description(Some("A sentence; for 422 the list of refused fields."))
+        .into()
 }
 
 #[derive(Serialize, ToSchema)]

@@ -96,6 +96,7 @@ async fn ready(state: web::Data<AppState>) -> Result<HttpResponse, Error> {
 #[utoipa::path(
     tag = "operations",
     operation_id = "getMetrics",
+    security((), ("token" = [])),
     responses((status = 200, body = String, content_type = "application/openmetrics-text"), (status = "default", body = ErrorBody))
 )]
 #[get("/metrics")]

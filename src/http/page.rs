@@ -97,6 +97,7 @@ fn wrong_cursor() -> Error {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Paging {
+    #[param(minimum = 1)]
     pub(super) limit: Option<u32>,
     pub(super) cursor: Option<String>,
 }

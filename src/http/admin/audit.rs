@@ -69,6 +69,7 @@ pub(super) struct Asked {
     target: Option<String>,
     /// The name of who changed it.
     actor: Option<String>,
+    #[param(minimum = 1)]
     limit: Option<u32>,
     cursor: Option<String>,
 }

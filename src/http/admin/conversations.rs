@@ -118,6 +118,7 @@ pub(super) struct Asked {
     /// Words that a line has: all of them, the last letters of each may be missing, words in quotes in this order. Or
     /// part of the key or the title.
     q: Option<String>,
+    #[param(minimum = 1)]
     limit: Option<u32>,
     cursor: Option<String>,
 }

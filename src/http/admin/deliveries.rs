@@ -126,6 +126,7 @@ pub(super) struct Asked {
     recipient: Option<String>,
     /// Only those made before this time (ISO-8601).
     older_than: Option<String>,
+    #[param(minimum = 1)]
     limit: Option<u32>,
     cursor: Option<String>,
 }

@@ -36,6 +36,7 @@ pub(super) struct Asked {
     after: Option<String>,
     /// Lines before this one: a message's id, or its `seq`.
     before: Option<String>,
+    #[param(minimum = 1)]
     limit: Option<u32>,
 }
 

@@ -126,6 +126,7 @@ impl From<Report> for View {
 pub(super) struct Asked {
     /// Only those of this role, for example `gateway_link`.
     actor: Option<String>,
+    #[param(minimum = 1)]
     limit: Option<u32>,
     cursor: Option<String>,
 }

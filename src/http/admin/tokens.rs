@@ -59,6 +59,7 @@ pub(super) struct Asked {
     /// Those of one user.
     #[param(value_type = Option<String>)]
     user_id: Option<UserId>,
+    #[param(minimum = 1)]
     limit: Option<u32>,
     cursor: Option<String>,
 }

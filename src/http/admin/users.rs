@@ -165,7 +165,7 @@ pub(super) struct Change {
     operation_id = "adminChangeUser",
     params(("id" = String, Path)),
     request_body = Change,
-    responses((status = 200, body = View), (status = 404, body = ErrorBody), (status = 409, description = "The name is taken", body = ErrorBody), (status = "default", body = ErrorBody))
+    responses((status = 200, body = View), (status = 404, body = ErrorBody), (status = 409, description = "The name is taken, or it is the user `admin`, whose name and role stay", body = ErrorBody), (status = "default", body = ErrorBody))
 )]
 #[patch("/api/admin/users/{id}")]
 pub(super) async fn patch(
@@ -206,7 +206,12 @@ impl Target for User {
     tag = "admin",
     operation_id = "adminRemoveUser",
     params(("id" = String, Path)),
-    responses((status = 200, body = Done), (status = 404, body = ErrorBody), (status = "default", body = ErrorBody))
+    responses(
+        (status = 200, body = Done),
+        (status = 404, body = ErrorBody),
+        (status = 409, description = "The user `admin` stays", body = ErrorBody),
+        (status = "default", body = ErrorBody),
+    )
 )]
 #[delete("/api/admin/users/{id}")]
 pub(super) async fn remove(

@@ -56,6 +56,7 @@ pub(in crate::http) struct Sender {
 #[into_params(parameter_in = Query)]
 pub(super) struct Asked {
     /// 1 to 500, by default 50.
+    #[param(minimum = 1)]
     limit: Option<u32>,
     /// The id of a message: only older ones.
     #[param(value_type = Option<String>)]

@@ -233,7 +233,12 @@ pub(super) struct Removal {
     tag = "chat",
     operation_id = "removeSession",
     params(("gw_id" = String, Path), ("key" = String, Path), Removal),
-    responses((status = 200, body = Done), (status = 404, body = ErrorBody), (status = "default", body = ErrorBody))
+    responses(
+        (status = 200, body = Done),
+        (status = 404, body = ErrorBody),
+        (status = 502, description = "The gateway refuses to delete it", body = ErrorBody),
+        (status = "default", body = ErrorBody),
+    )
 )]
 #[delete("/api/gateways/{gw_id}/sessions/{key}")]
 pub(super) async fn remove(
