@@ -7,6 +7,7 @@ mod harness;
 mod cli;
 mod crash;
 mod docs;
+mod fuzz_seeds;
 mod gateway;
 mod real_gateway;
 mod routes;

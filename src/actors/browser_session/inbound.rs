@@ -7,7 +7,7 @@ use crate::domain::error::{Error, ErrorCode};
 /// A frame of a browser.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub(super) enum Inbound {
+pub enum Inbound {
     Chat(Chat),
     Abort(Abort),
     History(History),
@@ -22,69 +22,69 @@ pub(super) enum Inbound {
 /// `sessionKey`, and on a federated socket `gatewayId`.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Named {
+pub struct Named {
     #[serde(default)]
-    pub(super) session_key: Option<String>,
+    pub session_key: Option<String>,
     #[serde(default)]
-    pub(super) gateway_id: Option<String>,
+    pub gateway_id: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Chat {
+pub struct Chat {
     #[serde(flatten)]
-    pub(super) named: Named,
+    pub named: Named,
     #[serde(default)]
-    pub(super) message: Option<String>,
+    pub message: Option<String>,
     #[serde(default)]
-    pub(super) idempotency_key: Option<String>,
+    pub idempotency_key: Option<String>,
     #[serde(default)]
-    pub(super) queue: Option<bool>,
+    pub queue: Option<bool>,
     #[serde(default)]
-    pub(super) attachments: Option<Vec<serde::de::IgnoredAny>>,
+    pub attachments: Option<Vec<serde::de::IgnoredAny>>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Abort {
+pub struct Abort {
     #[serde(flatten)]
-    pub(super) named: Named,
+    pub named: Named,
     /// Only this run; when it does not run any more, nothing is done.
     #[serde(default)]
-    pub(super) run_id: Option<String>,
+    pub run_id: Option<String>,
     #[serde(default)]
-    pub(super) queued: Option<bool>,
+    pub queued: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct History {
+pub struct History {
     #[serde(flatten)]
-    pub(super) named: Named,
+    pub named: Named,
     #[serde(default)]
-    pub(super) limit: Option<i64>,
+    pub limit: Option<i64>,
     /// A message id, exclusive.
     #[serde(default)]
-    pub(super) before: Option<String>,
+    pub before: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Resume {
+pub struct Resume {
     #[serde(flatten)]
-    pub(super) named: Named,
+    pub named: Named,
     /// The last `seq` the client has.
     #[serde(default)]
-    pub(super) after: Option<i64>,
+    pub after: Option<i64>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Read {
+pub struct Read {
     #[serde(flatten)]
-    pub(super) named: Named,
+    pub named: Named,
     #[serde(default)]
-    pub(super) seq: Option<i64>,
+    pub seq: Option<i64>,
 }
 
 /// Longest idempotency key of a client.
@@ -92,7 +92,7 @@ const KEY_BYTES_MAX: usize = 255;
 
 impl Chat {
     /// Returns the message, or says why it cannot be taken.
-    pub(super) fn checked_text(&self, bytes_max: usize) -> Result<String, Error> {
+    pub fn checked_text(&self, bytes_max: usize) -> Result<String, Error> {
         let is_key = |key: &String| (1..=KEY_BYTES_MAX).contains(&key.len());
         if !self.idempotency_key.as_ref().is_none_or(is_key) {
             return Err(bad(format!("`idempotencyKey` has 1 to {KEY_BYTES_MAX} bytes")));
@@ -166,15 +166,15 @@ const NAMING: [(&str, Shape); 2] = [("sessionKey", Shape::Text), ("gatewayId", S
 
 /// A frame that cannot be read, with the names that could be read out of it.
 #[derive(Debug)]
-pub(super) struct Refused {
-    pub(super) error: Error,
-    pub(super) named: Named,
-    pub(super) idempotency_key: Option<String>,
+pub struct Refused {
+    pub error: Error,
+    pub named: Named,
+    pub idempotency_key: Option<String>,
 }
 
 impl Inbound {
     /// Reads a frame, or says what is wrong with it.
-    pub(super) fn parse(text: &str) -> Result<Self, Box<Refused>> {
+    pub fn parse(text: &str) -> Result<Self, Box<Refused>> {
         let refused = |error, named, idempotency_key| Box::new(Refused { error, named, idempotency_key });
         let value: Value = serde_json::from_str(text).map_err(|error| {
             refused(bad(format!("the frame is not JSON (column {})", error.column())), Named::default(), None)

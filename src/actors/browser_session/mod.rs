@@ -10,7 +10,7 @@
 //! - SEC-2: a browser hears only the sessions it has named and may read.
 mod frames;
 mod handle;
-mod inbound;
+pub mod inbound;
 mod outbox;
 mod watch;
 
