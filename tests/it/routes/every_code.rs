@@ -12,7 +12,7 @@ use clawbroker::store::turns::BeginTurn;
 use serde_json::{Value, json};
 
 use super::TestNode;
-use super::node::{Call, Reply};
+use super::node::Reply;
 use super::order::Known;
 use crate::harness::{Database, Kind, sql};
 use crate::ws::connected;
@@ -89,7 +89,7 @@ async fn by_wrong_calls(node: &TestNode, known: &Known, seen: &mut Seen) {
     let nobody = None;
     let viewer = Some(Role::Viewer);
     let admin = Some(Role::Admin);
-    let wrong: Vec<(ErrorCode, Option<Role>, Call<'_>)> = vec![
+    let wrong = [
         (ErrorCode::Unauthenticated, nobody, list()),
         (ErrorCode::Forbidden, viewer, node.post("/api/gateways").json(&lab)),
         (ErrorCode::NotFound, nobody, node.get("/api/nothing")),

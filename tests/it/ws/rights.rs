@@ -1,4 +1,4 @@
-//! A socket ends with the right it was opened with, also when the event that tells so went by.
+//! A socket ends with the right it was opened with, also when the event that tells so went by (SEC-2).
 use std::sync::Arc;
 use std::time::Duration;
 
