@@ -30,7 +30,8 @@ pub struct GatewayConfig {
     pub resume_wait_s: u64,
     /// Silence of a running answer after which we ask the gateway whether it still runs; models think for minutes.
     pub run_silence_s: u64,
-    /// How often the health of a gateway is asked for. `HEALTH_CHECK_INTERVAL` has milliseconds.
+    /// How often the health of a gateway is asked for; silence of twice as long ends the connection.
+    /// `HEALTH_CHECK_INTERVAL` has milliseconds.
     pub health_check_interval_s: u64,
     /// How often the text so far of a running answer is stored: what a crash may cost of a half answer.
     pub checkpoint_ms: u64,

@@ -5,7 +5,7 @@ use actix::prelude::*;
 use serde_json::json;
 
 use super::requests::{For, Request};
-use super::{GatewayLink, Phase, SESSIONS_LISTED, session};
+use super::{GatewayLink, Phase, SESSIONS_LISTED, TICK_INTERVAL_MAX, session};
 use crate::actors::messages::UpstreamSession;
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::LinkChange;
@@ -45,7 +45,7 @@ impl GatewayLink {
 
     /// Events are counted per connection; a hole means that the gateway dropped some for us.
     pub(super) fn check_seq(&mut self, seq: u64, ctx: &mut Context<Self>) {
-        let hole = self.last_seq > 0 && seq > self.last_seq + 1;
+        let hole = self.last_seq > 0 && seq > self.last_seq.saturating_add(1);
         self.last_seq = self.last_seq.max(seq);
         if hole && matches!(self.phase, Phase::Up { .. }) {
             self.holes_total += 1;
@@ -117,7 +117,7 @@ impl GatewayLink {
         self.phase = Phase::Up { since: now };
         self.connects_total += 1;
         self.switched = false;
-        self.tick_interval = Duration::from_millis(hello.policy.tick_interval_ms);
+        self.tick_interval = Duration::from_millis(hello.policy.tick_interval_ms).min(TICK_INTERVAL_MAX);
         if self.boot_id.is_some() && self.boot_id != hello.server.boot_id {
             log::info!(gateway_id = self.parts.gateway.id.as_str(); "gateway `{}` was started anew", self.parts.gateway.id);
         }

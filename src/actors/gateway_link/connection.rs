@@ -5,7 +5,7 @@ use std::time::Duration;
 use actix::prelude::*;
 
 use super::socket::{self, DialError, Incoming, Outgoing};
-use super::{GatewayLink, Phase, SILENCE_MIN, load, session};
+use super::{GatewayLink, Phase, SILENCE_MAX, load, session};
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::{Event, LinkChange, Publish};
 use crate::domain::gateway::{LinkState, Problem};
@@ -129,7 +129,7 @@ impl GatewayLink {
                 self.lost(Some(4000), "no answer to the handshake came", ctx);
                 return;
             }
-            Phase::Up { .. } if now - self.heard_at > SILENCE_MIN.max(self.tick_interval * 2) => {
+            Phase::Up { .. } if now - self.heard_at > self.silence_max() => {
                 self.lost(Some(4000), "the gateway fell silent", ctx);
                 return;
             }
@@ -154,6 +154,12 @@ impl GatewayLink {
         for id in busy {
             self.with_session(id, ctx, |session, _| session.on_tick(now_ms));
         }
+    }
+
+    /// How long nothing need come on a connection that is up.
+    fn silence_max(&self) -> Duration {
+        let two_pings = Duration::from_secs(self.parts.config.health_check_interval_s.saturating_mul(2));
+        two_pings.min(SILENCE_MAX).max(self.tick_interval * 2)
     }
 
     /// The connection has ended, or is ended by us with `close`; decides when to come back.

@@ -49,8 +49,10 @@ use crate::store::{Db, Store, turns};
 
 /// How often timeouts, silence and checkpoints are looked at.
 const TICK: Duration = Duration::from_millis(500);
-/// Silence that ends a connection, unless the gateway's own tick is slower.
-const SILENCE_MIN: Duration = Duration::from_secs(60);
+/// Silence that ends a connection: two pings without an answer, but no longer than this.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// Twice the gateway's own tick is always waited for; this is the longest tick that is believed.
+const TICK_INTERVAL_MAX: Duration = Duration::from_secs(300);
 /// Run ids that are known to belong to a session; beyond it the table is emptied, and session keys still tell.
 const RUNS_MAX: usize = 100_000;
 /// Sessions whose log is read after a reconnect because the gateway says they moved.

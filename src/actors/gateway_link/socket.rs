@@ -8,7 +8,7 @@ use std::time::Duration;
 use actix_http::ws::{CloseCode, CloseReason, Frame, Message};
 use bytestring::ByteString;
 use futures_util::{SinkExt, Stream, StreamExt};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::gateway::handshake::{Refusal, judge_http_status};
 use crate::ws::codec::GuardedCodec;
@@ -16,6 +16,8 @@ use crate::ws::fragments::{FragmentJoiner, Joined};
 
 /// Frames that may wait to be written; requests in flight are bounded far below.
 const QUEUE_MAX: usize = 1_024;
+/// How long a connection that was given up has to take our last words; one that is not read would hold them for ever.
+const CLOSE_GRACE: Duration = Duration::from_secs(2);
 
 /// What comes from the socket.
 pub(super) enum Incoming {
@@ -34,28 +36,32 @@ pub(super) enum DialError {
     Unreachable(String),
 }
 
-/// The writing half: what is sent here goes out in order.
-#[derive(Clone)]
-pub(super) struct Outgoing(mpsc::Sender<Message>);
+/// The writing half: what is sent here goes out in order. Dropping it ends the reading half as well, whether the other
+/// side takes notice or not.
+pub(super) struct Outgoing {
+    queue: mpsc::Sender<Message>,
+    /// Its end is the sign for both halves.
+    _held: watch::Sender<()>,
+}
 
 impl Outgoing {
     /// Queues a text frame; `false` when the socket does not take frames any more.
     pub(super) fn text(&self, text: String) -> bool {
-        self.0.try_send(Message::Text(text.into())).is_ok()
+        self.queue.try_send(Message::Text(text.into())).is_ok()
     }
 
     pub(super) fn ping(&self) -> bool {
-        self.0.try_send(Message::Ping(bytes::Bytes::from_static(b"clawbroker"))).is_ok()
+        self.queue.try_send(Message::Ping(bytes::Bytes::from_static(b"clawbroker"))).is_ok()
     }
 
     pub(super) fn pong(&self, payload: bytes::Bytes) {
         // A lost pong is made up for by the next ping.
-        let _ = self.0.try_send(Message::Pong(payload));
+        let _ = self.queue.try_send(Message::Pong(payload));
     }
 
     pub(super) fn close(&self, code: u16, reason: &str) {
         // If the queue is full the connection is dropped anyway.
-        let _ = self.0.try_send(Message::Close(Some(CloseReason {
+        let _ = self.queue.try_send(Message::Close(Some(CloseReason {
             code: CloseCode::from(code),
             description: Some(reason.to_owned()),
         })));
@@ -77,7 +83,9 @@ pub(super) async fn dial(
     let framed = framed.into_map_codec(|codec| GuardedCodec::new(codec, frame_bytes_max));
     let (mut sink, stream) = framed.split();
     let (queue, mut outgoing) = mpsc::channel::<Message>(QUEUE_MAX);
-    actix::spawn(async move {
+    let (held, given_up) = watch::channel(());
+    let reading_ends = ended(given_up.clone());
+    let write = async move {
         while let Some(message) = outgoing.recv().await {
             let closing = matches!(message, Message::Close(_));
             if sink.send(message).await.is_err() || closing {
@@ -86,13 +94,28 @@ pub(super) async fn dial(
         }
         // The reading half reports the end; closing an ended socket may fail.
         let _ = sink.close().await;
+    };
+    actix::spawn(async move {
+        let too_late = async {
+            ended(given_up).await;
+            tokio::time::sleep(CLOSE_GRACE).await;
+        };
+        tokio::select! {
+            () = write => {}
+            () = too_late => {}
+        }
     });
     let joiner = Rc::new(std::cell::RefCell::new(FragmentJoiner::new(frame_bytes_max)));
     let incoming = stream
         .map(Some)
         .chain(futures_util::stream::once(async { None }))
         .filter_map(move |item| std::future::ready(read(item, &joiner)));
-    Ok((Outgoing(queue), ended_after_close(incoming)))
+    Ok((Outgoing { queue, _held: held }, ended_after_close(incoming).take_until(reading_ends)))
+}
+
+/// Waits until the connection is given up.
+async fn ended(mut given_up: watch::Receiver<()>) {
+    while given_up.changed().await.is_ok() {}
 }
 
 /// Ends the stream after the first `Closed`, so that a broken frame is not reported again and again.

@@ -89,9 +89,9 @@ impl Session {
         let is_active =
             |row: &&HistoryRow| row.run_id.as_deref().or(row.delivery_key()).is_some_and(|run| active.contains(run));
         let first_active = page.rows.iter().filter(is_active).filter_map(|row| row.seq).min();
-        let boundary = first_active.map_or(newest, |first| first - 1);
+        let boundary = first_active.map_or(newest, |first| first.saturating_sub(1));
         let is_older = !self.rows_to_import(&page.rows, boundary).is_empty() || page.has_more;
-        let import_below = (is_older || !resets_up_to(page, boundary).is_empty()).then_some(boundary + 1);
+        let import_below = (is_older || !resets_up_to(page, boundary).is_empty()).then_some(boundary.saturating_add(1));
         if page.canonical_key.is_some() {
             self.conversation.canonical_key.clone_from(&page.canonical_key);
         }

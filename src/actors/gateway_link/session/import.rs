@@ -63,7 +63,7 @@ impl Session {
         let Some(below) = self.conversation.upstream.import_below.filter(|_| self.import.running) else {
             return Vec::new();
         };
-        self.import_page(page, below - 1)
+        self.import_page(page, below.saturating_sub(1))
     }
 
     pub(super) fn import_failed(&mut self, error: &RequestError) -> Vec<Effect> {
@@ -106,7 +106,7 @@ impl Session {
 
     /// Where an import that failed begins again: its first page is not on disk as long as this is where it stands.
     pub(super) fn import_from(&self) -> i64 {
-        self.conversation.upstream.mapped_seq + 1
+        self.conversation.upstream.mapped_seq.saturating_add(1)
     }
 
     pub(super) fn continue_import(&mut self) -> Vec<Effect> {
