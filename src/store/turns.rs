@@ -308,15 +308,17 @@ impl Command for EndTurn {
         let gateway = topic.gateway_id.as_ref().map_or("", GatewayId::as_str).to_owned();
         let sender = parties::ensure_named(tx, PartyKind::Gateway, &gateway)?;
         let error = self.error.clone().map(bounded_text);
+        // What is told is what is stored.
+        let text = bounded_text(self.text.clone());
         let mut blocks = Vec::new();
         if let Some(thinking) = self.thinking.as_ref().filter(|thinking| !thinking.is_empty()) {
             blocks.push(Block::Thinking { text: thinking.clone() });
         }
-        match (&error, self.text.is_empty()) {
+        match (&error, text.is_empty()) {
             // An error without an answer says so in its place, for clients that know only text.
             (Some(error), true) => blocks.push(Block::text(error.clone())),
             (_, true) => {}
-            (_, false) => blocks.push(Block::text(self.text.clone())),
+            (_, false) => blocks.push(Block::text(text.as_str())),
         }
         let line = if blocks.is_empty() {
             None
@@ -337,7 +339,7 @@ impl Command for EndTurn {
                 turns::state.eq(self.state as i32),
                 turns::answer_id.eq(line.as_ref().map(|line| line.id.as_bytes().to_vec())),
                 // A line holds the answer; without one the turn keeps what had come.
-                turns::text.eq(if line.is_some() { String::new() } else { bounded_text(self.text.clone()) }),
+                turns::text.eq(if line.is_some() { "" } else { text.as_str() }),
                 turns::usage.eq(self.usage.as_ref().map(ToString::to_string)),
                 turns::error.eq(&error),
                 turns::ended_at.eq(Some(ended_at)),
@@ -346,7 +348,7 @@ impl Command for EndTurn {
         let end = std::sync::Arc::new(TurnEnd {
             turn_id: turn.id,
             state: self.state,
-            text: self.text.as_str().into(),
+            text: text.as_str().into(),
             error: error.clone(),
             code: self.code,
             usage: self.usage.clone(),
