@@ -192,6 +192,14 @@ fn whole_ms<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D
     Value::deserialize(deserializer).map(|value| number_ms(&value).and_then(|ms| u64::try_from(ms).ok()))
 }
 
+/// Longest name of a run, a session or a row, in characters; an index of PostgreSQL takes no entry above 2,704 bytes.
+const NAME_CHARS_MAX: usize = 600;
+
+/// Tells whether a run, a session or a row can go by this name: what no database takes would be written in vain for ever.
+pub(super) fn is_name(text: &str) -> bool {
+    !text.is_empty() && !text.chars().any(char::is_control) && text.chars().nth(NAME_CHARS_MAX).is_none()
+}
+
 /// A number of milliseconds, cut to a whole one.
 pub(super) fn number_ms(value: &Value) -> Option<i64> {
     // `as` saturates, so that an absurd number stays a number.

@@ -27,7 +27,7 @@
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::frames::number_ms;
+use super::frames::{is_name, number_ms};
 use crate::domain::message::Block;
 
 mod row;
@@ -192,8 +192,8 @@ impl<'de> Deserialize<'de> for HistoryPage {
         let wire = WirePage::deserialize(deserializer)?;
         let info = wire.session_info.unwrap_or_default();
         let page = Self {
-            session_id: text_at(&wire.session_id),
-            canonical_key: info.get("key").and_then(text_at),
+            session_id: name_at(&wire.session_id),
+            canonical_key: info.get("key").and_then(name_at),
             rows: row::rows(&wire.messages.unwrap_or_default()),
             has_more: wire.has_more.as_bool().unwrap_or(false),
             next_offset: wire.next_offset.as_u64(),
@@ -203,7 +203,7 @@ impl<'de> Deserialize<'de> for HistoryPage {
             active_run_ids: info
                 .get("activeRunIds")
                 .and_then(Value::as_array)
-                .map(|ids| ids.iter().filter_map(text_at).collect()),
+                .map(|ids| ids.iter().filter_map(name_at).collect()),
             pending_inputs: pending_inputs(&wire.pending_inputs),
         };
         Ok(page)
@@ -235,9 +235,14 @@ fn text_at(value: &Value) -> Option<String> {
     value.as_str().map(str::to_owned)
 }
 
+/// Reads a name; one that is none counts as missing.
+fn name_at(value: &Value) -> Option<String> {
+    text_at(value).filter(|name| is_name(name))
+}
+
 fn in_flight(run: &Value) -> Option<InFlightRun> {
     Some(InFlightRun {
-        run_id: run.get("runId").and_then(text_at)?,
+        run_id: run.get("runId").and_then(name_at)?,
         text: run.get("text").and_then(text_at).unwrap_or_default(),
         started_at: run.get("startedAt").and_then(number_ms),
     })
@@ -247,7 +252,7 @@ fn pending_inputs(pending: &Value) -> Vec<PendingInput> {
     let items = pending.get("items").and_then(Value::as_array).into_iter().flatten();
     items
         .map(|item| PendingInput {
-            run_id: item.get("runId").and_then(text_at),
+            run_id: item.get("runId").and_then(name_at),
             state: item.get("state").and_then(text_at).unwrap_or_default(),
         })
         .collect()

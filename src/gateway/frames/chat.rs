@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{lenient, number_ms, or_default};
+use super::{is_name, lenient, number_ms, or_default};
 
 /// Where a run stands after an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +64,9 @@ pub struct ChatEvent {
 impl<'de> Deserialize<'de> for ChatEvent {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let wire = WireChat::deserialize(deserializer)?;
+        if !is_name(&wire.run_id) || !(wire.session_key.is_empty() || is_name(&wire.session_key)) {
+            return Err(serde::de::Error::custom("a run or a session has an odd name"));
+        }
         let message = lenient::<WireMessage<'_>>(wire.message).unwrap_or_default();
         Ok(Self {
             run_id: wire.run_id,

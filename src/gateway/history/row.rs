@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::super::device::hex;
 use super::super::frames::number_ms;
 use super::text::CUT_MARK;
-use super::{HistoryRow, Marker, RowRole, text_at};
+use super::{HistoryRow, Marker, RowRole, name_at, text_at};
 use crate::domain::message::{Block, plain_text};
 
 /// Bytes of JSON that are kept of a block we do not know; it may hold a whole file.
@@ -54,7 +54,7 @@ impl HistoryRow {
     /// understood is kept as text.
     pub fn from_value(message: &Value) -> Self {
         let meta = message.get("__openclaw").unwrap_or(&Value::Null);
-        let either = |key: &str| [message, meta].iter().find_map(|part| part.get(key).and_then(text_at));
+        let either = |key: &str| [message, meta].iter().find_map(|part| part.get(key).and_then(name_at));
         let role = role_of(message.get("role").and_then(Value::as_str).unwrap_or_default());
         let abort = message.get("openclawAbort").unwrap_or(&Value::Null);
         let is_aborted = abort.get("aborted").and_then(Value::as_bool).unwrap_or(false);
@@ -74,11 +74,11 @@ impl HistoryRow {
                 .iter()
                 .flatten()
                 .find_map(|time| number_ms(time)),
-            run_id: meta.get("runId").or_else(|| abort.get("runId")).and_then(text_at),
+            run_id: meta.get("runId").or_else(|| abort.get("runId")).and_then(name_at),
             idempotency_key: either("idempotencyKey"),
             stop_reason: message.get("stopReason").and_then(text_at),
             error_message: message.get("errorMessage").and_then(text_at),
-            steered_into: meta.get("steerTargetRunId").and_then(text_at),
+            steered_into: meta.get("steerTargetRunId").and_then(name_at),
             is_aborted,
             is_injected: !is_aborted && (names("model", "gateway-injected") || names("provider", "openclaw")),
             is_recovery: role == RowRole::User
@@ -93,7 +93,7 @@ impl HistoryRow {
             text,
             images,
         };
-        row.id = meta.get("id").and_then(text_at).filter(|id| !id.is_empty()).unwrap_or_else(|| digest(&row));
+        row.id = meta.get("id").and_then(name_at).unwrap_or_else(|| digest(&row));
         row
     }
 }
