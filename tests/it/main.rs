@@ -9,6 +9,7 @@ mod crash;
 mod docs;
 mod fuzz_seeds;
 mod gateway;
+mod hostile;
 mod real_gateway;
 mod routes;
 mod standby;

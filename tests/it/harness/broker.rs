@@ -160,6 +160,19 @@ impl Broker {
         read_log(&self.data_dir)
     }
 
+    /// Returns how many KiB of the process are in memory now.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has memory");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
+    /// Counts the connections that were made to it and that it still holds.
+    pub(crate) fn connections(&self) -> usize {
+        let own: u16 = self.address.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+        held_sockets().filter(|(local, _)| *local == own).count()
+    }
+
     /// Calls the API as the admin; returns the status and the body, which is JSON or a text.
     pub(crate) async fn call(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
         let method = method.parse().expect("a method");
@@ -218,6 +231,23 @@ impl Drop for Broker {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Lists the TCP connections of this machine that some process still holds: local and remote port.
+pub(crate) fn held_sockets() -> impl Iterator<Item = (u16, u16)> {
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("a Linux machine");
+    let port = |address: &str| u16::from_str_radix(address.rsplit(':').next()?, 16).ok();
+    let sockets: Vec<(u16, u16)> = table
+        .lines()
+        .skip(1)
+        .filter_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            // Listening ones, and those that only the system still knows.
+            let is_held = fields.get(3) != Some(&"0A") && fields.get(9) != Some(&"0");
+            is_held.then(|| Some((port(fields.get(1)?)?, port(fields.get(2)?)?))).flatten()
+        })
+        .collect();
+    sockets.into_iter()
 }
 
 fn read_log(data_dir: &Path) -> String {

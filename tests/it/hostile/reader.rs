@@ -1,0 +1,321 @@
+//! Browsers that stop reading, and browsers that come and go: what they have in the end is exact.
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::browser::nothing_is_held;
+use super::raw::{Raw, Said, frame, text};
+use super::{Bystander, LONG, broker_with, has_not_grown, is_sound};
+use crate::crash::number_from;
+use crate::harness::{Broker, Database, Seeded};
+
+on_both_databases!(browsers_that_come_and_go_have_it_all_in_the_end);
+on_sqlite!(a_reader_that_stops_is_sent_away_and_resumes, a_reader_that_never_comes_back_is_cut);
+
+/// Bytes of one line in the tests of readers.
+const LINE_BYTES: usize = 60_000;
+
+/// Adds lines to a session of the calm gateway.
+async fn say_lines(broker: &Broker, session: &str, count: usize) {
+    let (status, shown) = broker.get(&format!("/api/gateways/calm/sessions/{session}")).await;
+    assert_eq!(status, 200, "{shown}");
+    let path = format!("/api/admin/conversations/{}/messages", shown["id"].as_str().expect("an id"));
+    for n in 0..count {
+        let content = format!("{n} {}", "x".repeat(LINE_BYTES));
+        let (status, answer) = broker.post(&path, json!({ "content": content, "deliver": false })).await;
+        assert_eq!(status, 201, "{answer}");
+    }
+}
+
+/// Returns the largest outbox of all sockets, in bytes.
+async fn outbox_bytes(broker: &Broker) -> u64 {
+    let (_, reports) = broker.get("/api/admin/actors?actor=browser_session").await;
+    let items = reports["items"].as_array().unwrap_or_else(|| panic!("{reports}"));
+    items.iter().filter_map(|report| report["state"]["bytes_waiting"].as_u64()).max().unwrap_or(0)
+}
+
+/// Reads the lines after `after` on a fresh socket: exactly those, in order.
+async fn resumes(broker: &Broker, session: &str, after: i64, last: i64) {
+    let mut back = broker.browser("/ws/chat/calm").await;
+    back.send(json!({ "type": "resume", "sessionKey": session, "after": after })).await;
+    assert_eq!(back.until_type("resumed").await["lastSeq"], last);
+    for seq in after + 1..=last {
+        assert_eq!(back.until_type("message").await["message"]["seq"], seq);
+    }
+    back.send(json!({ "type": "ping" })).await;
+    assert_eq!(back.next().await.expect("open")["type"], "pong", "nothing else is behind them");
+}
+
+async fn a_reader_that_stops_is_sent_away_and_resumes(database: Database) {
+    let broker = broker_with(&database, "").await;
+    let mut bystander = Bystander::beside(&broker).await;
+    bystander.is_served().await;
+    let memory = broker.resident_kib();
+    let mut other = broker.browser("/ws/chat/calm").await;
+    other.send(json!({ "type": "subscribe", "sessionKey": "calm" })).await;
+    other.until_type("subscribed").await;
+    let mut slow = Raw::open_narrow(&broker).await;
+    slow.write(&text(&json!({ "type": "subscribe", "sessionKey": "calm" }).to_string())).await;
+    slow.until(|frame| frame["type"] == "subscribed").await;
+    // It stops, and the others go on: each line comes to them when it has been said.
+    let away = "reads too slowly";
+    let mut seq = 2;
+    loop {
+        assert!(seq < 400, "a reader that has stopped is given 24 MB");
+        say_lines(&broker, "calm", 1).await;
+        seq += 1;
+        assert_eq!(other.until_type("message").await["message"]["seq"], seq);
+        if broker.log().contains(away) {
+            break;
+        }
+        if seq % 16 == 0 {
+            // Slow, because the transport of such a reader does not answer. A single frame goes through, however large.
+            let waiting = outbox_bytes(&broker).await;
+            assert!(waiting <= 1_048_576 + LINE_BYTES as u64 + 1_000, "the outbox is bounded: {waiting}");
+        }
+    }
+    // Now it reads on: whole lines without a gap, then the close that says why. It has two seconds for that.
+    let sent_away = Instant::now();
+    slow.widen();
+    let mut last = 2;
+    loop {
+        match slow.next().await {
+            Said::Frame(frame) => {
+                assert_eq!(frame["message"]["seq"], last + 1, "{frame}");
+                last += 1;
+            }
+            Said::Close(code) => {
+                assert_eq!(code, 1013);
+                break;
+            }
+            // On a machine that is too busy to read as fast.
+            Said::Gone if sent_away.elapsed() > Duration::from_secs(1) => break,
+            said => panic!("{said:?} behind line {last}, {:?} after it was sent away", sent_away.elapsed()),
+        }
+    }
+    assert!(last < seq, "it was sent away before it had all");
+    drop(slow);
+    has_not_grown(&broker, memory, 64 << 10);
+    say_lines(&broker, "calm", 3).await;
+    resumes(&broker, "calm", last, seq + 3).await;
+    drop(other);
+    bystander.is_served().await;
+    nothing_is_held(&broker).await;
+    is_sound(&broker).await;
+}
+
+/// It does not even take the close frame.
+async fn a_reader_that_never_comes_back_is_cut(database: Database) {
+    let broker = broker_with(&database, "[limits]\noutbox_bytes_max = 262144\n").await;
+    let mut bystander = Bystander::beside(&broker).await;
+    bystander.is_served().await;
+    let mut slow = Vec::new();
+    for _ in 0..8 {
+        let mut raw = Raw::open_narrow(&broker).await;
+        raw.write(&text(&json!({ "type": "subscribe", "sessionKey": "calm" }).to_string())).await;
+        raw.until(|frame| frame["type"] == "subscribed").await;
+        slow.push(raw);
+    }
+    let memory = broker.resident_kib();
+    let mut lines = 2;
+    while broker.log().matches("reads too slowly").count() < slow.len() {
+        assert!(lines < 400, "readers that have stopped are given 24 MB each");
+        say_lines(&broker, "calm", 1).await;
+        lines += 1;
+        has_not_grown(&broker, memory, 64 << 10);
+    }
+    // They are still there, and do not read.
+    nothing_is_held(&broker).await;
+    for mut raw in slow {
+        let mut last = 2;
+        while let Said::Frame(frame) = raw.next().await {
+            assert_eq!(frame["message"]["seq"], last + 1, "{frame}");
+            last += 1;
+        }
+        assert!(last < lines);
+        resumes(&broker, "calm", last, lines).await;
+    }
+    bystander.is_served().await;
+    is_sound(&broker).await;
+}
+
+/// Browsers that go away in the middle of something.
+const BROWSERS: usize = 6;
+
+/// How a browser goes away.
+#[derive(Clone, Copy, Debug)]
+enum Away {
+    Closes,
+    Drops,
+    Resets,
+    /// In the middle of a frame of its own.
+    Tears,
+    /// It was not read for a while before.
+    Stalls,
+}
+
+async fn browsers_that_come_and_go_have_it_all_in_the_end(database: Database) {
+    let disconnects = number_from("CLAWBROKER_TEST_DISCONNECTS", 60);
+    let seed = number_from("CLAWBROKER_TEST_SEED", 0xC0DE);
+    println!("{disconnects} disconnects with seed {seed}");
+    let mut random = Seeded::new(seed);
+    let broker = broker_with(&database, "").await;
+    let mut bystander = Bystander::beside(&broker).await;
+    bystander.is_served().await;
+    let memory = broker.resident_kib();
+    let each = disconnects / BROWSERS as u64;
+    let visits = (0..BROWSERS).map(|n| come_and_go(&broker, format!("v{n}"), each, random.part()));
+    let journals = tokio::time::timeout(LONG + Duration::from_millis(200 * disconnects), join_all(visits))
+        .await
+        .unwrap_or_else(|_| panic!("with seed {seed} somebody waits for ever:\n{}", broker.log()));
+    for (n, journal) in journals.iter().enumerate() {
+        let session = format!("v{n}");
+        let (status, lines) = broker.get(&format!("/api/gateways/calm/sessions/{session}/messages?limit=500")).await;
+        assert_eq!(status, 200, "{lines}");
+        for line in lines.as_array().expect("a list") {
+            let seq = line["seq"].as_i64().expect("a number");
+            let known = journal.lines.get(&seq).unwrap_or_else(|| panic!("line {seq} of {session} was not told"));
+            assert_eq!(
+                (&line["id"], &line["content"][0]["text"]),
+                (&json!(known.0), &json!(known.1)),
+                "{session} {seq}"
+            );
+        }
+        assert_eq!(journal.lines.len(), 2 * journal.questions, "{session}: a question, an answer, and so on");
+    }
+    bystander.is_served().await;
+    nothing_is_held(&broker).await;
+    has_not_grown(&broker, memory, 64 << 10);
+    bystander.noticed_nothing();
+    is_sound(&broker).await;
+}
+
+/// What a browser was told over all its sockets.
+#[derive(Default)]
+struct Journal {
+    /// By `seq`: id and text.
+    lines: BTreeMap<i64, (String, String)>,
+    questions: usize,
+    /// Text of the run in view on this socket, as far as the increments go.
+    shown: String,
+    run: Option<String>,
+}
+
+impl Journal {
+    fn last_seq(&self) -> i64 {
+        self.lines.last_key_value().map_or(0, |(seq, _)| *seq)
+    }
+
+    fn line(&mut self, seq: &Value, id: &Value, text: &str) {
+        let (seq, id) = (seq.as_i64().expect("a number"), id.as_str().expect("an id").to_owned());
+        match self.lines.get(&seq) {
+            Some(known) => assert_eq!(known, &(id, text.to_owned()), "two lines at {seq}"),
+            None => {
+                assert_eq!(seq, self.last_seq() + 1, "a gap");
+                self.lines.insert(seq, (id, text.to_owned()));
+            }
+        }
+    }
+
+    /// Takes a frame that was told while this question was asked.
+    fn take(&mut self, frame: &Value, question: &str, answer: &str) {
+        match frame["type"].as_str().expect("a type") {
+            "ack" => self.line(&frame["seq"], &frame["messageId"], question),
+            "message" => {
+                let message = &frame["message"];
+                let text = message["content"][0]["text"].as_str().expect("a text");
+                self.line(&message["seq"], &message["id"], text);
+            }
+            "stream" => {
+                let run = frame["runId"].as_str().expect("a run").to_owned();
+                if self.run.as_ref() != Some(&run) {
+                    (self.run, self.shown) = (Some(run), String::new());
+                }
+                let text = frame["text"].as_str().unwrap_or_default();
+                match frame["state"].as_str().expect("a state") {
+                    "delta" => {
+                        assert_eq!(frame["at"], json!(self.shown.encode_utf16().count()), "{frame}");
+                        self.shown.push_str(text);
+                    }
+                    "snapshot" => text.clone_into(&mut self.shown),
+                    "final" => {
+                        assert!(text.starts_with(&self.shown), "what was shown is part of the end");
+                        assert_eq!(text, answer);
+                        self.line(&frame["seq"], &frame["messageId"], text);
+                    }
+                    "status" => {}
+                    other => panic!("{other}: {frame}"),
+                }
+                assert!(answer.starts_with(&self.shown), "`{}` is not part of the answer", self.shown);
+            }
+            "error" | "reset" => panic!("{frame}"),
+            _ => {}
+        }
+    }
+}
+
+/// Asks one question after another, and goes away so many times in the middle of everything.
+async fn come_and_go(broker: &Broker, session: String, disconnects: u64, mut random: Seeded) -> Journal {
+    let body = json!({ "session_key": session });
+    let (status, made) = broker.post("/api/gateways/calm/sessions", body).await;
+    assert_eq!(status, 200, "{made}");
+    let mut journal = Journal::default();
+    let mut gone = 0;
+    while gone < disconnects || journal.questions == 0 {
+        let n = journal.questions;
+        let answer = format!("answer {n} in {session}: {}", "grüße 👋 und mehr ".repeat(1 + random.below(5) as usize));
+        let answer = answer.trim_end().to_owned();
+        let question = format!("say[chunks={},ms={}]: {answer}", 4 + random.below(20), 1 + random.below(4));
+        let key = format!("{session}-{n}");
+        journal.questions += 1;
+        let ends_at = 2 * journal.questions as i64;
+        while journal.last_seq() < ends_at {
+            let mut raw = Raw::open_at(broker, "/ws/chat/calm?deltas=increment").await;
+            (journal.run, journal.shown) = (None, String::new());
+            let after = journal.last_seq();
+            let resume = json!({ "type": "resume", "sessionKey": session, "after": after });
+            let mut hello = text(&resume.to_string());
+            if after < ends_at - 1 {
+                let chat = json!({ "type": "chat", "sessionKey": session, "message": question, "idempotencyKey": key });
+                hello.extend(text(&chat.to_string()));
+            }
+            raw.write(&hello).await;
+            let stays = if gone < disconnects { random.ms(0, 60) } else { Duration::from_secs(20) };
+            let until = Instant::now() + stays;
+            while journal.last_seq() < ends_at {
+                match tokio::time::timeout_at(until, raw.next()).await {
+                    Ok(Said::Frame(frame)) => journal.take(&frame, &question, &answer),
+                    Ok(Said::Pong(_) | Said::Ping) => {}
+                    Ok(said) => panic!("{said:?} without a reason"),
+                    Err(_) => {
+                        assert!(gone < disconnects, "no answer in {session}");
+                        break;
+                    }
+                }
+            }
+            gone += 1;
+            let ways = [Away::Closes, Away::Drops, Away::Resets, Away::Tears, Away::Stalls];
+            go_away(raw, ways[random.below(ways.len() as u64) as usize], &mut random).await;
+        }
+    }
+    journal
+}
+
+async fn go_away(mut raw: Raw, how: Away, random: &mut Seeded) {
+    match how {
+        Away::Closes => {
+            raw.try_write(&frame(0x88, &1001_u16.to_be_bytes()), LONG).await;
+        }
+        Away::Drops => {}
+        Away::Resets => raw.reset(),
+        Away::Tears => {
+            let whole = text("{\"type\":\"history\",\"sessionKey\":\"calm\"}");
+            let until = 1 + random.below(whole.len() as u64 - 1) as usize;
+            raw.try_write(&whole[..until], LONG).await;
+        }
+        Away::Stalls => tokio::time::sleep(random.ms(0, 50)).await,
+    }
+}

@@ -1,0 +1,156 @@
+//! A gateway that says nothing, or says it slowly: what is awaited has an end, and what was held for it is given back.
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::middle::{How, Step};
+use super::{LONG, Stage};
+use crate::harness::{Database, is_terminal};
+
+on_both_databases!(an_answer_that_is_lost_is_made_up_for);
+on_sqlite!(
+    silence_in_the_handshake_is_not_waited_for,
+    a_connection_that_is_half_open_is_found,
+    a_gateway_that_says_byte_by_byte_is_heard,
+    a_gateway_that_takes_too_long_to_say_a_word_is_left,
+);
+
+/// Times that a test can wait for.
+const QUICK: &str = "[gateway]\nconnect_timeout_ms = 400\nchallenge_timeout_ms = 400\nrequest_timeout_ms = 400\n\
+    health_check_interval_s = 1\n";
+
+/// Waits until the broker holds nothing but the connection at hand, though the other side never ends one.
+async fn nothing_is_held(stage: &Stage) {
+    let began = tokio::time::Instant::now();
+    while stage.middle.silent() > 0 || stage.middle.held() > 1 {
+        let (silent, held) = (stage.middle.silent(), stage.middle.held());
+        assert!(began.elapsed() < LONG, "{silent} connections were not ended, {held} are held");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn silence_in_the_handshake_is_not_waited_for(database: Database) {
+    let mut stage = Stage::on(&database, QUICK).await;
+    let mut browser = stage.browser().await;
+    let steps = [Step::Accepted, Step::HalfUpgraded, Step::Upgraded, Step::Challenged, Step::Asked("connect")];
+    for step in steps.iter().chain(&steps[2..]) {
+        stage.middle.breaks(*step, How::FallsSilent);
+    }
+    stage.middle.cut();
+    browser.until_type("disconnected").await;
+    browser.ask("a", "say: at last").await;
+    stage.played(steps.len() + 3).await;
+    stage.connected().await;
+    browser.until_terminal().await;
+    stage.is_answered_once("a", &browser, "at last").await;
+    nothing_is_held(&stage).await;
+    stage.is_at_rest().await;
+}
+
+impl Stage {
+    /// Waits until the broker has given up the connections on which nothing is said.
+    async fn left(&self) {
+        let began = tokio::time::Instant::now();
+        while self.middle.silent() > 0 {
+            assert!(began.elapsed() < LONG, "a half-open connection is kept:\n{}", self.broker.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// The other side is still there, or seems to be, and neither reads nor says anything.
+async fn a_connection_that_is_half_open_is_found(database: Database) {
+    let mut stage = Stage::on(&database, QUICK).await;
+    let mut browser = stage.browser().await;
+    let steps = [
+        Step::Asked("agents.list"),
+        Step::Taken("chat.history"),
+        Step::Asked("chat.send"),
+        Step::Streaming(2),
+        Step::Ending,
+    ];
+    for (index, step) in steps.into_iter().enumerate() {
+        let session = format!("h{index}");
+        stage.middle.breaks(step, How::FallsSilent);
+        if index == 0 {
+            stage.middle.cut();
+        }
+        browser.ask(&session, "say[chunks=4,ms=3]: in spite of silence").await;
+        stage.played(index + 1).await;
+        stage.left().await;
+        stage.connected().await;
+        let of_session = |frame: &Value| is_terminal(frame) && frame["sessionKey"] == session;
+        browser.until("the end", of_session).await;
+        stage.is_answered_once(&session, &browser, "in spite of silence").await;
+    }
+    nothing_is_held(&stage).await;
+    stage.is_at_rest().await;
+}
+
+/// The connection is good, and one answer never comes.
+async fn an_answer_that_is_lost_is_made_up_for(database: Database) {
+    let mut stage = Stage::on(&database, QUICK).await;
+    let mut browser = stage.browser().await;
+    let steps = [
+        Step::Taken("chat.history"),
+        Step::Asked("chat.send"),
+        Step::Taken("chat.send"),
+        Step::Ending,
+        Step::Asked("agents.list"),
+        Step::Taken("sessions.list"),
+    ];
+    for (index, step) in steps.into_iter().enumerate() {
+        let session = format!("l{index}");
+        stage.middle.breaks(step, How::Loses);
+        if index >= 4 {
+            stage.middle.cut();
+            browser.until_type("disconnected").await;
+            stage.connected().await;
+        }
+        browser.ask(&session, "say[chunks=4,ms=3]: asked for again").await;
+        let of_session = |frame: &Value| is_terminal(frame) && frame["sessionKey"] == session;
+        browser.until("the end", of_session).await;
+        stage.played(index + 1).await;
+        stage.is_answered_once(&session, &browser, "asked for again").await;
+    }
+    assert_eq!(stage.middle.dialled(), 3, "nothing but an answer was missing");
+    stage.is_at_rest().await;
+}
+
+async fn a_gateway_that_says_byte_by_byte_is_heard(database: Database) {
+    let mut stage = Stage::on(&database, "").await;
+    let mut browser = stage.browser().await;
+    stage.middle.drip(Some(Duration::ZERO));
+    stage.middle.cut();
+    browser.until_type("disconnected").await;
+    stage.connected().await;
+    browser.ask("slow", "say[chunks=6,ms=3]: letter by letter").await;
+    browser.until_terminal().await;
+    stage.is_answered_once("slow", &browser, "letter by letter").await;
+    stage.is_at_rest().await;
+}
+
+async fn a_gateway_that_takes_too_long_to_say_a_word_is_left(database: Database) {
+    let mut stage = Stage::on(&database, QUICK).await;
+    let mut browser = stage.browser().await;
+    // In the middle of a run, then in the handshakes that follow.
+    browser.ask("slow", "say[chunks=8,ms=60]: it was not in vain").await;
+    browser.until("a delta", |frame| frame["state"] == "delta").await;
+    stage.middle.drip(Some(Duration::from_millis(40)));
+    browser.until_type("disconnected").await;
+    let dialled = stage.middle.dialled();
+    let began = tokio::time::Instant::now();
+    while stage.middle.dialled() < dialled + 3 {
+        assert!(began.elapsed() < LONG, "it is dialled again:\n{}", stage.broker.log());
+        assert_ne!(stage.state().await, "connected");
+        stage.hurry().await;
+        stage.bystander.is_served().await;
+    }
+    stage.middle.drip(None);
+    stage.connected().await;
+    browser.until_terminal().await;
+    stage.is_answered_once("slow", &browser, "it was not in vain").await;
+    nothing_is_held(&stage).await;
+    stage.is_at_rest().await;
+    assert_eq!(browser.seen.iter().filter(|frame| frame["type"] == json!("reconnected")).count(), 1);
+}
