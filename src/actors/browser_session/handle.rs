@@ -6,6 +6,7 @@ use actix::prelude::*;
 use tokio::sync::oneshot;
 
 use super::inbound::{self, Inbound, Named};
+use super::watch::{GoLive, reason_to_reset};
 use super::{BrowserSession, QUEUED_MAX, Scope, frames};
 use crate::actors::messages::{LinkRequest, ToLink};
 use crate::domain::conversation::Conversation;
@@ -82,13 +83,13 @@ impl BrowserSession {
                 return Err(Error::new(ErrorCode::BadFrame, format!("this socket talks to gateway `{own}` only")));
             }
             // What cannot be a gateway's id is no gateway's id.
-            (Scope::Federated, Some(id)) => id.parse().map_err(|_| unknown_gateway(id))?,
+            (Scope::Federated, Some(id)) => id.parse().map_err(|_| inbound::unknown_gateway(id))?,
             (Scope::Federated, None) => {
                 return Err(Error::new(ErrorCode::BadFrame, "on a federated socket a frame needs `gatewayId`"));
             }
         };
         let Some(card) = self.parts.shared.directory.gateway(&gateway_id) else {
-            return Err(unknown_gateway(gateway_id.as_str()));
+            return Err(inbound::unknown_gateway(gateway_id.as_str()));
         };
         let key = named.session_key.as_deref().unwrap_or_default();
         let key: SessionKey =
@@ -119,7 +120,7 @@ impl BrowserSession {
     }
 
     /// Finds the session of this name, or makes it, and begins to watch it.
-    fn open(&mut self, name: SessionName, open: Open, wait_for_contact: bool) -> Opened {
+    fn open(&mut self, name: SessionName, open: Open, live: GoLive) -> Opened {
         if let Some(id) = self.names.get(&(name.gateway_id.clone(), name.key.clone())) {
             return Box::pin(actix::fut::ready(Ok(Some(*id))));
         }
@@ -152,15 +153,15 @@ impl BrowserSession {
         };
         Box::pin(resolved.into_actor(self).then(move |found, this: &mut Self, _| -> Opened {
             match found {
-                Ok(Some(conversation)) => this.begin(name, conversation, wait_for_contact),
+                Ok(Some(conversation)) => this.begin(name, conversation, live),
                 Ok(None) => Box::pin(actix::fut::ready(Ok(None))),
                 Err(error) => Box::pin(actix::fut::ready(Err(error))),
             }
         }))
     }
 
-    /// Begins to watch a session that was found; it is live when this is done.
-    fn begin(&mut self, name: SessionName, conversation: Conversation, wait_for_contact: bool) -> Opened {
+    /// Begins to watch a session that was found; it is live when this is done, unless that is the caller's to say.
+    fn begin(&mut self, name: SessionName, conversation: Conversation, live: GoLive) -> Opened {
         let id = conversation.id;
         self.names.insert((name.gateway_id.clone(), name.key.clone()), id);
         if self.watches.contains_key(&id) {
@@ -179,7 +180,7 @@ impl BrowserSession {
         let touched = self.touch(name.gateway_id, id);
         let store = self.parts.shared.store.clone();
         let ends = async move {
-            if wait_for_contact && !contacted {
+            if live == GoLive::AfterContact && !contacted {
                 // Without an answer in time the history is what there is; `imported` tells when more has come.
                 let _ = tokio::time::timeout(CONTACT_WAIT, touched).await;
             }
@@ -187,7 +188,9 @@ impl BrowserSession {
         };
         Box::pin(ends.into_actor(self).map(move |ends, this: &mut Self, ctx| match ends {
             Ok(Some(found)) => {
-                this.go_live(id, found.last_seq, ctx);
+                if live != GoLive::Later {
+                    this.go_live(id, found.last_seq, ctx);
+                }
                 Ok(Some(id))
             }
             Ok(None) => {
@@ -235,7 +238,7 @@ impl BrowserSession {
         let named = chat.named;
         // What is going to be refused makes no session; a key that was used before is found in the one there is.
         let open = if no_queue && !gateway_up { Open::Find } else { Open::FindOrMake };
-        let opened = self.open(name, open, false);
+        let opened = self.open(name, open, GoLive::AtOnce);
         Box::pin(opened.then(move |opened, this: &mut Self, _| -> Done {
             let id = match opened {
                 Ok(Some(id)) => id,
@@ -292,7 +295,7 @@ impl BrowserSession {
             Err(error) => return self.refuse(error, Some(&abort.named), None),
         };
         let gateway_id = name.gateway_id.clone();
-        let opened = self.open(name, Open::Find, false);
+        let opened = self.open(name, Open::Find, GoLive::AtOnce);
         Box::pin(opened.then(move |opened, this: &mut Self, _| -> Done {
             let id = match opened {
                 Ok(Some(id)) => id,
@@ -347,7 +350,7 @@ impl BrowserSession {
             gateway_id: Some(name.gateway_id.clone()),
             key: name.key.as_str().into(),
         };
-        let opened = self.open(name, Open::FindOrMake, true);
+        let opened = self.open(name, Open::FindOrMake, GoLive::AfterContact);
         Box::pin(opened.then(move |opened, this: &mut Self, _| -> Done {
             let id = match opened {
                 Ok(Some(id)) => id,
@@ -400,8 +403,11 @@ impl BrowserSession {
             Ok(name) => name,
             Err(error) => return self.refuse(error, Some(&named), None),
         };
-        let make = if after.is_some() { Open::Find } else { Open::FindOrMake };
-        let opened = self.open(name, make, false);
+        // CNV-1: a line that comes while the log is read belongs behind `resumed` and what was missed.
+        let (make, live) =
+            if after.is_some() { (Open::Find, GoLive::Later) } else { (Open::FindOrMake, GoLive::AtOnce) };
+        let held = live == GoLive::Later && !self.names.contains_key(&(name.gateway_id.clone(), name.key.clone()));
+        let opened = self.open(name, make, live);
         Box::pin(opened.then(move |opened, this: &mut Self, _| -> Done {
             let hidden = |error: &Error| error.code() == ErrorCode::AlreadyExists;
             let id = match opened {
@@ -419,6 +425,9 @@ impl BrowserSession {
                 let found = match found.and_then(|found| found.ok_or_else(|| Error::not_found("session", id))) {
                     Ok(found) => found,
                     Err(error) => {
+                        if held {
+                            this.end_watch(id);
+                        }
                         this.tell_error(&error, &named, None, ctx);
                         return;
                     }
@@ -433,15 +442,12 @@ impl BrowserSession {
                     this.show_run(id, ctx);
                     return;
                 };
-                let reset = if after < found.first_seq - 1 || after > found.last_seq {
-                    Some("unknown_position")
-                } else if last_seq - after > this.parts.shared.limits.resume_lines_max as i64 {
-                    Some("too_far_behind")
-                } else {
-                    None
-                };
-                if let Some(reason) = reset {
+                let lines_max = this.parts.shared.limits.resume_lines_max as i64;
+                if let Some(reason) = reason_to_reset(after, &found, last_seq, lines_max) {
                     this.send(frames::reset(&topic, reason, found.first_seq, found.last_seq, federated), ctx);
+                    if held {
+                        this.go_live(id, last_seq, ctx);
+                    }
                     return;
                 }
                 this.send(frames::watching("resumed", &topic, found.last_seq, run.as_deref(), federated), ctx);
@@ -464,7 +470,7 @@ impl BrowserSession {
             (Err(error), _) => return self.refuse(error, Some(&read.named), None),
         };
         let (name, seq) = name;
-        let opened = self.open(name, Open::Find, false);
+        let opened = self.open(name, Open::Find, GoLive::AtOnce);
         Box::pin(opened.then(move |opened, this: &mut Self, _| -> Done {
             let id = match opened {
                 Ok(Some(id)) => id,
@@ -483,11 +489,6 @@ impl BrowserSession {
             }))
         }))
     }
-}
-
-fn unknown_gateway(id: &str) -> Error {
-    let id: String = id.chars().take(GatewayId::BYTES_MAX).collect();
-    Error::new(ErrorCode::GatewayNotFound, format!("gateway `{id}` does not exist"))
 }
 
 /// A future of the actor that is done.

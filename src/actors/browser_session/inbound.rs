@@ -3,6 +3,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::domain::error::{Error, ErrorCode};
+use crate::domain::ids::GatewayId;
 
 /// A frame of a browser.
 #[derive(Debug, Deserialize)]
@@ -205,6 +206,12 @@ impl Inbound {
         }
         Self::deserialize(value).map_err(|_| bad(format!("the `{kind}` frame is not as it should be")))
     }
+}
+
+/// Says that no gateway has this id.
+pub(super) fn unknown_gateway(id: &str) -> Error {
+    let id: String = id.chars().take(GatewayId::BYTES_MAX).collect();
+    Error::new(ErrorCode::GatewayNotFound, format!("gateway `{id}` does not exist"))
 }
 
 fn bad(sentence: String) -> Error {

@@ -5,7 +5,7 @@ use actix::prelude::*;
 
 use super::frames::{self, Have};
 use super::{BrowserSession, QUEUED_MAX};
-use crate::domain::conversation::foreign_session;
+use crate::domain::conversation::{Conversation, foreign_session};
 use crate::domain::delivery::DeliveryState;
 use crate::domain::error::Error;
 use crate::domain::event::{Event, Live, LiveStep, Topic, TurnEnd};
@@ -39,6 +39,16 @@ enum Mode {
     Live { next_seq: i64 },
 }
 
+/// When a watch that begins goes live.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum GoLive {
+    AtOnce,
+    /// When the gateway's own log has been read, or a while after.
+    AfterContact,
+    /// When the caller says so: what happens until then waits.
+    Later,
+}
+
 /// One watched conversation.
 #[derive(Debug)]
 pub(super) struct Watch {
@@ -58,6 +68,17 @@ impl Watch {
             Mode::Live { next_seq } => Some(next_seq),
             Mode::Loading { .. } => None,
         }
+    }
+}
+
+/// Tells why a browser that has the lines up to `after` must load the session again, if it must.
+pub(super) fn reason_to_reset(after: i64, found: &Conversation, last_seq: i64, lines_max: i64) -> Option<&'static str> {
+    if after < found.first_seq - 1 || after > found.last_seq {
+        Some("unknown_position")
+    } else if last_seq - after > lines_max {
+        Some("too_far_behind")
+    } else {
+        None
     }
 }
 

@@ -1,4 +1,5 @@
 //! Coming back: after a lost socket, a restarted broker, a kill in mid-stream.
+use std::rc::Rc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -8,6 +9,7 @@ use crate::harness::{Database, is_terminal};
 
 on_both_databases!(
     resume_brings_every_missed_line_in_order,
+    lines_that_come_during_a_resume_stand_behind_it,
     a_position_we_never_had_is_reset,
     joining_a_running_answer_shows_it_so_far,
     a_killed_broker_comes_back_and_finishes_the_answer,
@@ -41,6 +43,38 @@ async fn resume_brings_every_missed_line_in_order(database: Database) {
     other.ask("a", "say: four").await;
     assert_eq!(back.until_type("message").await["message"]["seq"], 7);
     assert_eq!(back.until_terminal().await["seq"], 8);
+}
+
+/// CNV-1: whatever is said while a browser comes back, it sees each line once, in order, from the one after its own.
+async fn lines_that_come_during_a_resume_stand_behind_it(database: Database) {
+    const RESUMES: usize = 40;
+    let (broker, _gateway) = connected(&database).await;
+    let (_, session) = broker.post("/api/gateways/gw/sessions", json!({ "session_key": "notes" })).await;
+    let path = format!("/api/admin/conversations/{}/messages", session["id"].as_str().expect("an id"));
+    let broker = Rc::new(broker);
+    let writer = actix::spawn({
+        let broker = broker.clone();
+        async move {
+            loop {
+                let (status, answer) = broker.post(&path, json!({ "content": "more", "deliver": false })).await;
+                assert_eq!(status, 201, "{answer}");
+            }
+        }
+    });
+    let mut last = 0;
+    for _ in 0..RESUMES {
+        let mut tab = broker.browser("/ws/chat/gw").await;
+        tab.send(json!({ "type": "resume", "sessionKey": "notes", "after": last })).await;
+        assert_eq!(tab.until_type("resumed").await["sessionKey"], "notes");
+        let early = tab.seen.iter().find(|frame| frame["type"] == "message");
+        assert!(early.is_none(), "before `resumed`: {early:?}");
+        for _ in 0..3 {
+            last += 1;
+            assert_eq!(tab.until_type("message").await["message"]["seq"], last, "{}", tab.transcript());
+        }
+        assert!(!writer.is_finished(), "somebody writes");
+    }
+    writer.abort();
 }
 
 async fn a_position_we_never_had_is_reset(database: Database) {
