@@ -91,6 +91,9 @@ impl Signals {
         use tokio::signal::unix::{SignalKind, signal};
         let terminate = signal(SignalKind::terminate())
             .map_err(|error| Failure::new(format!("signals cannot be received: {error}")))?;
+        // A limit on the size of files must not end the process: once heard, the signal only makes the write fail.
+        let _ = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))
+            .map_err(|error| Failure::new(format!("signals cannot be received: {error}")))?;
         Ok(Self { terminate })
     }
 

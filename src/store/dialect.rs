@@ -155,6 +155,22 @@ pub struct Settings {
     pub pooling: Pooling,
 }
 
+/// Makes sure after an I/O error that everything which counts as committed is on the disk (D12).
+///
+/// SQLite keeps the pages of a commit whose fsync failed in its log. When the last connection is gone they count again for
+/// the next one, but only the memory of the kernel has them: whatever is written behind them would be lost with the power.
+/// So the log is carried over into the file, whose pages are written and synced anew, and begins afresh.
+pub(super) fn verify(db: &mut Db) -> Result<(), Error> {
+    #[derive(diesel::QueryableByName)]
+    struct Carried {
+        #[diesel(sql_type = diesel::sql_types::Integer)]
+        busy: i32,
+    }
+    let Db::Sqlite(conn) = db else { return Ok(()) };
+    let carried = diesel::sql_query("PRAGMA wal_checkpoint(TRUNCATE)").get_result::<Carried>(conn)?;
+    if carried.busy == 0 { Ok(()) } else { Err(Error::store_busy()) }
+}
+
 /// Runs the migrations that are missing. Two nodes may call it at once: one waits for the other.
 pub(super) fn migrate(db: &mut Db) -> Result<(), Error> {
     let failed =
@@ -203,6 +219,8 @@ pub(super) fn savepoint<T>(db: &mut Db, work: impl FnOnce(&mut Db) -> Result<T, 
 pub(super) enum Fault {
     /// The statement was refused; the connection is fine.
     Statement,
+    /// What is stored cannot be read (STO-3): the connection is fine, and so is what does not touch it.
+    Damaged,
     /// No space on the device: roll back, go on when there is room (D12).
     NoSpace,
     /// Input or output failed, or the connection broke: whatever was under way has an unknown outcome (D12).
@@ -221,12 +239,13 @@ pub(super) fn fault(error: &DbError) -> Fault {
     if text.contains("database or disk is full") || text.contains("No space left on device") {
         return Fault::NoSpace;
     }
+    if text.contains("database disk image is malformed") || text.contains("file is not a database") {
+        return Fault::Damaged;
+    }
     let broken = matches!(kind, DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand)
         || [
             "database is locked",
             "disk I/O error",
-            "database disk image is malformed",
-            "file is not a database",
             "server closed the connection",
             "terminating connection",
             "no connection to the server",
@@ -246,6 +265,9 @@ pub(super) fn fault(error: &DbError) -> Fault {
 impl From<DbError> for Error {
     fn from(error: DbError) -> Self {
         match fault(&error) {
+            Fault::Damaged => Self::corrupt(format!(
+                "{error}; `clawbroker doctor` tells what is damaged, `clawbroker restore FILE` brings a backup back"
+            )),
             Fault::NoSpace => Self::new(ErrorCode::StorageFull, "no space is left for the database; try again later"),
             Fault::Broken => {
                 log::warn!("database connection failed: {error}");

@@ -10,7 +10,8 @@
 //! - STO-1: nobody is answered before the commit.
 //! - LIM-1: both lanes are bounded; a full one answers `store_busy`.
 //! - D5: on PostgreSQL each transaction checks that this node is still the active one.
-//! - D12: after an I/O error or a commit of unknown outcome the connection is opened anew; nothing is tried again.
+//! - D12: after an I/O error or a commit of unknown outcome the connection is opened anew and the log
+//!   carried over into the file before anything else; nothing is tried again.
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -341,10 +342,19 @@ impl Worker {
         }
     }
 
+    /// Opens a connection; after a fault only when the disk has been found to keep what it says (D12).
+    fn open(&self) -> Result<Db, Error> {
+        let mut db = self.seed.parts.opener.writable()?;
+        if self.seed.stats.broken.load(Ordering::Relaxed) != 0 {
+            dialect::verify(&mut db)?;
+        }
+        Ok(db)
+    }
+
     fn attempt(&mut self, batch: &mut [Box<dyn Job>], epoch: i64, savepoints: bool) -> Ended {
         let db = match self.db.take() {
             Some(db) => db,
-            None => match self.seed.parts.opener.writable() {
+            None => match self.open() {
                 Ok(db) => {
                     self.seed.stats.opened_total.fetch_add(1, Ordering::Relaxed);
                     db
@@ -396,14 +406,15 @@ impl Worker {
         match dialect::commit(db) {
             Ok(()) => Ended::Committed(mark.committed(&mut self.memory)),
             Err(error) => {
-                let full = dialect::fault(&error) == dialect::Fault::NoSpace;
                 let rolled_back = dialect::rollback(db).is_ok();
-                // Out of space the database has said that it did not commit; anything else is not known (D12).
-                if full {
-                    Ended::Failed(error.into(), if rolled_back { Fate::Keep } else { Fate::Reopen })
-                } else {
-                    log::error!("a commit failed with an unknown outcome, the connection is opened anew: {error}");
-                    Ended::Failed(unknown_outcome(), Fate::Reopen)
+                match dialect::fault(&error) {
+                    // The database has said that it did not commit; anything else is not known (D12).
+                    dialect::Fault::NoSpace if rolled_back => Ended::Failed(error.into(), Fate::Keep),
+                    dialect::Fault::NoSpace | dialect::Fault::Damaged => Ended::Failed(error.into(), Fate::Reopen),
+                    dialect::Fault::Statement | dialect::Fault::Broken => {
+                        log::error!("a commit failed with an unknown outcome, the connection is opened anew: {error}");
+                        Ended::Failed(unknown_outcome(), Fate::Reopen)
+                    }
                 }
             }
         }

@@ -6,6 +6,8 @@ mod harness;
 
 mod cli;
 mod crash;
+#[cfg(target_os = "linux")]
+mod disk;
 mod docs;
 mod fuzz_seeds;
 mod gateway;

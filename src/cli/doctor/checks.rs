@@ -8,6 +8,7 @@ use crate::cli::output::text;
 use crate::cli::restore::{unopened, vault};
 use crate::config::Config;
 use crate::domain::clock::{Clock, SystemClock};
+use crate::domain::error::ErrorCode;
 use crate::domain::time::iso;
 use crate::node;
 use crate::store::audit::{self, Filter};
@@ -40,14 +41,17 @@ pub(super) async fn database(config: &Config) -> Vec<Finding> {
         Err(failure) => return vec![Finding::wrong(NAME, failure.to_string()), clock_alone()],
     };
     let mut findings = Vec::new();
+    let restore = "stop the server and restore a backup: clawbroker restore FILE";
     match store.integrity_check().await {
         Ok(complaints) if complaints.is_empty() => {
             findings.push(Finding::ok(NAME, format!("{} answers and finds itself sound", config.store.url)));
         }
         Ok(complaints) => findings.push(
-            Finding::wrong(NAME, format!("{} is damaged: {}", config.store.url, complaints.join("; ")))
-                .remedy("stop the server and restore a backup: clawbroker restore FILE"),
+            Finding::wrong(NAME, format!("{} is damaged: {}", config.store.url, complaints.join("; "))).remedy(restore),
         ),
+        Err(error) if error.code() == ErrorCode::Internal => {
+            return vec![Finding::wrong(NAME, error.cause()).remedy(restore), clock_alone()];
+        }
         Err(error) => {
             let unreachable = Finding::wrong(NAME, error.message()).remedy("is it running, and is DATABASE_URL right?");
             return vec![unreachable, clock_alone()];

@@ -7,7 +7,7 @@ use super::load::{Journal, Written};
 use crate::harness::{Broker, Database, Kind, sql};
 
 /// Each log is dense, holds what was acknowledged exactly once where it was said to be, and an answer to each question.
-pub(super) async fn logs(broker: &Broker, journals: &[Journal], written: &[Written]) {
+pub(crate) async fn logs(broker: &Broker, journals: &[Journal], written: &[Written]) {
     for journal in journals {
         let lines = log(broker, &journal.session).await;
         let at = |seq: i64| &lines[usize::try_from(seq - 1).unwrap()];
@@ -53,7 +53,7 @@ async fn log(broker: &Broker, session: &str) -> Vec<Value> {
 }
 
 /// Nothing is half done: the tables agree with one another and nothing waits for ever (STO-2, DLV-2).
-pub(super) fn database(database: &Database, questions: usize) {
+pub(crate) fn database(database: &Database, questions: usize) {
     let mut db = database.connect();
     let counts = [
         ("open deliveries", "SELECT count(*) AS value FROM deliveries WHERE state < 2", 0),

@@ -1,5 +1,7 @@
 //! Clients that live through crashes: they come back, resume, and repeat with the same key what was not acknowledged.
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -7,10 +9,18 @@ use tokio::sync::watch;
 
 use crate::harness::{self, Browser, Seeded};
 
-/// Where the broker is, for as long as it is up.
+/// How long a client waits before it tries again.
+const PAUSE: Duration = Duration::from_millis(10);
+/// What a broker that is going down or coming up may answer.
+const ON_THE_WAY: [&str; 3] = ["shutting_down", "store_busy", "standby"];
+
+/// Where the broker is, for as long as it is up, and how often it has refused something.
 #[derive(Clone)]
-pub(super) struct Broker {
+pub(crate) struct Broker {
     state: watch::Sender<State>,
+    /// What it may answer as well, because of what is done to it.
+    also: &'static [&'static str],
+    refusals: Rc<RefCell<BTreeMap<String, u64>>>,
 }
 
 #[derive(Clone, Default)]
@@ -20,27 +30,43 @@ struct State {
 }
 
 #[derive(Clone)]
-pub(super) struct Place {
+pub(crate) struct Place {
     address: String,
     token: String,
 }
 
 impl Broker {
-    pub(super) fn new() -> Self {
-        Self { state: watch::Sender::new(State::default()) }
+    pub(crate) fn new() -> Self {
+        Self::that_may_answer(&[])
     }
 
-    pub(super) fn up(&self, broker: &harness::Broker) {
+    /// One that may answer with these codes as well.
+    pub(crate) fn that_may_answer(also: &'static [&'static str]) -> Self {
+        Self { state: watch::Sender::new(State::default()), also, refusals: Rc::default() }
+    }
+
+    /// Returns how often it has refused something with this code.
+    pub(crate) fn refusals(&self, code: &str) -> u64 {
+        self.refusals.borrow().get(code).copied().unwrap_or(0)
+    }
+
+    fn refused(&self, answer: &Value, code: &Value) {
+        let code = code.as_str().unwrap_or_else(|| panic!("a code: {answer}"));
+        assert!(ON_THE_WAY.contains(&code) || self.also.contains(&code), "{answer}");
+        *self.refusals.borrow_mut().entry(code.to_owned()).or_default() += 1;
+    }
+
+    pub(crate) fn up(&self, broker: &harness::Broker) {
         let place = Place { address: broker.address.clone(), token: broker.token.clone() };
         self.state.send_modify(|state| state.up = Some(place));
     }
 
-    pub(super) fn down(&self) {
+    pub(crate) fn down(&self) {
         self.state.send_modify(|state| state.up = None);
     }
 
     /// Has the clients end when they have all their answers.
-    pub(super) fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.state.send_modify(|state| state.finish = true);
     }
 
@@ -60,32 +86,32 @@ impl Broker {
             if let Some(browser) = Browser::try_open(&place.address, "/ws/chat/gw", Some(&place.token)).await {
                 return browser;
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            tokio::time::sleep(PAUSE).await;
         }
     }
 }
 
 /// What a client was told.
 #[derive(Debug)]
-pub(super) struct Journal {
-    pub(super) session: String,
-    pub(super) asked: Vec<Asked>,
+pub(crate) struct Journal {
+    pub(crate) session: String,
+    pub(crate) asked: Vec<Asked>,
     /// The lines it saw: `seq` and message id.
-    pub(super) lines: BTreeMap<i64, String>,
+    pub(crate) lines: BTreeMap<i64, String>,
 }
 
 #[derive(Debug)]
-pub(super) struct Asked {
-    pub(super) text: String,
-    pub(super) message_id: String,
-    pub(super) seq: i64,
+pub(crate) struct Asked {
+    pub(crate) text: String,
+    pub(crate) message_id: String,
+    pub(crate) seq: i64,
 }
 
 /// A line that was accepted over REST.
 #[derive(Debug)]
-pub(super) struct Written {
-    pub(super) text: String,
-    pub(super) message_id: String,
+pub(crate) struct Written {
+    pub(crate) text: String,
+    pub(crate) message_id: String,
 }
 
 impl Journal {
@@ -106,11 +132,11 @@ impl Journal {
     }
 }
 
-/// Asks one question after another until told to finish.
-pub(super) async fn chat(broker: Broker, session: String, mut random: Seeded) -> Journal {
+/// Asks one question after another until told to finish, and one at least.
+pub(crate) async fn chat(broker: Broker, session: String, mut random: Seeded) -> Journal {
     let mut journal = Journal { session: session.clone(), asked: Vec::new(), lines: BTreeMap::new() };
     let mut n = 0;
-    while !broker.is_finishing() {
+    while n == 0 || !broker.is_finishing() {
         n += 1;
         let text = format!("say[chunks={},ms=3]: answer {n} in {session}", 2 + random.below(8));
         let asked = ask(&broker, &mut journal, &text, &format!("{session}-{n}")).await;
@@ -155,10 +181,12 @@ async fn ask(broker: &Broker, journal: &mut Journal, text: &str, key: &str) -> A
                     let (id, seq) = (text_of(&frame["messageId"]), number(&frame["seq"]));
                     journal.line(seq, &id, &tab);
                 }
-                "error" => assert!(
-                    ["shutting_down", "store_busy", "standby"].iter().any(|code| frame["code"] == *code),
-                    "{frame}"
-                ),
+                "error" => {
+                    // Nobody says what became of it: it is said again, on a new socket.
+                    broker.refused(&frame, &frame["code"]);
+                    tokio::time::sleep(PAUSE).await;
+                    break;
+                }
                 "reset" => panic!("{frame}: {}", tab.transcript()),
                 _ => {}
             }
@@ -170,10 +198,10 @@ async fn ask(broker: &Broker, journal: &mut Journal, text: &str, key: &str) -> A
     }
 }
 
-/// Adds lines over REST, each with a key, until told to finish.
-pub(super) async fn write(broker: Broker, conversation: String, mut random: Seeded) -> Vec<Written> {
+/// Adds lines over REST, each with a key, until told to finish, and one at least.
+pub(crate) async fn write(broker: Broker, conversation: String, mut random: Seeded) -> Vec<Written> {
     let mut written = Vec::new();
-    while !broker.is_finishing() {
+    while written.is_empty() || !broker.is_finishing() {
         let text = format!("note {}", written.len());
         let body = json!({ "content": text, "deliver": false });
         let message_id = loop {
@@ -185,14 +213,18 @@ pub(super) async fn write(broker: Broker, conversation: String, mut random: Seed
                 .insert_header(("Idempotency-Key", text.replace(' ', "-")));
             if let Ok(mut response) = request.send_json(&body).await {
                 let status = response.status().as_u16();
+                let later = response.headers().contains_key("Retry-After");
                 let Ok(answer) = response.json::<Value>().await else { continue };
                 match status {
                     201 => break text_of(&answer["message"]["id"]),
-                    503 => {}
+                    503 | 507 => {
+                        assert!(later, "when to come again: {answer}");
+                        broker.refused(&answer, &answer["error"]["code"]);
+                    }
                     other => panic!("{other}: {answer}"),
                 }
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            tokio::time::sleep(PAUSE).await;
         };
         written.push(Written { text, message_id });
         tokio::time::sleep(random.ms(0, 20)).await;
@@ -200,19 +232,21 @@ pub(super) async fn write(broker: Broker, conversation: String, mut random: Seed
     written
 }
 
-/// Comes, reads a session from some place on, and goes; returns how often.
-pub(super) async fn resume_again_and_again(broker: Broker, sessions: usize, mut random: Seeded) -> usize {
+/// Comes, reads a session from some place on, and goes, until told to finish, and once at least; returns how often.
+pub(crate) async fn resume_again_and_again(broker: Broker, sessions: usize, mut random: Seeded) -> usize {
     let mut resumes = 0;
-    while !broker.is_finishing() {
+    while resumes == 0 || !broker.is_finishing() {
         let mut tab = broker.browser().await;
         let session = format!("chat-{}", random.below(sessions as u64));
         tab.try_send(json!({ "type": "subscribe", "sessionKey": session })).await;
         let mut last = None;
         while let Some(frame) = tab.next().await {
-            if frame["type"] == "subscribed" {
-                last = frame["lastSeq"].as_i64();
-                break;
+            match frame["type"].as_str() {
+                Some("subscribed") => last = frame["lastSeq"].as_i64(),
+                Some("error") => broker.refused(&frame, &frame["code"]),
+                _ => continue,
             }
+            break;
         }
         let Some(last) = last.filter(|last| *last > 0) else { continue };
         let after = random.below(last as u64) as i64;
@@ -230,6 +264,10 @@ pub(super) async fn resume_again_and_again(broker: Broker, sessions: usize, mut 
                         resumes += 1;
                         break;
                     }
+                }
+                Some("error") => {
+                    broker.refused(&frame, &frame["code"]);
+                    break;
                 }
                 _ => {}
             }

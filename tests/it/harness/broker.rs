@@ -143,6 +143,14 @@ impl Broker {
         self.signal(rustix::process::Signal::CONT);
     }
 
+    /// Limits the size that its files may have, as `ulimit -f` does.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn limit_files(&self, bytes: Option<u64>) {
+        use rustix::process::{Pid, Resource, Rlimit, prlimit};
+        let limit = Rlimit { current: bytes, maximum: None };
+        prlimit(Some(Pid::from_child(&self.child)), Resource::Fsize, limit).expect("it runs");
+    }
+
     /// Asks it to stop, and returns its exit code.
     pub(crate) async fn stop(&mut self) -> Option<i32> {
         self.signal(rustix::process::Signal::TERM);
