@@ -6,6 +6,7 @@ mod harness;
 
 mod cli;
 mod crash;
+mod database_outages;
 #[cfg(target_os = "linux")]
 mod disk;
 mod docs;

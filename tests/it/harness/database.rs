@@ -46,13 +46,18 @@ impl Database {
         database
     }
 
+    /// Makes a database without anything in it on a server of the test's own, which the broker reaches by this URL.
+    pub(crate) fn on(maintenance: &str, url: &str) -> Self {
+        let server = Some(OnServer::create(maintenance.to_owned(), "template0"));
+        Self { data_dir: data_dir(), server, pooler: Some(url.to_owned()) }
+    }
+
     /// Makes a database without anything in it.
     pub(crate) fn empty(kind: Kind) -> Self {
         Self::make(kind, |_| "template0".to_owned())
     }
 
     fn make(kind: Kind, template: impl FnOnce(&str) -> String) -> Self {
-        let data_dir = tempfile::Builder::new().prefix("clawbroker-it-").tempdir().expect("a temporary folder");
         let server = match kind {
             Kind::Sqlite => None,
             Kind::Postgres => {
@@ -61,7 +66,12 @@ impl Database {
                 Some(OnServer::create(maintenance, &template))
             }
         };
-        Self { data_dir, server, pooler: None }
+        Self { data_dir: data_dir(), server, pooler: None }
+    }
+
+    /// Returns what the server calls it.
+    pub(crate) fn name(&self) -> &str {
+        &self.server.as_ref().expect("a database on a server").name
     }
 
     pub(crate) fn kind(&self) -> Kind {
@@ -92,10 +102,29 @@ impl Database {
         opener(self.location())
     }
 
-    /// Opens a connection of the test's own, beside the store.
+    /// Opens a connection of the test's own, beside the store and past any pooler.
     pub(crate) fn connect(&self) -> Db {
-        self.opener().writable().expect("a connection of the test's own")
+        let location = match &self.server {
+            Some(server) => Location::Postgres(Secret::new(server.url())),
+            None => self.location(),
+        };
+        opener(location).writable().expect("a connection of the test's own")
     }
+
+    /// Ends all connections to it.
+    pub(crate) fn end_connections(&self) {
+        let name = self.name();
+        self.on_server(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"));
+    }
+
+    /// Runs a statement beside all databases of the server.
+    pub(crate) fn on_server(&self, statement: &str) {
+        sql::run(&mut server(&self.server.as_ref().expect("a database on a server").maintenance), statement);
+    }
+}
+
+fn data_dir() -> TempDir {
+    tempfile::Builder::new().prefix("clawbroker-it-").tempdir().expect("a temporary folder")
 }
 
 pub(crate) fn opener(location: Location) -> Opener {
