@@ -182,8 +182,11 @@ async fn use_damaged(files: &Files, main: &[u8], at: usize, seen: &mut Seen) {
     match written {
         Err(error) => errors.push(error),
         Ok(_) if log.as_ref().is_some_and(|log| log.len() == LINES) => {
-            let after = store.read(move |db| messages::page(db, id, Span::After(0), 1_000, usize::MAX)).await;
-            assert!(after.is_ok_and(|after| after.len() == LINES + 1), "one more line, and all others: {at}");
+            // The bit may have been in what only a write needs; then the log says so from now on.
+            match store.read(move |db| messages::page(db, id, Span::After(0), 1_000, usize::MAX)).await {
+                Ok(after) => assert_eq!(after.len(), LINES + 1, "one more line, and all others: {at}"),
+                Err(error) => errors.push(error),
+            }
         }
         Ok(_) => {}
     }
