@@ -168,9 +168,16 @@ async fn browsers_that_come_and_go_have_it_all_in_the_end(database: Database) {
     let memory = broker.resident_kib();
     let each = disconnects / BROWSERS as u64;
     let visits = (0..BROWSERS).map(|n| come_and_go(&broker, format!("v{n}"), each, random.part()));
-    let journals = tokio::time::timeout(LONG + Duration::from_millis(200 * disconnects), join_all(visits))
-        .await
-        .unwrap_or_else(|_| panic!("with seed {seed} somebody waits for ever:\n{}", broker.log()));
+    let visits = join_all(visits);
+    tokio::pin!(visits);
+    let until = Instant::now() + LONG + Duration::from_millis(200 * disconnects);
+    let journals = loop {
+        tokio::select! {
+            journals = &mut visits => break journals,
+            () = tokio::time::sleep(Duration::from_secs(5)) => bystander.is_served().await,
+        }
+        assert!(Instant::now() < until, "with seed {seed} somebody waits for ever:\n{}", broker.log());
+    };
     for (n, journal) in journals.iter().enumerate() {
         let session = format!("v{n}");
         let (status, lines) = broker.get(&format!("/api/gateways/calm/sessions/{session}/messages?limit=500")).await;
@@ -199,6 +206,8 @@ struct Journal {
     /// By `seq`: id and text.
     lines: BTreeMap<i64, (String, String)>,
     questions: usize,
+    /// What was told on this socket.
+    told: Vec<String>,
     /// Text of the run in view on this socket, as far as the increments go.
     shown: String,
     run: Option<String>,
@@ -214,7 +223,7 @@ impl Journal {
         match self.lines.get(&seq) {
             Some(known) => assert_eq!(known, &(id, text.to_owned()), "two lines at {seq}"),
             None => {
-                assert_eq!(seq, self.last_seq() + 1, "a gap");
+                assert_eq!(seq, self.last_seq() + 1, "a gap: {:#?}", self.told);
                 self.lines.insert(seq, (id, text.to_owned()));
             }
         }
@@ -222,6 +231,7 @@ impl Journal {
 
     /// Takes a frame that was told while this question was asked.
     fn take(&mut self, frame: &Value, question: &str, answer: &str) {
+        self.told.push(frame.to_string());
         match frame["type"].as_str().expect("a type") {
             "ack" => self.line(&frame["seq"], &frame["messageId"], question),
             "message" => {
@@ -276,6 +286,7 @@ async fn come_and_go(broker: &Broker, session: String, disconnects: u64, mut ran
             let mut raw = Raw::open_at(broker, "/ws/chat/calm?deltas=increment").await;
             (journal.run, journal.shown) = (None, String::new());
             let after = journal.last_seq();
+            journal.told = vec![format!("resumed after {after}")];
             let resume = json!({ "type": "resume", "sessionKey": session, "after": after });
             let mut hello = text(&resume.to_string());
             if after < ends_at - 1 {
