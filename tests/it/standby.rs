@@ -3,6 +3,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::crash::load::Broker as Target;
+use crate::crash::{Pressure, check, number_from, seeded};
 use crate::harness::{Broker, Database, Kind};
 use crate::ws::{register, sample_gateway};
 
@@ -105,6 +107,48 @@ fn a_node_that_was_held_up_steps_down_once_and_comes_back_once() {
         for (what, times) in [("has lost its lease", 1), ("this node is active", 2), ("standing by", 1)] {
             assert_eq!(log.matches(what).count(), times, "{what}:\n{log}");
         }
+    });
+}
+
+/// D5 under load: what a node had in hand when its time stood still is refused when it goes on while another is active.
+/// `CLAWBROKER_TEST_PAUSES` says how often (2), `CLAWBROKER_TEST_PAUSE_S` how long it sleeps at least (1).
+#[test]
+fn a_sleeper_writes_nothing_after_another_took_over() {
+    let pauses = number_from("CLAWBROKER_TEST_PAUSES", 2);
+    let pause = Duration::from_secs(number_from("CLAWBROKER_TEST_PAUSE_S", 1));
+    actix::System::new().block_on(async {
+        let database = Database::migrated(Kind::Postgres);
+        let gateway = sample_gateway(|_| {});
+        let mut active = Broker::start(&database, &[], &[KEY]).await;
+        register(&active, &gateway).await;
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut other = Broker::standby(&database, folder.path(), &[KEY]).await;
+        let mut random = seeded(0x51EE);
+        let pressure = Pressure::on(&active, Target::new(), &mut random).await;
+        let mut slowest = Duration::ZERO;
+        for round in 0..pauses {
+            tokio::time::sleep(random.ms(300, 600)).await;
+            let lost = active.log().matches("has lost its lease").count();
+            pressure.target.down();
+            let began = tokio::time::Instant::now();
+            active.pause();
+            other.ready(TAKE_OVER).await;
+            slowest = slowest.max(began.elapsed());
+            pressure.target.up(&other);
+            tokio::time::sleep(pause.saturating_sub(began.elapsed())).await;
+            active.unpause();
+            while active.log().matches("has lost its lease").count() == lost {
+                assert!(began.elapsed() < pause + 2 * TAKE_OVER, "round {round}:\n{}", active.log());
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            assert_eq!(active.get("/ready").await.0, 503);
+            std::mem::swap(&mut active, &mut other);
+        }
+        println!("slowest take-over {} ms", slowest.as_millis());
+        let told = pressure.end(&active).await;
+        told.check(&active).await;
+        assert_eq!((active.stop().await, other.stop().await), (Some(0), Some(0)));
+        check::database(&database, told.asked());
     });
 }
 

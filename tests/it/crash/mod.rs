@@ -5,6 +5,7 @@
 pub(crate) mod check;
 pub(crate) mod load;
 mod pressure;
+mod soak;
 
 use std::time::Duration;
 

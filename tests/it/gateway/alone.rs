@@ -10,7 +10,7 @@ use clawbroker::actors::hub::Hubs;
 use clawbroker::actors::messages::{LinkRequest, Observe, ToLink};
 use clawbroker::actors::supervisor::ChildStopped;
 use clawbroker::config::{GatewayConfig, Limits};
-use clawbroker::domain::clock::SystemClock;
+use clawbroker::domain::clock::{Clock, SystemClock};
 use clawbroker::domain::conversation::Conversation;
 use clawbroker::domain::delivery::DeliveryState;
 use clawbroker::domain::event::GatewayChange;
@@ -70,6 +70,9 @@ impl Stage {
     }
 
     async fn below(upstream: Running, store: TestStore) -> Self {
+        // The gateway's rows have the time of now.
+        let behind_ms = SystemClock.now_ms() - store.clock.now_ms();
+        store.clock.advance_ms(u32::try_from(behind_ms).expect("weeks at most"));
         let token = Some(Secret::new("sample-token".to_owned()));
         let id = "gw".parse().expect("a gateway id");
         let gateway = AddGateway::by_system(id, "Sample", &upstream.url, token, store.vault.clone());
@@ -202,6 +205,10 @@ async fn a_session_of_an_older_gateway_is_known_by_the_next_link(store: TestStor
     stage.is(LinkState::Connected).await;
     stage.upstream.foreign_send("a", "say: by others").expect("it is taken");
     until_number(&stage.store, "SELECT count(*) AS value FROM messages WHERE text = 'by others'", 1).await;
+    // The row of the first has come by with that of the second: it is no other line.
+    stage.upstream.foreign_send("a", "say: by others as well").expect("it is taken");
+    until_number(&stage.store, "SELECT count(*) AS value FROM message_origins", 6).await;
+    assert_eq!(stage.store.number("SELECT count(*) AS value FROM messages").await, 6);
     link.send(Leave(GatewayChange::Changed)).await.expect("the link lives");
 }
 

@@ -164,6 +164,11 @@ impl Broker {
         }
     }
 
+    /// Counts what the process has in a folder of `/proc`: `fd` its open files, `task` its threads.
+    pub(crate) fn count(&self, folder: &str) -> usize {
+        std::fs::read_dir(format!("/proc/{}/{folder}", self.child.id())).expect("the broker lives").count()
+    }
+
     pub(crate) fn log(&self) -> String {
         read_log(&self.data_dir)
     }
