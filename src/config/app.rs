@@ -61,6 +61,7 @@ impl Section for App {
 pub struct PublicUrl {
     text: String,
     host: String,
+    origin: String,
 }
 
 impl PublicUrl {
@@ -71,6 +72,11 @@ impl PublicUrl {
     /// Returns the host as it stands in a `Host` header, IPv6 in brackets, without the port.
     pub fn host(&self) -> &str {
         &self.host
+    }
+
+    /// Returns what a browser calls the pages of this address in `Origin`.
+    pub fn origin(&self) -> &str {
+        &self.origin
     }
 }
 
@@ -88,9 +94,11 @@ impl FromStr for PublicUrl {
             && url.query().is_none()
             && url.fragment().is_none();
         match url.host_str() {
-            Some(host) if plain => {
-                Ok(Self { text: url.as_str().trim_end_matches('/').to_owned(), host: host.to_owned() })
-            }
+            Some(host) if plain => Ok(Self {
+                text: url.as_str().trim_end_matches('/').to_owned(),
+                host: host.to_owned(),
+                origin: url.origin().ascii_serialization(),
+            }),
             _ => Err(wrong().to_owned()),
         }
     }

@@ -125,7 +125,7 @@ pub(super) fn is_local(req: &HttpRequest) -> bool {
 /// Where the page that calls comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
-    /// Not a page of another host: no origin, our own, or one on the CORS list.
+    /// Not a page of another host: no origin, our own or public one, or one on the CORS list.
     Known,
     Foreign,
 }
@@ -137,7 +137,9 @@ fn origin(state: &AppState, headers: &HeaderMap) -> Origin {
         let page = value.strip_prefix("http://").or_else(|| value.strip_prefix("https://"));
         page.is_some_and(|page| page.eq_ignore_ascii_case(host))
     });
-    if own || state.config.server.cors_origins.iter().any(|allowed| allowed.as_str() == value) {
+    // A proxy may put another name into `Host`.
+    let public = state.config.app.public_url.as_ref().is_some_and(|url| url.origin() == value);
+    if own || public || state.config.server.cors_origins.iter().any(|allowed| allowed.as_str() == value) {
         Origin::Known
     } else {
         Origin::Foreign

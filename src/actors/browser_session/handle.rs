@@ -406,7 +406,8 @@ impl BrowserSession {
         // CNV-1: a line that comes while the log is read belongs behind `resumed` and what was missed.
         let (make, live) =
             if after.is_some() { (Open::Find, GoLive::Later) } else { (Open::FindOrMake, GoLive::AtOnce) };
-        let held = live == GoLive::Later && !self.names.contains_key(&(name.gateway_id.clone(), name.key.clone()));
+        // It may be watched already under another of its names.
+        let watched: Vec<ConversationId> = self.watches.keys().copied().collect();
         let opened = self.open(name, make, live);
         Box::pin(opened.then(move |opened, this: &mut Self, _| -> Done {
             let hidden = |error: &Error| error.code() == ErrorCode::AlreadyExists;
@@ -418,6 +419,7 @@ impl BrowserSession {
                     return this.refuse(error, Some(&named), None);
                 }
             };
+            let held = live == GoLive::Later && !watched.contains(&id);
             let store = this.parts.shared.store.clone();
             let next_seq = this.watches.get(&id).and_then(|watch| watch.next_seq());
             let found = async move { store.read(move |db| conversations::get(db, id)).await };

@@ -23,6 +23,7 @@ on_both_databases!(
     a_flood_of_guesses_leaves_those_with_a_token_alone,
     a_revoked_token_ends_its_live_sockets,
     pages_of_strangers_change_nothing,
+    a_page_of_the_public_address_is_ours,
     a_form_of_a_stranger_changes_nothing_where_local_clients_are_trusted,
     a_rebound_name_reaches_nothing,
 );
@@ -230,6 +231,21 @@ async fn pages_of_strangers_change_nothing(node: TestNode) {
     }
     // Let in; it is no whole handshake.
     shake("http://localhost:8000").send().await.expect_error(400, "invalid_request");
+}
+
+/// A proxy may put its own name for the broker into `Host`.
+async fn a_page_of_the_public_address_is_ours(database: Database) {
+    let public = "https://Chat.example.com/broker";
+    let node = TestNode::with(database, |config| config.app.public_url = Some(public.parse().unwrap()));
+    for (origin, status) in [
+        ("https://chat.example.com", 422),
+        ("http://chat.example.com", 403),
+        ("https://chat.example.com:8443", 403),
+        ("https://chat.example.com.evil.example", 403),
+    ] {
+        let call = node.post("/api/admin/users").header("host", "127.0.0.1:8000").header("origin", origin);
+        call.json(&json!({})).by(Role::Admin).await.expect_status(status);
+    }
 }
 
 async fn a_form_of_a_stranger_changes_nothing_where_local_clients_are_trusted(database: Database) {
