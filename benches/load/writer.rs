@@ -11,7 +11,7 @@ use clawbroker::domain::message::MessageRole;
 use clawbroker::domain::secret::Secret;
 use clawbroker::domain::user::{Caller, Role};
 use clawbroker::store::audit::Actor;
-use clawbroker::store::chat::{AcceptChat, To};
+use clawbroker::store::chat::AcceptChat;
 use clawbroker::store::conversations::{NewSession, OpenSession, SessionName};
 use clawbroker::store::gateways::AddGateway;
 use clawbroker::store::users::{self, AddUser};
@@ -99,7 +99,7 @@ impl Publish for Nobody {
 /// A line for nobody to answer: a row of `messages`, and the new end of its conversation.
 pub(crate) fn line(caller: &Caller, session: ConversationId, text: String) -> AcceptChat {
     AcceptChat {
-        to: To::Conversation(session),
+        conversation_id: session,
         caller: caller.clone(),
         from: None,
         text,

@@ -10,8 +10,6 @@ pub const DELAY_MS_MIN: u64 = 100;
 /// Longest wait that a gateway can ask for. Its lock-out after wrong passwords is 300 s; ten minutes is beyond all
 /// that is known.
 pub const ASKED_MS_MAX: u64 = 600_000;
-/// A connection that lasted so long was a success. One that is accepted and dropped at once must not reset the wait.
-pub const STABLE_AFTER_MS: u64 = 10_000;
 
 /// The state of one link's waiting.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,14 +34,7 @@ impl Backoff {
         retry_after_ms.clamp(DELAY_MS_MIN, ASKED_MS_MAX)
     }
 
-    /// Notes the end of a connection that was up for `up_ms` after its hello; a lasting one starts the waits afresh.
-    pub fn connection_ended(&mut self, up_ms: u64) {
-        if up_ms >= STABLE_AFTER_MS {
-            self.reset();
-        }
-    }
-
-    /// Starts afresh: a person asked for a connection, or changed how to connect.
+    /// Starts afresh: the gateway has said hello, or a person asked for a connection or changed how to connect.
     pub fn reset(&mut self) {
         self.failures = 0;
     }
@@ -66,17 +57,6 @@ mod tests {
         let longest: Vec<u64> = (0..9).map(|_| backoff.next_ms(u32::MAX)).collect();
         assert_eq!(longest, [999, 1_999, 3_999, 7_999, 15_999, 31_999, 59_999, 59_999, 59_999]);
         assert_eq!(backoff.failures(), 9);
-    }
-
-    #[test]
-    fn only_a_lasting_connection_resets() {
-        let mut backoff = Backoff::default();
-        backoff.next_ms(0);
-        backoff.next_ms(0);
-        backoff.connection_ended(STABLE_AFTER_MS - 1);
-        assert_eq!(backoff.failures(), 2);
-        backoff.connection_ended(STABLE_AFTER_MS);
-        assert_eq!(backoff, Backoff::default());
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub(super) fn record(
             audit::address.eq(&actor.address),
             audit::request_id.eq(&actor.request_id),
         ))
-        .execute(tx.write())?;
+        .execute(tx.write()?)?;
     Ok(())
 }
 

@@ -1,34 +1,21 @@
 //! A browser's question: its line, its delivery and its conversation, in one transaction.
 use std::sync::Arc;
 
-use diesel::prelude::*;
-
-use super::conversations::{self, NewSession, SessionName};
 use super::deliveries::{self, NewDelivery};
 use super::messages::{self, Idem, NewLine, Place};
-use super::parties;
-use super::schema::participants;
 use super::tx::{Command, Tx};
-use crate::domain::conversation::Conversation;
+use super::{conversations, parties};
 use crate::domain::delivery::Delivery;
 use crate::domain::error::{Error, ErrorCode};
-use crate::domain::event::{AckTo, Event};
-use crate::domain::ids::{ConversationId, PartyId, SocketId};
+use crate::domain::event::{AckTo, Event, Topic};
+use crate::domain::ids::{ConversationId, GatewayId, PartyId, SocketId};
 use crate::domain::message::{Block, Line, MessageRole};
 use crate::domain::party::PartyKind;
 use crate::domain::user::Caller;
 
-/// Where a question goes.
-#[derive(Clone, Debug)]
-pub enum To {
-    /// A session by name; it is made if there is none.
-    Name(SessionName),
-    Conversation(ConversationId),
-}
-
 /// Accepts a question for a gateway.
 pub struct AcceptChat {
-    pub to: To,
+    pub conversation_id: ConversationId,
     /// Who may write here or not.
     pub caller: Caller,
     /// Who says it, where that is not the caller.
@@ -50,7 +37,7 @@ pub struct AcceptChat {
 /// What came of a question.
 #[derive(Clone, Debug)]
 pub struct Accepted {
-    pub conversation: Conversation,
+    pub topic: Arc<Topic>,
     pub line: Arc<Line>,
     pub delivery: Option<Delivery>,
     /// It goes out now; else it waits.
@@ -63,55 +50,37 @@ impl Command for AcceptChat {
     type Output = Accepted;
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Accepted, Error> {
-        let found = match &self.to {
-            To::Name(name) => conversations::find(tx.read(), name)?,
-            To::Conversation(id) => {
-                Some(conversations::get(tx.read(), *id)?.ok_or_else(|| Error::not_found("conversation", id))?)
-            }
-        };
-        let mut waiting = 0;
-        if let Some(conversation) = &found {
-            // Before anything else: whoever may not write here learns nothing of what goes on in it (SEC-2).
-            self.check_writer(conversation)?;
-            if let Some(repeat) = self.repeated(tx, conversation)? {
-                return Ok(repeat);
-            }
-            waiting = deliveries::count_open_of_conversation(tx.read(), conversation.id)?;
+        let id = self.conversation_id;
+        let owner = tx.owner(id)?;
+        // Before anything else: whoever may not write here learns nothing of what goes on in it (SEC-2).
+        if !self.caller.may_write(owner) {
+            return Err(Error::not_found("conversation", id));
         }
-        self.check_queue(waiting)?;
-        let conversation = match (&self.to, found) {
-            (_, Some(found)) => found,
-            (To::Name(name), None) => {
-                conversations::insert(tx, name, Some(self.caller.user_id), NewSession::default())?
-            }
-            (To::Conversation(id), None) => return Err(Error::not_found("conversation", id)),
-        };
-        let gateway = conversation.gateway_id.clone().ok_or_else(|| {
+        let topic = tx.topic(id)?;
+        if let Some(repeat) = self.repeated(tx, &topic)? {
+            return Ok(repeat);
+        }
+        let gateway = topic.gateway_id.as_ref().ok_or_else(|| {
             Error::new(ErrorCode::InvalidRequest, "this conversation has no gateway that could answer")
         })?;
-        // Of a removed gateway the conversations stay readable; nobody is left to answer in them (DLV-2).
-        if super::gateways::get(tx.read(), &gateway)?.is_none() && self.line_only.is_none() {
-            return Err(super::gateways::not_found(&gateway));
-        }
-        let sender =
-            parties::get(tx.read(), self.sender_id())?.ok_or_else(|| Error::corrupt("a sender without its party"))?;
+        let waiting = if self.line_only.is_some() { 0 } else { self.waiting(tx, gateway)? };
+        let sender = tx.party(self.sender_id())?.ok_or_else(|| Error::corrupt("a sender without its party"))?;
         let sender_id = sender.id;
         let new = NewLine {
-            idem: self.client_key.as_ref().map(|key| Idem { key: scoped(conversation.id, key), hash: self.hash() }),
+            idem: self.client_key.as_ref().map(|key| Idem { key: scoped(id, key), hash: self.hash() }),
             blocks: vec![Block::text(self.text.clone())],
             ..NewLine::text(self.line_only.unwrap_or(MessageRole::User), sender, "")
         };
-        let line = Arc::new(messages::append(tx, conversation.id, Place::End, new)?);
+        let line = messages::append(tx, id, Place::End, new)?;
         if sender_id == self.caller.party_id {
-            spoke(tx, conversation.id, sender_id, line.seq)?;
+            tx.note_spoken(id, sender_id, line.seq);
         } else {
             // Whoever is shown as the sender has seen nothing.
-            conversations::join(tx, conversation.id, sender_id)?;
+            conversations::join(tx, id, sender_id)?;
         }
-        let topic = tx.topic(conversation.id)?;
         let sent = self.gateway_up && waiting == 0;
         let ack_to = self.socket_id.map(|socket_id| AckTo { socket_id, client_key: self.client_key.clone(), sent });
-        tx.emit(Event::Line { topic, line: line.clone(), ack_to, end: None });
+        tx.emit(Event::Line { topic: topic.clone(), line: line.clone(), ack_to, end: None });
         let delivery = if self.line_only.is_some() {
             None
         } else {
@@ -120,7 +89,7 @@ impl Command for AcceptChat {
                 tx,
                 NewDelivery {
                     message_id: line.id,
-                    conversation_id: conversation.id,
+                    conversation_id: id,
                     recipient_id: recipient.id,
                     seq: line.seq,
                     available_at: None,
@@ -130,7 +99,7 @@ impl Command for AcceptChat {
             deliveries::tell(tx, &delivery, None, Some(line.clone()))?;
             Some(delivery)
         };
-        Ok(Accepted { conversation, line, delivery, sent, repeated: false })
+        Ok(Accepted { topic, line, delivery, sent, repeated: false })
     }
 }
 
@@ -139,20 +108,10 @@ impl AcceptChat {
         self.from.unwrap_or(self.caller.party_id)
     }
 
-    fn check_writer(&self, conversation: &Conversation) -> Result<(), Error> {
-        if self.caller.may_write(conversation.owner_id) {
-            return Ok(());
-        }
-        Err(match &self.to {
-            To::Name(name) => conversations::taken(name),
-            To::Conversation(id) => Error::not_found("conversation", id),
-        })
-    }
-
     /// Finds the first answer to a key that was used before.
-    fn repeated(&self, tx: &mut Tx<'_>, conversation: &Conversation) -> Result<Option<Accepted>, Error> {
+    fn repeated(&self, tx: &mut Tx<'_>, topic: &Arc<Topic>) -> Result<Option<Accepted>, Error> {
         let Some(key) = &self.client_key else { return Ok(None) };
-        let known = messages::by_key(tx.read(), self.sender_id(), &scoped(conversation.id, key))?;
+        let known = messages::by_key(tx, self.sender_id(), &scoped(topic.conversation_id, key))?;
         let Some((id, hash)) = known else { return Ok(None) };
         if hash != self.hash() {
             return Err(Error::new(
@@ -160,15 +119,14 @@ impl AcceptChat {
                 "this idempotency key was used for another message in this session",
             ));
         }
-        let line = messages::get(tx.read(), id)?.ok_or_else(|| Error::corrupt("a key without its message"))?;
-        let delivery = deliveries::of_message(tx.read(), id)?.pop().map(|stored| stored.delivery);
-        Ok(Some(Accepted { conversation: conversation.clone(), line, delivery, sent: true, repeated: true }))
+        let line = messages::get(tx.read()?, id)?.ok_or_else(|| Error::corrupt("a key without its message"))?;
+        let delivery = deliveries::of_message(tx.read()?, id)?.pop().map(|stored| stored.delivery);
+        Ok(Some(Accepted { topic: topic.clone(), line, delivery, sent: true, repeated: true }))
     }
 
-    fn check_queue(&self, waiting: usize) -> Result<(), Error> {
-        if self.line_only.is_some() {
-            return Ok(());
-        }
+    /// Counts the questions before this one, and refuses it where there is no room or no gateway.
+    fn waiting(&self, tx: &mut Tx<'_>, gateway: &GatewayId) -> Result<usize, Error> {
+        let waiting = deliveries::count_open_of_conversation(tx, self.conversation_id)?;
         if self.no_queue && !self.gateway_up {
             return Err(not_connected());
         }
@@ -184,7 +142,11 @@ impl AcceptChat {
                 format!("{waiting} questions wait in this session already; try again when some are answered"),
             ));
         }
-        Ok(())
+        // Of a removed gateway the conversations stay readable; nobody is left to answer in them (DLV-2).
+        if !tx.is_registered(gateway)? {
+            return Err(super::gateways::not_found(gateway));
+        }
+        Ok(waiting)
     }
 
     fn hash(&self) -> [u8; 32] {
@@ -200,20 +162,6 @@ impl AcceptChat {
 /// The refusal of a question that must not wait, while the gateway is away.
 pub fn not_connected() -> Error {
     Error::new(ErrorCode::GatewayUnavailable, "the gateway is not connected, and you asked not to wait")
-}
-
-/// Notes that a party takes part and has read all up to its own line, the newest one.
-fn spoke(tx: &mut Tx<'_>, id: ConversationId, party: PartyId, seq: i64) -> Result<(), Error> {
-    let mark = |tx: &mut Tx<'_>| {
-        diesel::update(participants::table.find((id.as_bytes().as_slice(), party.as_bytes().as_slice())))
-            .set(participants::read_seq.eq(seq))
-            .execute(tx.write())
-    };
-    if mark(tx)? == 0 {
-        conversations::join(tx, id, party)?;
-        mark(tx)?;
-    }
-    Ok(())
 }
 
 fn scoped(id: ConversationId, key: &str) -> String {

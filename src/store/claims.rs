@@ -35,13 +35,13 @@ impl Command for ClaimSession {
     type Output = bool;
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<bool, Error> {
-        let Some(found) = conversations::get(tx.read(), self.conversation_id)? else { return Ok(false) };
-        if may_have(tx.read(), &found, &self.name)? {
+        let Some(found) = conversations::get(tx.read()?, self.conversation_id)? else { return Ok(false) };
+        if may_have(tx.read()?, &found, &self.name)? {
             return Ok(true);
         }
         let topic = tx.topic(found.id)?;
         tx.emit(Event::SessionRefused { topic });
-        for stored in deliveries::open_of_conversation(tx.read(), found.id, i64::MAX)? {
+        for stored in deliveries::open_of_conversation(tx.read()?, found.id, i64::MAX)? {
             let action = Move::Fail { attempt: None, reason: FOREIGN_SESSION.to_owned() };
             deliveries::apply_to(tx, stored, &action, true)?;
         }
@@ -49,7 +49,7 @@ impl Command for ClaimSession {
         // It never was the member's: whoever names it next is not kept from what stands on the gateway.
         diesel::update(table::table.find(found.id.as_bytes().as_slice()))
             .set(table::owner_id.eq(None::<Vec<u8>>))
-            .execute(tx.write())?;
+            .execute(tx.write()?)?;
         Ok(false)
     }
 }

@@ -86,6 +86,16 @@ pub(super) fn topic(db: &mut Db, id: ConversationId) -> Result<Topic, Error> {
     Ok(Topic { conversation_id: id, gateway_id, key: key.into() })
 }
 
+/// Reads whose a conversation is that was not deleted.
+pub(super) fn owner(db: &mut Db, id: ConversationId) -> Result<Option<Option<UserId>>, Error> {
+    let owner: Option<Option<Vec<u8>>> = conversations::table
+        .filter(conversations::id.eq(id.as_bytes().as_slice()).and(conversations::deleted_at.is_null()))
+        .select(conversations::owner_id)
+        .first(db)
+        .optional()?;
+    owner.map(|owner| owner.map(|id| UserId::try_from(id.as_slice())).transpose()).transpose()
+}
+
 /// Reads a conversation that was not deleted.
 pub fn get(db: &mut Db, id: ConversationId) -> Result<Option<Conversation>, Error> {
     conversations::table
@@ -181,7 +191,7 @@ pub(super) fn open(
     caller: &Caller,
     new: NewSession,
 ) -> Result<(Conversation, bool), Error> {
-    if let Some(found) = find(tx.read(), name)? {
+    if let Some(found) = find(tx.read()?, name)? {
         if !caller.may_write(found.owner_id) {
             return Err(taken(name));
         }
@@ -207,7 +217,7 @@ pub(super) fn insert(
     new: NewSession,
 ) -> Result<Conversation, Error> {
     let now_ms = tx.now_ms();
-    let not_before_ms = deleted_at(tx.read(), name)?.unwrap_or(0);
+    let not_before_ms = deleted_at(tx.read()?, name)?.unwrap_or(0);
     let canonical_key = if name.is_told { name.canonical.clone() } else { untold(&name.key) };
     let conversation = Conversation {
         id: ConversationId::new(),
@@ -247,7 +257,7 @@ pub(super) fn insert(
             conversations::mapped_seq.eq(0_i64),
             conversations::not_before_ms.eq(not_before_ms),
         ))
-        .execute(tx.write())?;
+        .execute(tx.write()?)?;
     Ok(conversation)
 }
 
@@ -422,7 +432,7 @@ pub(super) fn join(tx: &mut Tx<'_>, id: ConversationId, party: PartyId) -> Resul
     let known: i64 = participants::table
         .find((id.as_bytes().as_slice(), party.as_bytes().as_slice()))
         .count()
-        .get_result(tx.read())?;
+        .get_result(tx.read()?)?;
     if known == 0 {
         let now_ms = tx.now_ms();
         diesel::insert_into(participants::table)
@@ -432,7 +442,7 @@ pub(super) fn join(tx: &mut Tx<'_>, id: ConversationId, party: PartyId) -> Resul
                 participants::read_seq.eq(0_i64),
                 participants::joined_at.eq(now_ms),
             ))
-            .execute(tx.write())?;
+            .execute(tx.write()?)?;
     }
     Ok(())
 }
@@ -448,14 +458,14 @@ impl Command for MarkRead {
     type Output = ();
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<(), Error> {
-        get(tx.read(), self.id)?.ok_or_else(|| Error::not_found("conversation", self.id))?;
+        get(tx.read()?, self.id)?.ok_or_else(|| Error::not_found("conversation", self.id))?;
         let last_seq = tx.ends(self.id)?.last_seq;
         join(tx, self.id, self.party)?;
         let seq = self.seq.min(last_seq);
         diesel::update(participants::table.find((self.id.as_bytes().as_slice(), self.party.as_bytes().as_slice())))
             .filter(participants::read_seq.lt(seq))
             .set(participants::read_seq.eq(seq))
-            .execute(tx.write())?;
+            .execute(tx.write()?)?;
         Ok(())
     }
 }
@@ -469,13 +479,13 @@ impl Command for DeleteConversation {
     type Output = Conversation;
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Conversation, Error> {
-        let found = get(tx.read(), self.id)?.ok_or_else(|| Error::not_found("conversation", self.id))?;
+        let found = get(tx.read()?, self.id)?.ok_or_else(|| Error::not_found("conversation", self.id))?;
         let now_ms = tx.now_ms();
-        for stored in deliveries::open_of_conversation(tx.read(), self.id, i64::MAX)? {
+        for stored in deliveries::open_of_conversation(tx.read()?, self.id, i64::MAX)? {
             let action = Move::Cancel { reason: Some(reason::CONVERSATION_DELETED.to_owned()) };
             deliveries::apply_to(tx, stored, &action, true)?;
         }
-        for turn in super::turns::open_of_conversation(tx.read(), self.id)? {
+        for turn in super::turns::open_of_conversation(tx.read()?, self.id)? {
             super::turns::abandon(tx, turn.id)?;
         }
         diesel::update(conversations::table.find(self.id.as_bytes().as_slice()))
@@ -484,7 +494,8 @@ impl Command for DeleteConversation {
                 // What nobody owned was tracked: that it was deleted counts, even if its log was never read.
                 conversations::contacted.eq(found.upstream.contacted || found.owner_id.is_none()),
             ))
-            .execute(tx.write())?;
+            .execute(tx.write()?)?;
+        tx.forget_owner(self.id);
         let ends = tx.ends(self.id)?;
         let topic = tx.topic(self.id)?;
         tx.emit(Event::ConversationDeleted { topic, first_seq: ends.first_seq, last_seq: ends.last_seq });

@@ -7,7 +7,7 @@ use diesel::expression::SqlLiteral;
 use diesel::prelude::*;
 use diesel::sql_types::Bool;
 
-use super::dialect::Db;
+use super::dialect::{self, Db};
 use super::parties;
 use super::schema::{conversations, deliveries};
 use super::tx::{Command, Tx};
@@ -109,6 +109,14 @@ pub(super) struct NewDelivery {
     pub(super) expires_at: Option<i64>,
 }
 
+/// A delivery on its way to its table.
+pub(super) struct NewRow {
+    pub(super) delivery: Delivery,
+    pub(super) n: i64,
+    /// Its history, as stored.
+    pub(super) events: String,
+}
+
 /// Inserts a pending delivery.
 pub(super) fn insert(tx: &mut Tx<'_>, new: NewDelivery) -> Result<Delivery, Error> {
     let now_ms = tx.now_ms();
@@ -131,33 +139,14 @@ pub(super) fn insert(tx: &mut Tx<'_>, new: NewDelivery) -> Result<Delivery, Erro
         created_at: now_ms,
         ended_at: None,
     };
-    let accepted = [Entry::accepted(now_ms)];
-    diesel::insert_into(deliveries::table)
-        .values((
-            deliveries::id.eq(delivery.id.as_bytes().as_slice()),
-            deliveries::n.eq(n),
-            deliveries::message_id.eq(delivery.message_id.as_bytes().as_slice()),
-            deliveries::conversation_id.eq(delivery.conversation_id.as_bytes().as_slice()),
-            deliveries::recipient_id.eq(delivery.recipient_id.as_bytes().as_slice()),
-            deliveries::seq.eq(delivery.seq),
-            deliveries::state.eq(delivery.state as i32),
-            deliveries::attempt.eq(0),
-            deliveries::attempts_max.eq(delivery.attempts_max),
-            deliveries::priority.eq(0),
-            deliveries::available_at.eq(delivery.available_at),
-            deliveries::expires_at.eq(delivery.expires_at),
-            deliveries::due_at.eq(delivery.due_at()),
-            deliveries::started.eq(false),
-            deliveries::events.eq(serde_json::to_string(&accepted).map_err(Error::internal)?),
-            deliveries::created_at.eq(now_ms),
-        ))
-        .execute(tx.write())?;
+    let events = events::text(&[Entry::accepted(now_ms)])?;
+    tx.add_delivery(NewRow { delivery: delivery.clone(), n, events });
     Ok(delivery)
 }
 
 /// Applies a move and stores the result, with an event for whoever watches. A repeat changes nothing.
 pub(super) fn apply(tx: &mut Tx<'_>, id: DeliveryId, action: &Move) -> Result<Delivery, Error> {
-    let stored = get(tx.read(), id)?.ok_or_else(|| Error::not_found("delivery", id))?;
+    let stored = get(tx.read()?, id)?.ok_or_else(|| Error::not_found("delivery", id))?;
     apply_to(tx, stored, action, true)
 }
 
@@ -170,21 +159,7 @@ pub(super) fn apply_to(tx: &mut Tx<'_>, mut stored: Stored, action: &Move, annou
     }
     events::add_move(&mut stored.events, action, &stored.delivery, now_ms);
     let delivery = &stored.delivery;
-    diesel::update(deliveries::table.find(id_of(delivery)))
-        .set((
-            deliveries::state.eq(delivery.state as i32),
-            deliveries::outcome.eq(delivery.outcome.map(|outcome| outcome as i32)),
-            deliveries::reason.eq(&delivery.reason),
-            deliveries::attempt.eq(delivery.attempt),
-            deliveries::available_at.eq(delivery.available_at),
-            deliveries::lease_until.eq(delivery.lease_until),
-            deliveries::expires_at.eq(delivery.expires_at),
-            deliveries::due_at.eq(delivery.due_at()),
-            deliveries::result_hash.eq(delivery.result_hash.as_ref().map(<[u8; 32]>::as_slice)),
-            deliveries::events.eq(serde_json::to_string(&stored.events).map_err(Error::internal)?),
-            deliveries::ended_at.eq(delivery.ended_at),
-        ))
-        .execute(tx.write())?;
+    dialect::save_move(tx.write()?, delivery, &events::text(&stored.events)?)?;
     if announce {
         tell(tx, delivery, Some(from), None)?;
     }
@@ -200,11 +175,11 @@ impl Stored {
 
 /// Notes that the recipient took the newest hand-out of a delivery, which does not move by it. A repeat changes nothing.
 pub(super) fn note_sent(tx: &mut Tx<'_>, id: DeliveryId, at: i64) -> Result<(), Error> {
-    let Some(mut stored) = get(tx.read(), id)? else { return Ok(()) };
+    let Some(mut stored) = get(tx.read()?, id)? else { return Ok(()) };
     if stored.add_sent(at) {
         diesel::update(deliveries::table.find(id_of(&stored.delivery)))
-            .set(deliveries::events.eq(serde_json::to_string(&stored.events).map_err(Error::internal)?))
-            .execute(tx.write())?;
+            .set(deliveries::events.eq(events::text(&stored.events)?))
+            .execute(tx.write()?)?;
     }
     Ok(())
 }
@@ -268,12 +243,14 @@ pub fn open_of_conversation(db: &mut Db, id: ConversationId, limit: i64) -> Resu
 }
 
 /// Counts open deliveries of a conversation.
-pub(super) fn count_open_of_conversation(db: &mut Db, id: ConversationId) -> Result<usize, Error> {
+pub(super) fn count_open_of_conversation(tx: &mut Tx<'_>, id: ConversationId) -> Result<usize, Error> {
+    let (db, held) = tx.read_around_held();
+    let new = held.deliveries.iter().filter(|row| row.delivery.conversation_id == id).count();
     let open: i64 = deliveries::table
         .filter(deliveries::conversation_id.eq(id.as_bytes().as_slice()).and(open()))
         .count()
         .get_result(db)?;
-    Ok(usize::try_from(open).unwrap_or(usize::MAX))
+    Ok(new + usize::try_from(open).unwrap_or(0))
 }
 
 /// Reads open deliveries of a recipient after number `after_n`, in order of acceptance.
@@ -392,7 +369,7 @@ impl Command for FireDue {
         let now_ms = tx.now_ms();
         let mut ready = Vec::new();
         for id in &self.ids {
-            let Some(stored) = get(tx.read(), *id)? else { continue };
+            let Some(stored) = get(tx.read()?, *id)? else { continue };
             let retry_at = now_ms + backoff_ms(stored.delivery.attempt);
             let delivery = match stored.delivery.due_move(now_ms, retry_at) {
                 Some(action) => apply_to(tx, stored, &action, true)?,
@@ -415,7 +392,7 @@ impl Command for Redrive {
     type Output = Delivery;
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Delivery, Error> {
-        let stored = get(tx.read(), self.id)?.ok_or_else(|| Error::not_found("delivery", self.id))?;
+        let stored = get(tx.read()?, self.id)?.ok_or_else(|| Error::not_found("delivery", self.id))?;
         if stored.started {
             return Err(Error::new(
                 ErrorCode::DeliveryEnded,
@@ -425,7 +402,7 @@ impl Command for Redrive {
                 ),
             ));
         }
-        if super::conversations::get(tx.read(), stored.delivery.conversation_id)?.is_none() {
+        if super::conversations::get(tx.read()?, stored.delivery.conversation_id)?.is_none() {
             // Nobody would hand it out (DLV-2).
             return Err(Error::new(
                 ErrorCode::DeliveryEnded,
@@ -462,7 +439,7 @@ impl Command for Purge {
         use super::schema::messages;
         let mut removed = 0;
         for id in &self.ids {
-            let Some(stored) = get(tx.read(), *id)? else { continue };
+            let Some(stored) = get(tx.read()?, *id)? else { continue };
             if stored.delivery.state != DeliveryState::Dead {
                 continue;
             }
@@ -473,8 +450,8 @@ impl Command for Purge {
                     messages::end_reason.eq(&delivery.reason),
                     messages::ended_at.eq(delivery.ended_at),
                 ))
-                .execute(tx.write())?;
-            removed += diesel::delete(deliveries::table.find(id_of(delivery))).execute(tx.write())?;
+                .execute(tx.write()?)?;
+            removed += diesel::delete(deliveries::table.find(id_of(delivery))).execute(tx.write()?)?;
         }
         Ok(removed)
     }

@@ -9,8 +9,11 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use crate::domain::error::{Error, ErrorCode};
 
+mod cached;
+mod rows;
 mod words;
 
+pub(super) use rows::{insert_deliveries, insert_messages, note_read, save_ends, save_move};
 pub(super) use words::{Indexed, add_lines, remove_words, said};
 
 /// A connection to either database.
@@ -32,6 +35,12 @@ pub(super) const SCHEMA: &str = "clawbroker";
 /// Key of the transaction-level advisory lock that keeps two nodes from migrating at once.
 const MIGRATION_LOCK: i64 = 0x636c_6272_6d69_6772;
 
+/// Without these switches PostgreSQL's planner turns updates by array into scans of the table (hot-path notes, 6).
+/// `set` is `SET` or `SET LOCAL`.
+fn plan_for_arrays(set: &str) -> String {
+    ["seqscan", "hashjoin", "mergejoin"].map(|method| format!("{set} enable_{method} = off")).join("; ")
+}
+
 /// How a PostgreSQL connection finds our schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pooling {
@@ -50,15 +59,17 @@ pub(super) fn begin_write(db: &mut Db, settings: &Settings) -> QueryResult<()> {
     match db {
         Db::Sqlite(conn) => AnsiTransactionManager::begin_transaction_sql(conn, "BEGIN IMMEDIATE"),
         Db::Postgres(conn) => {
-            AnsiTransactionManager::begin_transaction(conn)?;
             let path = match settings.pooling {
                 Pooling::Session => String::new(),
                 Pooling::Transaction => {
                     let commit = if settings.full_durability { "on" } else { "off" };
-                    format!("; SET LOCAL search_path = {SCHEMA}; SET LOCAL synchronous_commit = {commit}")
+                    let planner = plan_for_arrays("SET LOCAL");
+                    format!("; SET LOCAL search_path = {SCHEMA}; SET LOCAL synchronous_commit = {commit}; {planner}")
                 }
             };
-            conn.batch_execute(&format!("SET LOCAL idle_in_transaction_session_timeout = '3s'{path}"))
+            // One way to the server for all of it.
+            let begin = format!("BEGIN; SET LOCAL idle_in_transaction_session_timeout = '3s'{path}");
+            AnsiTransactionManager::begin_transaction_sql(conn, &begin)
         }
     }
 }
@@ -114,15 +125,11 @@ pub(super) fn configure(db: &mut Db, settings: &Settings, writable: bool) -> Que
         Db::Postgres(conn) => match settings.pooling {
             Pooling::Session => {
                 let commit = if settings.full_durability { "on" } else { "off" };
-                // Without these switches the planner turned updates by array into scans (hot-path notes, 6).
-                let planner = if writable {
-                    "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;"
-                } else {
-                    "SET default_transaction_read_only = on;"
-                };
+                let kind =
+                    if writable { plan_for_arrays("SET") } else { "SET default_transaction_read_only = on".to_owned() };
                 conn.batch_execute(&format!(
                     "SET search_path = {SCHEMA}; SET synchronous_commit = {commit}; SET statement_timeout = '30s'; \
-                     {planner}"
+                     {kind}"
                 ))
             }
             Pooling::Transaction => Ok(()),

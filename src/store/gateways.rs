@@ -146,11 +146,11 @@ impl Command for AddGateway {
             return Ok(repeated);
         }
         let known: Option<Option<i64>> =
-            gateways::table.find(self.id.as_str()).select(gateways::deleted_at).first(tx.read()).optional()?;
+            gateways::table.find(self.id.as_str()).select(gateways::deleted_at).first(tx.read()?).optional()?;
         if known == Some(None) {
             return Err(Error::new(ErrorCode::AlreadyExists, format!("gateway `{}` exists already", self.id)));
         }
-        if purge::is_under_way(tx.read(), &self.id)? {
+        if purge::is_under_way(tx.read()?, &self.id)? {
             return Err(Error::new(
                 ErrorCode::AlreadyExists,
                 format!(
@@ -168,7 +168,7 @@ impl Command for AddGateway {
         let (token, password) = (seal("token", &self.token)?, seal("password", &self.password)?);
         if known.is_some() {
             // The row of a removed gateway of this name: its conversations come back with it.
-            diesel::delete(gateways::table.find(self.id.as_str())).execute(tx.write())?;
+            diesel::delete(gateways::table.find(self.id.as_str())).execute(tx.write()?)?;
         }
         diesel::insert_into(gateways::table)
             .values((
@@ -186,8 +186,8 @@ impl Command for AddGateway {
                 gateways::idem_key.eq(self.idem.as_ref().map(|idem| &idem.key)),
                 gateways::idem_hash.eq(self.idem.as_ref().map(|idem| idem.hash.as_slice())),
             ))
-            .execute(tx.write())?;
-        let gateway = get(tx.read(), &self.id)?.ok_or_else(|| not_found(&self.id))?;
+            .execute(tx.write()?)?;
+        let gateway = get(tx.read()?, &self.id)?.ok_or_else(|| not_found(&self.id))?;
         audit::record(tx, &self.actor, "gateway.add", ("gateway", self.id.as_str()), None, Some(&shown(&gateway)))?;
         tx.emit(Event::GatewayChanged { gateway_id: self.id.clone(), change: GatewayChange::Changed });
         Ok(gateway)
@@ -214,7 +214,7 @@ impl AddGateway {
     }
 
     fn check_room(&self, tx: &mut Tx<'_>) -> Result<(), Error> {
-        let known: i64 = gateways::table.filter(gateways::deleted_at.is_null()).count().get_result(tx.read())?;
+        let known: i64 = gateways::table.filter(gateways::deleted_at.is_null()).count().get_result(tx.read()?)?;
         if usize::try_from(known).unwrap_or(usize::MAX) < self.gateways_max {
             return Ok(());
         }
@@ -231,7 +231,7 @@ impl AddGateway {
         let known = gateways::table
             .filter(gateways::idem_key.eq(&idem.key).and(gateways::deleted_at.is_null()))
             .select((Row::as_select(), gateways::idem_hash))
-            .first(tx.read())
+            .first(tx.read()?)
             .optional()?;
         idem.same(known, "gateway")?.map(Gateway::try_from).transpose()
     }
@@ -269,7 +269,7 @@ impl Command for ChangeGateway {
     type Output = Gateway;
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Gateway, Error> {
-        let before = get(tx.read(), &self.id)?.ok_or_else(|| not_found(&self.id))?;
+        let before = get(tx.read()?, &self.id)?.ok_or_else(|| not_found(&self.id))?;
         let name = self.changes.name.as_ref().unwrap_or(&before.name);
         let row = gateways::table.find(self.id.as_str());
         parties::ensure(tx, PartyKind::Gateway, self.id.as_str(), name)?;
@@ -283,19 +283,19 @@ impl Command for ChangeGateway {
                 gateways::enabled.eq(self.changes.enabled.unwrap_or(before.enabled)),
                 gateways::updated_at.eq(now_ms),
             ))
-            .execute(tx.write())?;
+            .execute(tx.write()?)?;
         let seal = |field: &str, secret: &Option<Secret>| {
             secret.as_ref().map(|secret| self.vault.seal_text(&place(&self.id, field), secret)).transpose()
         };
         if let Some(token) = &self.changes.token {
             let sealed = seal("token", token)?;
-            diesel::update(row).set(gateways::token.eq(sealed)).execute(tx.write())?;
+            diesel::update(row).set(gateways::token.eq(sealed)).execute(tx.write()?)?;
         }
         if let Some(password) = &self.changes.password {
             let sealed = seal("password", password)?;
-            diesel::update(row).set(gateways::password.eq(sealed)).execute(tx.write())?;
+            diesel::update(row).set(gateways::password.eq(sealed)).execute(tx.write()?)?;
         }
-        let after = get(tx.read(), &self.id)?.ok_or_else(|| not_found(&self.id))?;
+        let after = get(tx.read()?, &self.id)?.ok_or_else(|| not_found(&self.id))?;
         let target = ("gateway", self.id.as_str());
         audit::record(tx, &self.actor, "gateway.change", target, Some(&shown(&before)), Some(&shown(&after)))?;
         let change = if after.enabled { GatewayChange::Changed } else { GatewayChange::Disabled };
@@ -320,13 +320,13 @@ impl Command for KeepDevice {
         let row = gateways::table.find(self.id.as_str());
         if let Some(seed) = &self.seed {
             let sealed = self.vault.seal_text(&place(&self.id, "device_seed"), seed)?;
-            diesel::update(row).set(gateways::device_seed.eq(Some(sealed))).execute(tx.write())?;
+            diesel::update(row).set(gateways::device_seed.eq(Some(sealed))).execute(tx.write()?)?;
         }
         if let Some(token) = &self.token {
             let sealed = self.vault.seal_text(&place(&self.id, "device_token"), token)?;
             diesel::update(row)
                 .set((gateways::device_token.eq(Some(sealed)), gateways::device_scopes.eq(Some(self.scopes.join(",")))))
-                .execute(tx.write())?;
+                .execute(tx.write()?)?;
         }
         Ok(())
     }
@@ -343,7 +343,7 @@ impl Command for RemoveGateway {
     type Output = Gateway;
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Gateway, Error> {
-        let gateway = get(tx.read(), &self.id)?.ok_or_else(|| not_found(&self.id))?;
+        let gateway = get(tx.read()?, &self.id)?.ok_or_else(|| not_found(&self.id))?;
         let now_ms = tx.now_ms();
         diesel::update(gateways::table.find(self.id.as_str()))
             .set((
@@ -353,13 +353,14 @@ impl Command for RemoveGateway {
                 gateways::device_seed.eq(None::<Vec<u8>>),
                 gateways::device_token.eq(None::<Vec<u8>>),
             ))
-            .execute(tx.write())?;
+            .execute(tx.write()?)?;
+        tx.forget_gateway(&self.id);
         // Nobody is left to answer: what waits for it ends, with a reason (DLV-2).
         for stored in deliveries_of(tx, gateway.party_id)? {
             let action = Move::Cancel { reason: Some("gateway_removed".to_owned()) };
             super::deliveries::apply_to(tx, stored, &action, true)?;
         }
-        for turn in super::turns::open_of_gateway(tx.read(), &self.id)? {
+        for turn in super::turns::open_of_gateway(tx.read()?, &self.id)? {
             super::turns::abandon(tx, turn.id)?;
         }
         if self.purge {
@@ -381,5 +382,5 @@ impl Command for RemoveGateway {
 
 /// Reads all open deliveries to a party.
 fn deliveries_of(tx: &mut Tx<'_>, party: PartyId) -> Result<Vec<super::deliveries::Stored>, Error> {
-    super::deliveries::open_of_recipient(tx.read(), party, 0, i64::MAX)
+    super::deliveries::open_of_recipient(tx.read()?, party, 0, i64::MAX)
 }

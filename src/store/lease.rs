@@ -43,10 +43,10 @@ impl Command for TakeLease {
     const IN_STANDBY: bool = true;
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Lease, Error> {
-        let now_ms = dialect::database_now_ms(tx.read())?;
+        let now_ms = dialect::database_now_ms(tx.read()?)?;
         let until = now_ms + LEASE_MS;
         let home = self.home.as_ref().map(|home| home.as_bytes().as_slice());
-        let Some((holder, epoch, held_until, address, held_at)) = dialect::lock_lease(tx.read())? else {
+        let Some((holder, epoch, held_until, address, held_at)) = dialect::lock_lease(tx.read()?)? else {
             diesel::insert_into(node_lease::table)
                 .values((
                     node_lease::id.eq(1),
@@ -56,7 +56,7 @@ impl Command for TakeLease {
                     node_lease::address.eq(&self.address),
                     node_lease::home.eq(home),
                 ))
-                .execute(tx.write())?;
+                .execute(tx.write()?)?;
             return Ok(Lease::Ours { epoch: 1 });
         };
         let ours = holder.as_slice() == self.node_id.as_bytes();
@@ -73,7 +73,7 @@ impl Command for TakeLease {
                 node_lease::address.eq(&self.address),
                 node_lease::home.eq(home),
             ))
-            .execute(tx.write())?;
+            .execute(tx.write()?)?;
         Ok(Lease::Ours { epoch })
     }
 }
@@ -92,7 +92,7 @@ impl Command for DropLease {
         diesel::update(node_lease::table.find(1))
             .filter(node_lease::node_id.eq(self.node_id.as_bytes().as_slice()))
             .set(node_lease::until.eq(0_i64))
-            .execute(tx.write())?;
+            .execute(tx.write()?)?;
         Ok(())
     }
 }

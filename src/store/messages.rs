@@ -100,8 +100,17 @@ pub(super) enum Place {
     Above,
 }
 
+/// A line on its way to its table.
+pub(super) struct NewRow {
+    pub(super) line: Arc<Line>,
+    pub(super) kind: Option<MessageKind>,
+    /// `None` where the line is one text.
+    pub(super) blocks: Option<String>,
+    pub(super) idem: Option<Idem>,
+}
+
 /// Appends a line and returns it as committed.
-pub(super) fn append(tx: &mut Tx<'_>, id: ConversationId, place: Place, new: NewLine) -> Result<Line, Error> {
+pub(super) fn append(tx: &mut Tx<'_>, id: ConversationId, place: Place, new: NewLine) -> Result<Arc<Line>, Error> {
     let seq = match place {
         Place::End => tx.next_seq(id)?,
         Place::Above => tx.next_seq_below(id)?,
@@ -111,7 +120,7 @@ pub(super) fn append(tx: &mut Tx<'_>, id: ConversationId, place: Place, new: New
     let text = plain_text(&blocks);
     let one_text = matches!(blocks.as_slice(), [Block::Text { .. }]);
     let stored = if one_text { None } else { Some(serde_json::to_string(&blocks).map_err(Error::internal)?) };
-    let line = Line {
+    let line = Arc::new(Line {
         id: MessageId::new(),
         conversation_id: id,
         seq,
@@ -127,28 +136,8 @@ pub(super) fn append(tx: &mut Tx<'_>, id: ConversationId, place: Place, new: New
         supersedes: new.supersedes,
         in_reply_to: new.in_reply_to,
         error: new.error,
-    };
-    diesel::insert_into(messages::table)
-        .values((
-            messages::id.eq(line.id.as_bytes().as_slice()),
-            messages::conversation_id.eq(id.as_bytes().as_slice()),
-            messages::seq.eq(seq),
-            messages::role.eq(line.role as i32),
-            messages::kind.eq(new.kind.map(|kind| kind as i32)),
-            messages::text.eq(&line.text),
-            messages::blocks.eq(stored),
-            messages::sender_id.eq(line.sender_id.as_bytes().as_slice()),
-            messages::said_at.eq(line.said_at),
-            messages::created_at.eq(now_ms),
-            messages::late.eq(line.late),
-            messages::supersedes.eq(line.supersedes.as_ref().map(|id| id.as_bytes().as_slice())),
-            messages::in_reply_to.eq(line.in_reply_to.as_ref().map(|id| id.as_bytes().as_slice())),
-            messages::hops.eq(0),
-            messages::error.eq(&line.error),
-            messages::idem_key.eq(new.idem.as_ref().map(|idem| &idem.key)),
-            messages::idem_hash.eq(new.idem.as_ref().map(|idem| idem.hash.as_slice())),
-        ))
-        .execute(tx.write())?;
+    });
+    tx.add_message(NewRow { line: line.clone(), kind: new.kind, blocks: stored, idem: new.idem });
     Ok(line)
 }
 
@@ -157,7 +146,12 @@ fn sender_of(party: &Party) -> Sender {
 }
 
 /// Finds the line that `sender` wrote with this key, with the digest it was written with.
-pub(super) fn by_key(db: &mut Db, sender: PartyId, key: &str) -> Result<Option<(MessageId, Vec<u8>)>, Error> {
+pub(super) fn by_key(tx: &mut Tx<'_>, sender: PartyId, key: &str) -> Result<Option<(MessageId, Vec<u8>)>, Error> {
+    let (db, held) = tx.read_around_held();
+    let is_it = |row: &&NewRow| row.line.sender_id == sender && row.idem.as_ref().is_some_and(|idem| idem.key == key);
+    if let Some(row) = held.messages.iter().find(is_it) {
+        return Ok(row.idem.as_ref().map(|idem| (row.line.id, idem.hash.to_vec())));
+    }
     let found: Option<(Vec<u8>, Option<Vec<u8>>)> = messages::table
         .filter(messages::sender_id.eq(sender.as_bytes().as_slice()).and(messages::idem_key.eq(key)))
         .select((messages::id, messages::idem_hash))

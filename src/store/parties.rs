@@ -34,12 +34,13 @@ impl TryFrom<Row> for Party {
 
 /// Returns the party that stands for `reference`, made if there is none; its name follows `display_name`.
 pub(super) fn ensure(tx: &mut Tx<'_>, kind: PartyKind, reference: &str, display_name: &str) -> Result<Party, Error> {
-    if let Some(mut party) = find(tx.read(), kind, reference)? {
+    if let Some(mut party) = find(tx.read()?, kind, reference)? {
         if party.display_name != display_name {
             diesel::update(parties::table.find(party.id.as_bytes().as_slice()))
                 .set(parties::display_name.eq(display_name))
-                .execute(tx.write())?;
+                .execute(tx.write()?)?;
             party.display_name = display_name.to_owned();
+            tx.forget_party(party.id);
         }
         return Ok(party);
     }
@@ -54,7 +55,7 @@ pub(super) fn ensure(tx: &mut Tx<'_>, kind: PartyKind, reference: &str, display_
             parties::display_name.eq(display_name),
             parties::created_at.eq(now_ms),
         ))
-        .execute(tx.write())?;
+        .execute(tx.write()?)?;
     Ok(party)
 }
 
@@ -94,7 +95,7 @@ pub fn of_conversation(db: &mut Db, id: ConversationId, limit: i64) -> Result<Ve
 
 /// Returns the party that stands for `reference`; a new one is named like it.
 pub(super) fn ensure_named(tx: &mut Tx<'_>, kind: PartyKind, reference: &str) -> Result<Party, Error> {
-    match find(tx.read(), kind, reference)? {
+    match tx.party_of(kind, reference)? {
         Some(party) => Ok(party),
         None => ensure(tx, kind, reference, reference),
     }

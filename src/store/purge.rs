@@ -23,7 +23,7 @@ pub(super) fn of_gateway(tx: &mut Tx<'_>, gateway: &GatewayId) -> Result<(), Err
     let live: Vec<(Vec<u8>, String, i64, i64)> = conversations::table
         .filter(conversations::gateway_id.eq(gateway.as_str()).and(conversations::deleted_at.is_null()))
         .select((conversations::id, conversations::key, conversations::first_seq, conversations::last_seq))
-        .load(tx.read())?;
+        .load(tx.read()?)?;
     for (id, key, first_seq, last_seq) in live {
         let conversation_id = ConversationId::try_from(id.as_slice())?;
         let topic = Arc::new(Topic { conversation_id, gateway_id: Some(gateway.clone()), key: key.into() });
@@ -32,10 +32,10 @@ pub(super) fn of_gateway(tx: &mut Tx<'_>, gateway: &GatewayId) -> Result<(), Err
     let of_gateway = conversations::table.filter(conversations::gateway_id.eq(gateway.as_str()));
     diesel::update(of_gateway.filter(conversations::deleted_at.is_not_null()))
         .set(conversations::purge.eq(true))
-        .execute(tx.write())?;
+        .execute(tx.write()?)?;
     diesel::update(of_gateway.filter(conversations::deleted_at.is_null()))
         .set((conversations::purge.eq(true), conversations::deleted_at.eq(Some(now_ms))))
-        .execute(tx.write())?;
+        .execute(tx.write()?)?;
     step(tx, Some(gateway))?;
     Ok(())
 }
@@ -78,7 +78,7 @@ fn step(tx: &mut Tx<'_>, of: Option<&GatewayId>) -> Result<bool, Error> {
             .order((conversations::gateway_id, conversations::id))
             .limit(2)
             .select((conversations::gateway_id, conversations::id))
-            .load(tx.read())?;
+            .load(tx.read()?)?;
         let Some((gateway, id)) = next.first() else { return Ok(false) };
         let is_last = next.get(1).is_none_or(|(other, _)| other != gateway);
         let origins = if is_last { remove_origins(tx, gateway, room)? } else { 0 };
@@ -95,12 +95,12 @@ fn remove_origins(tx: &mut Tx<'_>, gateway: &str, limit: i64) -> Result<i64, Err
         .order((message_origins::upstream_session, message_origins::row_id))
         .limit(limit)
         .select((message_origins::upstream_session, message_origins::row_id))
-        .load(tx.read())?;
+        .load(tx.read()?)?;
     for of_session in found.chunk_by(|(one, _), (other, _)| one == other) {
         let Some((session, _)) = of_session.first() else { continue };
         let rows: Vec<&str> = of_session.iter().map(|(_, row)| row.as_str()).collect();
         let these = message_origins::upstream_session.eq(session).and(message_origins::row_id.eq_any(rows));
-        diesel::delete(of_gateway.filter(these)).execute(tx.write())?;
+        diesel::delete(of_gateway.filter(these)).execute(tx.write()?)?;
     }
     Ok(found.len() as i64)
 }
@@ -112,17 +112,17 @@ fn remove_some(tx: &mut Tx<'_>, id: &[u8], limit: i64) -> Result<i64, Error> {
         .order(turns::upstream_run_id)
         .limit(limit)
         .select(turns::id)
-        .load(tx.read())?;
+        .load(tx.read()?)?;
     if !its_turns.is_empty() {
         let its_steps: Vec<Vec<u8>> =
-            steps::table.filter(steps::turn_id.eq_any(&its_turns)).limit(limit).select(steps::id).load(tx.read())?;
+            steps::table.filter(steps::turn_id.eq_any(&its_turns)).limit(limit).select(steps::id).load(tx.read()?)?;
         if its_steps.is_empty() {
-            diesel::delete(turns::table.filter(turns::id.eq_any(&its_turns))).execute(tx.write())?;
+            diesel::delete(turns::table.filter(turns::id.eq_any(&its_turns))).execute(tx.write()?)?;
             return Ok(its_turns.len() as i64);
         }
         diesel::delete(message_origins::table.filter(message_origins::step_id.eq_any(&its_steps)))
-            .execute(tx.write())?;
-        diesel::delete(steps::table.filter(steps::id.eq_any(&its_steps))).execute(tx.write())?;
+            .execute(tx.write()?)?;
+        diesel::delete(steps::table.filter(steps::id.eq_any(&its_steps))).execute(tx.write()?)?;
         return Ok(its_steps.len() as i64);
     }
     let lines: Vec<Vec<u8>> = messages::table
@@ -130,12 +130,12 @@ fn remove_some(tx: &mut Tx<'_>, id: &[u8], limit: i64) -> Result<i64, Error> {
         .order(messages::seq)
         .limit(limit)
         .select(messages::id)
-        .load(tx.read())?;
+        .load(tx.read()?)?;
     if !lines.is_empty() {
-        diesel::delete(deliveries::table.filter(deliveries::message_id.eq_any(&lines))).execute(tx.write())?;
+        diesel::delete(deliveries::table.filter(deliveries::message_id.eq_any(&lines))).execute(tx.write()?)?;
         diesel::delete(message_origins::table.filter(message_origins::message_id.eq_any(&lines)))
-            .execute(tx.write())?;
-        diesel::delete(messages::table.filter(messages::id.eq_any(&lines))).execute(tx.write())?;
+            .execute(tx.write()?)?;
+        diesel::delete(messages::table.filter(messages::id.eq_any(&lines))).execute(tx.write()?)?;
         return Ok(lines.len() as i64);
     }
     let indexed = search::forget_lines(tx, id, limit)?;
@@ -143,8 +143,8 @@ fn remove_some(tx: &mut Tx<'_>, id: &[u8], limit: i64) -> Result<i64, Error> {
         return Ok(indexed);
     }
     let parties =
-        diesel::delete(participants::table.filter(participants::conversation_id.eq(id))).execute(tx.write())?;
-    diesel::delete(conversations::table.find(id)).execute(tx.write())?;
+        diesel::delete(participants::table.filter(participants::conversation_id.eq(id))).execute(tx.write()?)?;
+    diesel::delete(conversations::table.find(id)).execute(tx.write()?)?;
     tx.forget(ConversationId::try_from(id)?);
     Ok(parties as i64 + 1)
 }

@@ -139,12 +139,12 @@ impl Command for IndexLines {
     type Output = bool;
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<bool, Error> {
-        let found = conversations_behind(tx.read(), None, None, CONVERSATIONS_MAX)?;
+        let found = conversations_behind(tx.read()?, None, None, CONVERSATIONS_MAX)?;
         if found.is_empty() {
             return Ok(false);
         }
         let newest: Option<i64> =
-            search_lines::table.select(search_lines::n).order(search_lines::n.desc()).first(tx.read()).optional()?;
+            search_lines::table.select(search_lines::n).order(search_lines::n.desc()).first(tx.read()?).optional()?;
         let mut step = Step { n: newest.unwrap_or(0), lines: LINES_MAX, bytes: BYTES_MAX };
         let mut more = found.len() as i64 == CONVERSATIONS_MAX;
         for mut conversation in found {
@@ -175,7 +175,7 @@ impl Step {
     fn take(&mut self, tx: &mut Tx<'_>, conversation: &mut Behind) -> Result<(), Error> {
         for part in [Part::Newer, Part::Older] {
             while self.has_room() {
-                let lines = conversation.lines(tx.read(), part, self.lines.min(PAGE))?;
+                let lines = conversation.lines(tx.read()?, part, self.lines.min(PAGE))?;
                 let Some((seq, _)) = lines.last() else { break };
                 conversation.reach(part, *seq);
                 self.index(tx, &conversation.id, lines)?;
@@ -186,7 +186,7 @@ impl Step {
                 conversations::searched_first.eq(conversation.searched_first),
                 conversations::searched_last.eq(conversation.searched_last),
             ))
-            .execute(tx.write())?;
+            .execute(tx.write()?)?;
         Ok(())
     }
 
@@ -198,7 +198,7 @@ impl Step {
             self.bytes = self.bytes.saturating_sub(text.len());
             indexed.push(Indexed { n: self.n, seq, words: search::words(&text) });
         }
-        Ok(dialect::add_lines(tx.write(), id, &indexed)?)
+        Ok(dialect::add_lines(tx.write()?, id, &indexed)?)
     }
 }
 
@@ -209,10 +209,10 @@ pub(super) fn forget_lines(tx: &mut Tx<'_>, id: &[u8], limit: i64) -> Result<i64
         .order(search_lines::n)
         .limit(limit)
         .select(search_lines::n)
-        .load(tx.read())?;
+        .load(tx.read()?)?;
     if !ns.is_empty() {
-        dialect::remove_words(tx.write(), &ns)?;
-        diesel::delete(search_lines::table.filter(search_lines::n.eq_any(&ns))).execute(tx.write())?;
+        dialect::remove_words(tx.write()?, &ns)?;
+        diesel::delete(search_lines::table.filter(search_lines::n.eq_any(&ns))).execute(tx.write()?)?;
     }
     Ok(ns.len() as i64)
 }

@@ -48,7 +48,7 @@ impl Command for CreateSession {
         if let Some(repeated) = self.repeated(tx)? {
             return Ok(repeated);
         }
-        if let Some(found) = conversations::find(tx.read(), &self.name)? {
+        if let Some(found) = conversations::find(tx.read()?, &self.name)? {
             if !self.caller.may_write(found.owner_id) {
                 return Err(conversations::taken(&self.name));
             }
@@ -61,7 +61,7 @@ impl Command for CreateSession {
         if let Some(idem) = &self.idem {
             diesel::update(table::table.find(made.id.as_bytes().as_slice()))
                 .set((table::idem_key.eq(Some(&idem.key)), table::idem_hash.eq(Some(idem.hash.as_slice()))))
-                .execute(tx.write())?;
+                .execute(tx.write()?)?;
         }
         conversations::join(tx, made.id, self.caller.party_id)?;
         Ok(made)
@@ -77,10 +77,10 @@ impl CreateSession {
             .filter(table::owner_id.eq(self.caller.user_id.as_bytes().as_slice()))
             .filter(table::idem_key.eq(&idem.key).and(table::deleted_at.is_null()))
             .select((table::id, table::idem_hash))
-            .first(tx.read())
+            .first(tx.read()?)
             .optional()?;
         let Some(id) = idem.same(known, "session")? else { return Ok(None) };
-        conversations::get(tx.read(), ConversationId::try_from(id.as_slice())?)
+        conversations::get(tx.read()?, ConversationId::try_from(id.as_slice())?)
     }
 }
 
@@ -95,7 +95,7 @@ impl Command for PatchSession {
     type Output = Conversation;
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Conversation, Error> {
-        let mut found = conversations::get(tx.read(), self.id)?.ok_or_else(|| Error::not_found("session", self.id))?;
+        let mut found = conversations::get(tx.read()?, self.id)?.ok_or_else(|| Error::not_found("session", self.id))?;
         if let Some(title) = &self.title {
             found.title.clone_from(title);
         }
@@ -104,7 +104,7 @@ impl Command for PatchSession {
         }
         diesel::update(table::table.find(self.id.as_bytes().as_slice()))
             .set((table::title.eq(&found.title), table::archived.eq(found.archived)))
-            .execute(tx.write())?;
+            .execute(tx.write()?)?;
         Ok(found)
     }
 }

@@ -15,10 +15,10 @@ impl Command for TrackSession {
     type Output = Option<Conversation>;
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Option<Conversation>, Error> {
-        if let Some(known) = conversations::find(tx.read(), &self.name)? {
+        if let Some(known) = conversations::find(tx.read()?, &self.name)? {
             return Ok(Some(known));
         }
-        if conversations::deleted_at(tx.read(), &self.name)?.is_some() {
+        if conversations::deleted_at(tx.read()?, &self.name)?.is_some() {
             return Ok(None);
         }
         conversations::insert(tx, &self.name, None, NewSession::default()).map(Some)

@@ -137,7 +137,7 @@ impl Command for BeginTurn {
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Turn, Error> {
         // A repeat after a commit of unknown outcome.
-        if let Some(known) = get(tx.read(), self.turn_id)? {
+        if let Some(known) = get(tx.read()?, self.turn_id)? {
             return Ok(known);
         }
         let delivery = deliveries::apply(tx, self.delivery_id, &Move::Lease { until: None })?;
@@ -170,11 +170,11 @@ impl Command for BeginForeignTurn {
     type Output = Turn;
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Turn, Error> {
-        if let Some(known) = by_run(tx.read(), self.conversation_id, &self.run_id)? {
+        if let Some(known) = by_run(tx.read()?, self.conversation_id, &self.run_id)? {
             return Ok(known);
         }
         // A deleted conversation gets no new lines, so nobody may begin one.
-        super::conversations::get(tx.read(), self.conversation_id)?
+        super::conversations::get(tx.read()?, self.conversation_id)?
             .ok_or_else(|| Error::not_found("conversation", self.conversation_id))?;
         let started_at = tx.now_ms();
         insert(
@@ -206,7 +206,7 @@ fn insert(tx: &mut Tx<'_>, turn: Turn) -> Result<Turn, Error> {
             turns::text.eq(""),
             turns::started_at.eq(turn.started_at),
         ))
-        .execute(tx.write())?;
+        .execute(tx.write()?)?;
     Ok(turn)
 }
 
@@ -234,9 +234,9 @@ impl Command for Checkpoint {
                 turns::upstream_run_id.eq(&self.run_id),
                 turns::checkpoint_at.eq(Some(now_ms)),
             ))
-            .execute(tx.write())?;
+            .execute(tx.write()?)?;
         if let Some(sent_at) = self.sent_at
-            && let Some(delivery) = get(tx.read(), self.turn_id)?.and_then(|turn| turn.delivery_id)
+            && let Some(delivery) = get(tx.read()?, self.turn_id)?.and_then(|turn| turn.delivery_id)
         {
             deliveries::note_sent(tx, delivery, sent_at)?;
         }
@@ -246,11 +246,11 @@ impl Command for Checkpoint {
 
 /// Ends a turn that nobody will hear of any more, and tells whoever watches it.
 pub(super) fn abandon(tx: &mut Tx<'_>, id: TurnId) -> Result<(), Error> {
-    let Some(turn) = get(tx.read(), id)?.filter(|turn| turn.state.is_open()) else { return Ok(()) };
+    let Some(turn) = get(tx.read()?, id)?.filter(|turn| turn.state.is_open()) else { return Ok(()) };
     let ended_at = tx.now_ms();
     diesel::update(turns::table.find(id.as_bytes().as_slice()))
         .set((turns::state.eq(TurnState::Aborted as i32), turns::ended_at.eq(Some(ended_at))))
-        .execute(tx.write())?;
+        .execute(tx.write()?)?;
     let topic = tx.topic(turn.conversation_id)?;
     let end = TurnEnd {
         turn_id: id,
@@ -300,7 +300,7 @@ impl Command for EndTurn {
     type Output = Option<std::sync::Arc<Line>>;
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Self::Output, Error> {
-        let turn = get(tx.read(), self.turn_id)?.ok_or_else(|| Error::not_found("turn", self.turn_id))?;
+        let turn = get(tx.read()?, self.turn_id)?.ok_or_else(|| Error::not_found("turn", self.turn_id))?;
         if !turn.state.is_open() {
             return Ok(None);
         }
@@ -331,7 +331,7 @@ impl Command for EndTurn {
                 error: error.clone(),
                 ..NewLine::text(MessageRole::Assistant, sender, "")
             };
-            Some(std::sync::Arc::new(messages::append(tx, turn.conversation_id, Place::End, new)?))
+            Some(messages::append(tx, turn.conversation_id, Place::End, new)?)
         };
         let ended_at = tx.now_ms();
         diesel::update(turns::table.find(self.turn_id.as_bytes().as_slice()))
@@ -344,7 +344,7 @@ impl Command for EndTurn {
                 turns::error.eq(&error),
                 turns::ended_at.eq(Some(ended_at)),
             ))
-            .execute(tx.write())?;
+            .execute(tx.write()?)?;
         let end = std::sync::Arc::new(TurnEnd {
             turn_id: turn.id,
             state: self.state,
@@ -366,7 +366,7 @@ impl Command for EndTurn {
 
 fn end_delivery(tx: &mut Tx<'_>, id: DeliveryId, end: &EndTurn) -> Result<(), Error> {
     use super::schema::deliveries::dsl;
-    let Some(mut stored) = deliveries::get(tx.read(), id)? else { return Ok(()) };
+    let Some(mut stored) = deliveries::get(tx.read()?, id)? else { return Ok(()) };
     // It may have been cancelled meanwhile; then its end stands.
     if !stored.delivery.state.is_open() {
         return end.sent_at.map_or(Ok(()), |at| deliveries::note_sent(tx, id, at));
@@ -384,7 +384,7 @@ fn end_delivery(tx: &mut Tx<'_>, id: DeliveryId, end: &EndTurn) -> Result<(), Er
             deliveries::apply_to(tx, stored, &action, true)?;
             diesel::update(dsl::deliveries.find(id.as_bytes().as_slice()))
                 .set(dsl::started.eq(*started))
-                .execute(tx.write())?;
+                .execute(tx.write()?)?;
         }
     }
     Ok(())
@@ -405,7 +405,7 @@ pub(super) fn add_step(tx: &mut Tx<'_>, turn: TurnId, new: &NewStep) -> Result<S
         .filter(steps::turn_id.eq(turn.as_bytes().as_slice()))
         .order(steps::n.desc())
         .select(steps::n)
-        .first(tx.read())
+        .first(tx.read()?)
         .optional()?;
     let id = StepId::new();
     let created_at = tx.now_ms();
@@ -420,7 +420,7 @@ pub(super) fn add_step(tx: &mut Tx<'_>, turn: TurnId, new: &NewStep) -> Result<S
             steps::said_at.eq(new.said_at),
             steps::created_at.eq(created_at),
         ))
-        .execute(tx.write())?;
+        .execute(tx.write()?)?;
     Ok(id)
 }
 
@@ -428,7 +428,7 @@ pub(super) fn add_step(tx: &mut Tx<'_>, turn: TurnId, new: &NewStep) -> Result<S
 pub(super) fn set_answer(tx: &mut Tx<'_>, turn: TurnId, line: MessageId) -> Result<(), Error> {
     diesel::update(turns::table.find(turn.as_bytes().as_slice()))
         .set(turns::answer_id.eq(Some(line.as_bytes().to_vec())))
-        .execute(tx.write())?;
+        .execute(tx.write()?)?;
     Ok(())
 }
 

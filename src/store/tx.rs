@@ -9,11 +9,17 @@ use std::sync::Arc;
 
 use diesel::prelude::*;
 
-use super::dialect::Db;
+use super::deliveries::NewRow as DeliveryRow;
+use super::dialect::{self, Db};
+use super::held::Held;
+use super::memory::{Ends, Memory, remember};
+use super::messages::NewRow as MessageRow;
 use super::schema::{conversations, deliveries};
+use super::{gateways, parties};
 use crate::domain::error::Error;
 use crate::domain::event::{Event, Topic};
-use crate::domain::ids::ConversationId;
+use crate::domain::ids::{ConversationId, GatewayId, PartyId, UserId};
+use crate::domain::party::{Party, PartyKind};
 
 /// A change to the store. It may run more than once (a failed batch is repeated), so it decides nothing in memory.
 pub trait Command: Send + 'static {
@@ -37,49 +43,14 @@ impl Command for Probe {
     }
 }
 
-/// The ends of a conversation's log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ends {
-    pub(super) first_seq: i64,
-    pub(super) last_seq: i64,
-}
-
-/// Conversations whose ends the writer remembers; beyond it the memory is emptied and filled anew.
-const REMEMBERED_MAX: usize = 100_000;
-
-/// What the writer knows between transactions.
-#[derive(Default)]
-pub(super) struct Memory {
-    /// The epoch under which it was filled.
-    epoch: i64,
-    ends: HashMap<ConversationId, Ends>,
-    /// The number of the next delivery; `None` until it was read.
-    next_delivery_n: Option<i64>,
-    /// What events name a conversation by; it never changes.
-    topics: HashMap<ConversationId, Arc<Topic>>,
-}
-
-impl Memory {
-    /// Forgets everything when the epoch is another one: in between another node may have written.
-    pub(super) fn enter(&mut self, epoch: i64) {
-        if epoch != self.epoch {
-            *self = Self { epoch, ..Self::default() };
-        }
-    }
-
-    /// Forgets everything, after a rollback of unknown extent.
-    pub(super) fn clear(&mut self) {
-        *self = Self::default();
-    }
-}
-
-/// Ends that changed in this transaction, with the time of the change.
-type Changed = HashMap<ConversationId, (Ends, i64)>;
+/// Ends that changed in this transaction, with the time of the last line at the end of the log, if there was one.
+pub(super) type Changed = HashMap<ConversationId, (Ends, Option<i64>)>;
 
 /// One write transaction, as commands see it.
 pub struct Tx<'a> {
     db: &'a mut Db,
     memory: &'a mut Memory,
+    held: Held,
     changed: Changed,
     events: Vec<Event>,
     now_ms: i64,
@@ -94,7 +65,7 @@ pub(super) struct Mark {
 
 impl<'a> Tx<'a> {
     pub(super) fn new(db: &'a mut Db, memory: &'a mut Memory, now_ms: i64) -> Self {
-        Self { db, memory, changed: HashMap::new(), events: Vec::new(), now_ms, dirty: false }
+        Self { db, memory, held: Held::default(), changed: HashMap::new(), events: Vec::new(), now_ms, dirty: false }
     }
 
     /// Returns the time of this transaction, in epoch milliseconds.
@@ -102,15 +73,44 @@ impl<'a> Tx<'a> {
         self.now_ms
     }
 
-    /// Returns the connection for reading.
-    pub(super) fn read(&mut self) -> &mut Db {
-        self.db
+    /// Returns the connection for reading all that this transaction has written.
+    pub(super) fn read(&mut self) -> Result<&mut Db, Error> {
+        self.write_held()?;
+        Ok(self.db)
+    }
+
+    /// Returns the connection for reading what is never held back, and does without writing what is.
+    pub(super) fn read_around_held(&mut self) -> (&mut Db, &Held) {
+        (self.db, &self.held)
     }
 
     /// Returns the connection for writing; from here on a failure rolls back.
-    pub(super) fn write(&mut self) -> &mut Db {
+    pub(super) fn write(&mut self) -> Result<&mut Db, Error> {
         self.dirty = true;
-        self.db
+        self.read()
+    }
+
+    /// Writes what is held back.
+    pub(super) fn write_held(&mut self) -> Result<(), Error> {
+        self.held.write(self.db, self.now_ms)
+    }
+
+    /// Adds a message, to be written with others.
+    pub(super) fn add_message(&mut self, row: MessageRow) {
+        self.dirty = true;
+        self.held.messages.push(row);
+    }
+
+    /// Adds a delivery, to be written with others.
+    pub(super) fn add_delivery(&mut self, row: DeliveryRow) {
+        self.dirty = true;
+        self.held.deliveries.push(row);
+    }
+
+    /// Notes that a party takes part and has read all up to its own line, the newest one; to be written with others.
+    pub(super) fn note_spoken(&mut self, id: ConversationId, party: PartyId, seq: i64) {
+        self.dirty = true;
+        self.held.read.insert((id, party), seq);
     }
 
     /// Adds an event that is told after the commit.
@@ -130,6 +130,7 @@ impl<'a> Tx<'a> {
     pub(super) fn back_to(&mut self, mark: Mark) {
         self.changed = mark.changed;
         self.events.truncate(mark.events);
+        self.memory.clear();
     }
 
     /// Returns the ends of a log as this transaction sees them.
@@ -147,10 +148,7 @@ impl<'a> Tx<'a> {
             .optional()?
             .ok_or_else(|| Error::not_found("conversation", id))?;
         let ends = Ends { first_seq, last_seq };
-        if self.memory.ends.len() >= REMEMBERED_MAX {
-            self.memory.ends.clear();
-        }
-        self.memory.ends.insert(id, ends);
+        remember(&mut self.memory.ends, id, ends);
         Ok(ends)
     }
 
@@ -160,18 +158,57 @@ impl<'a> Tx<'a> {
             return Ok(topic.clone());
         }
         let topic = Arc::new(super::conversations::topic(self.db, id)?);
-        if self.memory.topics.len() >= REMEMBERED_MAX {
-            self.memory.topics.clear();
-        }
-        self.memory.topics.insert(id, topic.clone());
+        remember(&mut self.memory.topics, id, topic.clone());
         Ok(topic)
+    }
+
+    /// Returns whose a conversation is that was not deleted.
+    pub(super) fn owner(&mut self, id: ConversationId) -> Result<Option<UserId>, Error> {
+        if let Some(owner) = self.memory.owners.get(&id) {
+            return Ok(*owner);
+        }
+        let owner = super::conversations::owner(self.db, id)?.ok_or_else(|| Error::not_found("conversation", id))?;
+        remember(&mut self.memory.owners, id, owner);
+        Ok(owner)
+    }
+
+    /// Returns a party.
+    pub(super) fn party(&mut self, id: PartyId) -> Result<Option<Party>, Error> {
+        if let Some(party) = self.memory.parties.get(&id) {
+            return Ok(Some(party.clone()));
+        }
+        let found = parties::get(self.db, id)?;
+        found.iter().for_each(|party| self.memory.remember_party(party));
+        Ok(found)
+    }
+
+    /// Returns the party that stands for `reference`.
+    pub(super) fn party_of(&mut self, kind: PartyKind, reference: &str) -> Result<Option<Party>, Error> {
+        if let Some(id) = self.memory.references.get(&(kind, reference.to_owned())) {
+            return self.party(*id);
+        }
+        let found = parties::find(self.db, kind, reference)?;
+        found.iter().for_each(|party| self.memory.remember_party(party));
+        Ok(found)
+    }
+
+    /// Tells whether a gateway is registered.
+    pub(super) fn is_registered(&mut self, id: &GatewayId) -> Result<bool, Error> {
+        if self.memory.gateways.contains(id) {
+            return Ok(true);
+        }
+        let found = gateways::get(self.db, id)?.is_some();
+        if found {
+            self.memory.gateways.insert(id.clone());
+        }
+        Ok(found)
     }
 
     /// Gives the next number at the end of the log (D1).
     pub(super) fn next_seq(&mut self, id: ConversationId) -> Result<i64, Error> {
         let mut ends = self.ends(id)?;
         ends.last_seq += 1;
-        self.changed.insert(id, (ends, self.now_ms));
+        self.changed.insert(id, (ends, Some(self.now_ms)));
         Ok(ends.last_seq)
     }
 
@@ -179,8 +216,8 @@ impl<'a> Tx<'a> {
     pub(super) fn next_seq_below(&mut self, id: ConversationId) -> Result<i64, Error> {
         let mut ends = self.ends(id)?;
         ends.first_seq -= 1;
-        let touched = self.changed.get(&id).map_or(0, |(_, at)| *at);
-        self.changed.insert(id, (ends, touched));
+        let said_at = self.changed.get(&id).and_then(|(_, at)| *at);
+        self.changed.insert(id, (ends, said_at));
         Ok(ends.first_seq)
     }
 
@@ -189,25 +226,19 @@ impl<'a> Tx<'a> {
         let next = match self.memory.next_delivery_n {
             Some(next) => next,
             None => {
-                let newest: Option<i64> =
-                    deliveries::table.select(deliveries::n).order(deliveries::n.desc()).first(self.db).optional()?;
-                newest.unwrap_or(0) + 1
+                let newest = deliveries::table.select(deliveries::n).order(deliveries::n.desc());
+                newest.first::<i64>(self.read()?).optional()?.unwrap_or(0) + 1
             }
         };
         self.memory.next_delivery_n = Some(next + 1);
         Ok(next)
     }
 
-    /// Writes the changed ends, once for each conversation and batch.
+    /// Writes all that waits for the end: what is held back, and the changed ends, once for each conversation and batch.
     pub(super) fn flush(&mut self) -> Result<(), Error> {
-        for (id, (ends, touched)) in &self.changed {
-            let row = conversations::table.find(id.as_bytes().as_slice());
-            let ends_now = (conversations::first_seq.eq(ends.first_seq), conversations::last_seq.eq(ends.last_seq));
-            if *touched > 0 {
-                diesel::update(row).set((ends_now, conversations::updated_at.eq(*touched))).execute(self.db)?;
-            } else {
-                diesel::update(row).set(ends_now).execute(self.db)?;
-            }
+        self.write_held()?;
+        if !self.changed.is_empty() {
+            dialect::save_ends(self.db, &self.changed)?;
         }
         Ok(())
     }
@@ -219,11 +250,12 @@ impl<'a> Tx<'a> {
 
     /// Runs `work` between savepoints and takes it back if it returns `false`.
     pub(super) fn in_savepoint(&mut self, work: impl FnOnce(&mut Tx<'_>) -> bool) -> bool {
-        let Self { db, memory, changed, events, now_ms, dirty } = self;
-        let outcome = super::dialect::savepoint(db, |db| {
+        let Self { db, memory, held, changed, events, now_ms, dirty } = self;
+        let outcome = dialect::savepoint(db, |db| {
             let mut inner = Tx {
                 db,
                 memory,
+                held: std::mem::take(held),
                 changed: std::mem::take(changed),
                 events: std::mem::take(events),
                 now_ms: *now_ms,
@@ -241,15 +273,30 @@ impl<'a> Tx<'a> {
 
     /// Ends the view after a rollback.
     pub(super) fn rolled_back(self) {
-        // Numbers of deliveries need not be dense; the remembered ends were never touched.
-        drop(self.events);
+        self.memory.clear();
     }
 
-    /// Forgets a conversation, for example one that was removed for good.
+    /// Forgets a conversation that was deleted.
+    pub(super) fn forget_owner(&mut self, id: ConversationId) {
+        self.memory.owners.remove(&id);
+    }
+
+    /// Forgets a conversation that was removed for good.
     pub(super) fn forget(&mut self, id: ConversationId) {
         self.changed.remove(&id);
         self.memory.ends.remove(&id);
         self.memory.topics.remove(&id);
+        self.memory.owners.remove(&id);
+    }
+
+    /// Forgets a party whose name has changed.
+    pub(super) fn forget_party(&mut self, id: PartyId) {
+        self.memory.parties.remove(&id);
+    }
+
+    /// Forgets a gateway that was removed.
+    pub(super) fn forget_gateway(&mut self, id: &GatewayId) {
+        self.memory.gateways.remove(id);
     }
 }
 

@@ -149,7 +149,7 @@ impl Command for NoteContact {
     type Output = ();
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<(), Error> {
-        let Some(found) = super::conversations::get(tx.read(), self.conversation_id)? else { return Ok(()) };
+        let Some(found) = super::conversations::get(tx.read()?, self.conversation_id)? else { return Ok(()) };
         if found.upstream.contacted {
             return Ok(());
         }
@@ -165,7 +165,7 @@ impl Command for NoteContact {
                             .and(conversations::deleted_at.is_null()),
                     )
                     .count()
-                    .get_result(tx.read())?;
+                    .get_result(tx.read()?)?;
                 Some((taken == 0).then_some(canonical))
             }
             // It goes by what the key was expected to be.
@@ -177,7 +177,7 @@ impl Command for NoteContact {
                 conversations::contacted.eq(true),
                 canonical.map(|canonical| conversations::canonical_key.eq(canonical)),
             ))
-            .execute(tx.write())?;
+            .execute(tx.write()?)?;
         // A pass over the tail, or a reset, that was written before this knows more.
         if found.upstream.session_id.is_none() {
             diesel::update(row)
@@ -186,7 +186,7 @@ impl Command for NoteContact {
                     conversations::mapped_seq.eq(self.boundary_seq),
                     conversations::import_below.eq(self.import_below),
                 ))
-                .execute(tx.write())?;
+                .execute(tx.write()?)?;
         }
         if self.import_below.is_none() {
             let first_seq = tx.ends(self.conversation_id)?.first_seq;
@@ -214,16 +214,16 @@ impl Command for ImportRows {
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<usize, Error> {
         let id = self.source.conversation_id;
-        let Some(conversation) = super::conversations::get(tx.read(), id)? else { return Ok(0) };
+        let Some(conversation) = super::conversations::get(tx.read()?, id)? else { return Ok(0) };
         let row_ids: Vec<String> = self.rows.iter().map(|(row_id, _)| row_id).chain(&self.resets).cloned().collect();
-        let mut known = known_rows(tx.read(), &self.source, &row_ids)?;
+        let mut known = known_rows(tx.read()?, &self.source, &row_ids)?;
         // What others said in a session before a member named it here is not the member's to read (SEC-2).
         let may_read_all = match conversation.owner_id {
-            Some(owner) => super::users::get(tx.read(), owner)?.is_some_and(|user| user.role >= Role::Operator),
+            Some(owner) => super::users::get(tx.read()?, owner)?.is_some_and(|user| user.role >= Role::Operator),
             None => true,
         };
         let rows = if may_read_all { self.rows.as_slice() } else { &[] };
-        let ours = our_keys(tx.read(), self.rows.iter().filter_map(|(_, row)| row.run.clone()))?;
+        let ours = our_keys(tx.read()?, self.rows.iter().filter_map(|(_, row)| row.run.clone()))?;
         let mut imported = 0;
         for (row_id, row) in rows {
             // What we asked ourselves is no history, also when its session was deleted since (D1).
@@ -242,7 +242,7 @@ impl Command for ImportRows {
         }
         diesel::update(conversations::table.find(id.as_bytes().as_slice()))
             .set(conversations::import_below.eq(self.import_below))
-            .execute(tx.write())?;
+            .execute(tx.write()?)?;
         let first_seq = tx.ends(id)?.first_seq;
         let topic = tx.topic(id)?;
         tx.emit(Event::Imported { topic, first_seq, done: self.import_below.is_none() });
@@ -264,11 +264,11 @@ impl Command for MapRows {
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<usize, Error> {
         let id = self.source.conversation_id;
-        if super::conversations::get(tx.read(), id)?.is_none() {
+        if super::conversations::get(tx.read()?, id)?.is_none() {
             return Ok(0);
         }
         let row_ids: Vec<String> = self.rows.iter().map(|row| row.row_id.clone()).collect();
-        let mut known = known_rows(tx.read(), &self.source, &row_ids)?;
+        let mut known = known_rows(tx.read()?, &self.source, &row_ids)?;
         let mut mapped = 0;
         for row in &self.rows {
             if !known.insert(row.row_id.clone()) {
@@ -283,7 +283,7 @@ impl Command for MapRows {
                 conversations::mapped_seq.eq(self.mapped_seq),
                 conversations::upstream_session_id.eq(Some(&self.source.upstream_session)),
             ))
-            .execute(tx.write())?;
+            .execute(tx.write()?)?;
         Ok(mapped)
     }
 }
@@ -292,11 +292,11 @@ impl MapRows {
     fn map(&self, tx: &mut Tx<'_>, meaning: &Meaning) -> Result<(Option<MessageId>, Option<StepId>), Error> {
         Ok(match meaning {
             Meaning::Question(delivery) => {
-                (super::deliveries::get(tx.read(), *delivery)?.map(|stored| stored.delivery.message_id), None)
+                (super::deliveries::get(tx.read()?, *delivery)?.map(|stored| stored.delivery.message_id), None)
             }
-            Meaning::Answer(turn) => (turns::get(tx.read(), *turn)?.and_then(|turn| turn.answer_id), None),
+            Meaning::Answer(turn) => (turns::get(tx.read()?, *turn)?.and_then(|turn| turn.answer_id), None),
             Meaning::LateAnswer(turn_id, row) => {
-                let question = turns::get(tx.read(), *turn_id)?.and_then(|turn| turn.message_id);
+                let question = turns::get(tx.read()?, *turn_id)?.and_then(|turn| turn.message_id);
                 let line = add_line(tx, &self.source, Place::End, row, true, question)?;
                 turns::set_answer(tx, *turn_id, line.id)?;
                 (Some(line.id), None)
@@ -320,7 +320,7 @@ impl Command for NoteReset {
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<(), Error> {
         let id = self.source.conversation_id;
-        let Some(found) = super::conversations::get(tx.read(), id)? else { return Ok(()) };
+        let Some(found) = super::conversations::get(tx.read()?, id)? else { return Ok(()) };
         let is_noted = found.upstream.session_id.as_ref() == Some(&self.source.upstream_session);
         if is_noted && found.upstream.mapped_seq == 0 {
             return Ok(());
@@ -339,7 +339,7 @@ impl Command for NoteReset {
                 conversations::import_below.eq(None::<i64>),
                 conversations::upstream_session_id.eq(Some(&self.source.upstream_session)),
             ))
-            .execute(tx.write())?;
+            .execute(tx.write()?)?;
         Ok(())
     }
 }
@@ -361,7 +361,7 @@ fn add_line(
         error: row.error.clone().map(bounded_text),
         ..NewLine::text(row.role, sender, "")
     };
-    let line = Arc::new(messages::append(tx, source.conversation_id, place, new)?);
+    let line = messages::append(tx, source.conversation_id, place, new)?;
     if place == Place::End {
         let topic = tx.topic(source.conversation_id)?;
         tx.emit(Event::Line { topic, line: line.clone(), ack_to: None, end: None });
@@ -386,6 +386,6 @@ fn note_origin(
             message_origins::step_id.eq(step.as_ref().map(|id| id.as_bytes().as_slice())),
             message_origins::created_at.eq(created_at),
         ))
-        .execute(tx.write())?;
+        .execute(tx.write()?)?;
     Ok(())
 }

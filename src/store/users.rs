@@ -231,7 +231,7 @@ impl Command for AddUser {
         if let Some(repeated) = repeated(tx, self.idem.as_ref())? {
             return Ok(repeated);
         }
-        if let Some(known) = by_name(tx.read(), &self.name)? {
+        if let Some(known) = by_name(tx.read()?, &self.name)? {
             if self.ensure {
                 return Ok(known);
             }
@@ -253,10 +253,10 @@ impl Command for AddUser {
                 users::idem_key.eq(self.idem.as_ref().map(|idem| &idem.key)),
                 users::idem_hash.eq(self.idem.as_ref().map(|idem| idem.hash.as_slice())),
             ))
-            .execute(tx.write())?;
+            .execute(tx.write()?)?;
         let after = json!({ "name": self.name, "display_name": self.display_name, "role": self.role });
         audit::record(tx, &self.actor, "user.add", ("user", &id.to_string()), None, Some(&after))?;
-        get(tx.read(), id)?.ok_or_else(|| Error::not_found("user", id))
+        get(tx.read()?, id)?.ok_or_else(|| Error::not_found("user", id))
     }
 }
 
@@ -270,7 +270,7 @@ fn repeated(tx: &mut Tx<'_>, idem: Option<&Idem>) -> Result<Option<User>, Error>
     let known = users::table
         .filter(users::idem_key.eq(&idem.key).and(users::deleted_at.is_null()))
         .select((UserRow::as_select(), users::idem_hash))
-        .first(tx.read())
+        .first(tx.read()?)
         .optional()?;
     idem.same(known, "user")?.map(User::try_from).transpose()
 }
@@ -289,7 +289,7 @@ impl Command for ChangeUser {
     type Output = User;
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<User, Error> {
-        let before = get(tx.read(), self.id)?.ok_or_else(|| Error::not_found("user", self.id))?;
+        let before = get(tx.read()?, self.id)?.ok_or_else(|| Error::not_found("user", self.id))?;
         let role = self.role.unwrap_or(before.role);
         if before.name == ADMIN && role != Role::Admin {
             return Err(Error::new(ErrorCode::InvalidRequest, "the user `admin` must keep its role").with_status(409));
@@ -298,7 +298,7 @@ impl Command for ChangeUser {
         if before.name == ADMIN && name != ADMIN {
             return Err(Error::new(ErrorCode::InvalidRequest, "the user `admin` must keep its name").with_status(409));
         }
-        if *name != before.name && by_name(tx.read(), name)?.is_some() {
+        if *name != before.name && by_name(tx.read()?, name)?.is_some() {
             return Err(taken(name));
         }
         let display_name = self.display_name.as_ref().unwrap_or(&before.display_name);
@@ -312,11 +312,11 @@ impl Command for ChangeUser {
                 users::role.eq(role as i32),
                 users::updated_at.eq(now_ms),
             ))
-            .execute(tx.write())?;
+            .execute(tx.write()?)?;
         if let Some(hash) = &self.password_hash {
-            diesel::update(row).set(users::password_hash.eq(hash)).execute(tx.write())?;
+            diesel::update(row).set(users::password_hash.eq(hash)).execute(tx.write()?)?;
         }
-        let after = get(tx.read(), self.id)?.ok_or_else(|| Error::not_found("user", self.id))?;
+        let after = get(tx.read()?, self.id)?.ok_or_else(|| Error::not_found("user", self.id))?;
         let shown = |user: &User| {
             json!({
                 "name": user.name, "display_name": user.display_name, "role": user.role, "password": user.has_password,
@@ -339,18 +339,18 @@ impl Command for RemoveUser {
     type Output = ();
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<(), Error> {
-        let user = get(tx.read(), self.id)?.ok_or_else(|| Error::not_found("user", self.id))?;
+        let user = get(tx.read()?, self.id)?.ok_or_else(|| Error::not_found("user", self.id))?;
         if user.name == ADMIN {
             return Err(Error::new(ErrorCode::InvalidRequest, "the user `admin` cannot be removed").with_status(409));
         }
         let now_ms = tx.now_ms();
         diesel::update(users::table.find(self.id.as_bytes().as_slice()))
             .set(users::deleted_at.eq(Some(now_ms)))
-            .execute(tx.write())?;
+            .execute(tx.write()?)?;
         diesel::update(tokens::table)
             .filter(tokens::user_id.eq(self.id.as_bytes().as_slice()).and(tokens::revoked_at.is_null()))
             .set(tokens::revoked_at.eq(Some(now_ms)))
-            .execute(tx.write())?;
+            .execute(tx.write()?)?;
         let before = json!({ "name": user.name, "role": user.role });
         audit::record(tx, &self.actor, "user.remove", ("user", &self.id.to_string()), Some(&before), None)?;
         tx.emit(Event::UserChanged { user_id: self.id, now: None });
@@ -377,7 +377,7 @@ impl Command for AddToken {
         if let Some(known) = self.known(tx)? {
             return Ok((known, true));
         }
-        let user = get(tx.read(), self.user_id)?.ok_or_else(|| Error::not_found("user", self.user_id))?;
+        let user = get(tx.read()?, self.user_id)?.ok_or_else(|| Error::not_found("user", self.user_id))?;
         let token = Token {
             id: TokenId::new(),
             user_id: user.id,
@@ -400,7 +400,7 @@ impl Command for AddToken {
                 tokens::idem_key.eq(self.idem.as_ref().map(|idem| &idem.key)),
                 tokens::idem_hash.eq(self.idem.as_ref().map(|idem| idem.hash.as_slice())),
             ))
-            .execute(tx.write())?;
+            .execute(tx.write()?)?;
         let after = json!({ "user": user.name, "name": token.name, "prefix": token.prefix });
         audit::record(tx, &self.actor, "token.add", ("token", &token.id.to_string()), None, Some(&after))?;
         let caller = std::sync::Arc::new(caller_of(&user, Some(&token)));
@@ -415,7 +415,7 @@ impl AddToken {
         let same_digest: Option<TokenRow> = tokens::table
             .filter(tokens::digest.eq(self.digest.as_slice()))
             .select(TokenRow::as_select())
-            .first(tx.read())
+            .first(tx.read()?)
             .optional()?;
         if let Some(row) = same_digest {
             return Token::try_from(row).map(Some);
@@ -424,7 +424,7 @@ impl AddToken {
         let same_key = tokens::table
             .filter(tokens::user_id.eq(self.user_id.as_bytes().as_slice()).and(tokens::idem_key.eq(&idem.key)))
             .select((TokenRow::as_select(), tokens::idem_hash))
-            .first(tx.read())
+            .first(tx.read()?)
             .optional()?;
         idem.same(same_key, "token")?.map(Token::try_from).transpose()
     }
@@ -441,11 +441,11 @@ impl Command for ReviveToken {
     type Output = ();
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<(), Error> {
-        let known = token(tx.read(), self.id)?.ok_or_else(|| Error::not_found("token", self.id))?;
-        let user = get(tx.read(), known.user_id)?.ok_or_else(|| Error::not_found("user", known.user_id))?;
+        let known = token(tx.read()?, self.id)?.ok_or_else(|| Error::not_found("token", self.id))?;
+        let user = get(tx.read()?, known.user_id)?.ok_or_else(|| Error::not_found("user", known.user_id))?;
         diesel::update(tokens::table.find(self.id.as_bytes().as_slice()))
             .set(tokens::revoked_at.eq(None::<i64>))
-            .execute(tx.write())?;
+            .execute(tx.write()?)?;
         let after = json!({ "name": known.name, "prefix": known.prefix });
         audit::record(tx, &self.actor, "token.revive", ("token", &self.id.to_string()), None, Some(&after))?;
         let caller = std::sync::Arc::new(caller_of(&user, Some(&Token { revoked_at: None, ..known })));
@@ -465,13 +465,13 @@ impl Command for RevokeToken {
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<(), Error> {
         let now_ms = tx.now_ms();
-        let known = token(tx.read(), self.id)?.ok_or_else(|| Error::not_found("token", self.id))?;
+        let known = token(tx.read()?, self.id)?.ok_or_else(|| Error::not_found("token", self.id))?;
         if known.revoked_at.is_some() {
             return Ok(());
         }
         diesel::update(tokens::table.find(self.id.as_bytes().as_slice()))
             .set(tokens::revoked_at.eq(Some(now_ms)))
-            .execute(tx.write())?;
+            .execute(tx.write()?)?;
         let before = json!({ "name": known.name, "prefix": known.prefix });
         audit::record(tx, &self.actor, "token.revoke", ("token", &self.id.to_string()), Some(&before), None)?;
         tx.emit(Event::TokenEnded { token_id: self.id });
@@ -491,7 +491,7 @@ impl Command for NoteTokensUsed {
         for (id, at) in &self.used {
             diesel::update(tokens::table.find(id.as_bytes().as_slice()))
                 .set(tokens::last_used_at.eq(Some(*at)))
-                .execute(tx.write())?;
+                .execute(tx.write()?)?;
         }
         Ok(())
     }

@@ -21,8 +21,9 @@ use tokio::sync::oneshot;
 
 use super::dialect::{self, Db};
 use super::lease::{STANDBY, UNCHECKED};
+use super::memory::Memory;
 use super::open::Opener;
-use super::tx::{Command, Memory, Tx};
+use super::tx::{Command, Tx};
 use crate::domain::clock::Clock;
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::Publish;
@@ -135,13 +136,14 @@ enum Ran {
 
 impl Ran {
     fn of<T>(outcome: &Result<T, Error>) -> Self {
-        match outcome {
-            Ok(_) => Self::Fine,
-            Err(error) => match error.code() {
-                ErrorCode::StoreBusy | ErrorCode::StorageFull => Self::Lost(copy_of(error)),
-                ErrorCode::Internal => Self::Failed,
-                _ => Self::Refused,
-            },
+        outcome.as_ref().err().map_or(Self::Fine, Self::by)
+    }
+
+    fn by(error: &Error) -> Self {
+        match error.code() {
+            ErrorCode::StoreBusy | ErrorCode::StorageFull => Self::Lost(copy_of(error)),
+            ErrorCode::Internal => Self::Failed,
+            _ => Self::Refused,
         }
     }
 }
@@ -398,14 +400,19 @@ impl Worker {
         }
         if let Err(error) = tx.flush() {
             tx.rolled_back();
-            let fate = if dialect::rollback(db).is_ok() { Fate::Keep } else { Fate::Reopen };
-            return Ended::Failed(error, fate);
+            let rolled_back = dialect::rollback(db).is_ok();
+            return match Ran::by(&error) {
+                // A row that was held back does not fit; its command is found by itself.
+                Ran::Failed if rolled_back && !savepoints => Ended::Repeat,
+                _ => Ended::Failed(error, if rolled_back { Fate::Keep } else { Fate::Reopen }),
+            };
         }
         // The view borrows the connection; its results are kept aside while the commit runs.
         let mark = tx.into_uncommitted();
         match dialect::commit(db) {
             Ok(()) => Ended::Committed(mark.committed(&mut self.memory)),
             Err(error) => {
+                self.memory.clear();
                 let rolled_back = dialect::rollback(db).is_ok();
                 match dialect::fault(&error) {
                     // The database has said that it did not commit; anything else is not known (D12).
@@ -435,7 +442,19 @@ fn refuse_in_standby(batch: Vec<Box<dyn Job>>) -> Vec<Box<dyn Job>> {
 fn run_alone(tx: &mut Tx<'_>, job: &mut Box<dyn Job>) -> Ran {
     let mark = tx.mark();
     let mut ran = None;
-    let kept = tx.in_savepoint(|tx| matches!(ran.insert(job.run(tx)), Ran::Fine));
+    let kept = tx.in_savepoint(|tx| {
+        if !matches!(ran.insert(job.run(tx)), Ran::Fine) {
+            return false;
+        }
+        match tx.write_held() {
+            Ok(()) => true,
+            Err(error) => {
+                ran = Some(Ran::by(&error));
+                job.refuse(error);
+                false
+            }
+        }
+    });
     if kept {
         return Ran::Fine;
     }

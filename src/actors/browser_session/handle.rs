@@ -15,7 +15,7 @@ use crate::domain::event::Topic;
 use crate::domain::ids::{ConversationId, GatewayId, MessageId, TurnId};
 use crate::domain::session_key::SessionKey;
 use crate::domain::user::Role;
-use crate::store::chat::{AcceptChat, To, not_connected};
+use crate::store::chat::{AcceptChat, not_connected};
 use crate::store::conversations::{self, MarkRead, NewSession, OpenSession, SessionName};
 use crate::store::messages::{self, Span};
 
@@ -250,7 +250,7 @@ impl BrowserSession {
                 Err(error) => return this.refuse(error, Some(&named), key),
             };
             let command = AcceptChat {
-                to: To::Conversation(id),
+                conversation_id: id,
                 caller: (*this.parts.caller).clone(),
                 from: None,
                 text,
@@ -269,16 +269,12 @@ impl BrowserSession {
                         this.on_accepted(id, &accepted.line, key, accepted.sent, ctx);
                     }
                     Ok(accepted) => {
-                        let topic = Topic {
-                            conversation_id: accepted.conversation.id,
-                            gateway_id: accepted.conversation.gateway_id.clone(),
-                            key: accepted.conversation.key.as_str().into(),
-                        };
                         let pending = accepted.delivery.as_ref().is_some_and(|d| d.attempt == 0 && d.state.is_open());
                         if pending && this.queued.len() < QUEUED_MAX {
                             this.queued.insert(accepted.line.id);
                         }
-                        let frame = frames::ack(&topic, &accepted.line, key.as_deref(), !pending, this.federated());
+                        let frame =
+                            frames::ack(&accepted.topic, &accepted.line, key.as_deref(), !pending, this.federated());
                         this.send(frame, ctx);
                     }
                     Err(error) => {

@@ -47,7 +47,7 @@ impl GatewayLink {
     pub(super) fn check_seq(&mut self, seq: u64, ctx: &mut Context<Self>) {
         let hole = self.last_seq > 0 && seq > self.last_seq.saturating_add(1);
         self.last_seq = self.last_seq.max(seq);
-        if hole && matches!(self.phase, Phase::Up { .. }) {
+        if hole && matches!(self.phase, Phase::Up) {
             self.holes_total += 1;
             let protocol = self.status.protocol.unwrap_or(4);
             // Nobody knows whose events were dropped: each log is read when its session is used next.
@@ -112,9 +112,8 @@ impl GatewayLink {
     }
 
     pub(super) fn on_hello(&mut self, hello: &HelloOk, took_ms: u64, ctx: &mut Context<Self>) {
-        let now = tokio::time::Instant::now();
         let verdict = handshake::judge_hello(hello, self.parts.gateway.admin);
-        self.phase = Phase::Up { since: now };
+        self.phase = Phase::Up;
         self.connects_total += 1;
         self.switched = false;
         self.tick_interval = Duration::from_millis(hello.policy.tick_interval_ms).min(TICK_INTERVAL_MAX);
@@ -145,6 +144,7 @@ impl GatewayLink {
             }
             return;
         }
+        self.backoff.reset();
         self.lists_awaited = 2;
         for (method, why) in [("agents.list", For::Agents), ("models.list", For::Models)] {
             self.ask(Request { method, params: json!({}), why }, ctx);
@@ -155,7 +155,7 @@ impl GatewayLink {
     /// One of the gateway's lists has come, or will not come. With both the connection is complete: whoever sees
     /// "connected" sees the agents and models as well.
     pub(super) fn on_list(&mut self, ctx: &mut Context<Self>) {
-        if self.lists_awaited == 0 || !matches!(self.phase, Phase::Up { .. }) {
+        if self.lists_awaited == 0 || !matches!(self.phase, Phase::Up) {
             return;
         }
         self.lists_awaited -= 1;
@@ -228,8 +228,7 @@ impl GatewayLink {
 
     /// Queues a request. Without a connection, and with too many that wait, it fails at once.
     pub(super) fn ask(&mut self, request: Request, ctx: &mut Context<Self>) {
-        let up =
-            self.outgoing.is_some() && (matches!(self.phase, Phase::Up { .. }) || matches!(request.why, For::Connect));
+        let up = self.outgoing.is_some() && (matches!(self.phase, Phase::Up) || matches!(request.why, For::Connect));
         if !up {
             self.refuse(request.why);
             return;

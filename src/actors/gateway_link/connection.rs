@@ -129,11 +129,11 @@ impl GatewayLink {
                 self.lost(Some(4000), "no answer to the handshake came", ctx);
                 return;
             }
-            Phase::Up { .. } if now - self.heard_at > self.silence_max() => {
+            Phase::Up if now - self.heard_at > self.silence_max() => {
                 self.lost(Some(4000), "the gateway fell silent", ctx);
                 return;
             }
-            Phase::Up { .. } => {
+            Phase::Up => {
                 // For liveness, and to measure the way.
                 let ping_every = Duration::from_secs(self.parts.config.health_check_interval_s);
                 let due = self.pinged_at.is_none_or(|at| now - at >= ping_every);
@@ -171,9 +171,6 @@ impl GatewayLink {
             outgoing.close(code, reason);
         }
         let was_up = self.status.is_connected();
-        if let Phase::Up { since } = self.phase {
-            self.backoff.connection_ended(u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX));
-        }
         self.phase = Phase::Idle;
         self.lists_awaited = 0;
         self.pinged_at = None;

@@ -101,9 +101,7 @@ enum Phase {
     AwaitingHello {
         since: tokio::time::Instant,
     },
-    Up {
-        since: tokio::time::Instant,
-    },
+    Up,
 }
 
 pub struct GatewayLink {

@@ -22,7 +22,7 @@ use crate::http::page::{self, Listing, Page};
 use crate::http::request::RequestInfo;
 use crate::http::state::AppState;
 use crate::store::audit::Audited;
-use crate::store::chat::{AcceptChat, Accepted, To};
+use crate::store::chat::{AcceptChat, Accepted};
 use crate::store::messages::{self, Span};
 use crate::store::{Db, Store, deliveries};
 
@@ -193,7 +193,7 @@ pub(super) async fn create(
         .store
         .write(Audited {
             change: AcceptChat {
-                to: To::Conversation(id),
+                conversation_id: id,
                 caller: (*caller).clone(),
                 from: sender.map(|party| party.id),
                 text,

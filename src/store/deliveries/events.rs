@@ -2,6 +2,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::domain::delivery::{Delivery, DeliveryState, Move};
+use crate::domain::error::Error;
 
 /// Entries kept of a delivery's own history; a redriven one could go on for ever.
 const EVENTS_MAX: usize = 64;
@@ -30,6 +31,11 @@ impl Entry {
     pub(super) fn accepted(at: i64) -> Self {
         Self::new(at, "accepted")
     }
+}
+
+/// Writes a history as it is stored.
+pub(super) fn text(events: &[Entry]) -> Result<String, Error> {
+    serde_json::to_string(events).map_err(Error::internal)
 }
 
 /// Adds what a move did.

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use clawbroker::domain::error::{Error, ErrorCode};
 use clawbroker::domain::ids::ConversationId;
 use clawbroker::domain::user::Caller;
-use clawbroker::store::chat::To;
 use clawbroker::store::messages::{self, Span};
 use clawbroker::store::{gateways, users};
 
@@ -178,7 +177,7 @@ async fn use_damaged(files: &Files, main: &[u8], at: usize, seen: &mut Seen) {
         let all = log.len() == LINES && (1..).zip(log).all(|(seq, line)| line.seq == seq);
         assert!(all || complaints, "a log of {} lines, and nobody complains of the bit at {at}", log.len());
     }
-    let written = store.write(question(&files.caller, To::Conversation(id), "one more")).await;
+    let written = store.write(question(&files.caller, id, "one more")).await;
     match written {
         Err(error) => errors.push(error),
         Ok(_) if log.as_ref().is_some_and(|log| log.len() == LINES) => {

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use clawbroker::domain::error::{Error, ErrorCode};
-use clawbroker::store::chat::To;
 use clawbroker::store::{Command, Tx};
 use serde_json::json;
 use tokio::time::Instant;
@@ -197,7 +196,7 @@ fn after_an_error_of_the_disk_the_log_begins_afresh() {
         sql::run(&mut other, "BEGIN");
         assert_eq!(sql::number(&mut other, "SELECT count(*) AS value FROM messages"), 2);
         store.write(Lost).await.unwrap_err();
-        let refused = store.write(question(&caller, To::Conversation(conversation.id), "too soon")).await;
+        let refused = store.write(question(&caller, conversation.id, "too soon")).await;
         assert_eq!(refused.unwrap_err().code(), ErrorCode::StoreBusy, "somebody still reads the log");
         sql::run(&mut other, "COMMIT");
         assert_eq!(store.ask(&caller, conversation.id, "three").await.line.seq, 3);

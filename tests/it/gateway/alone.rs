@@ -20,7 +20,6 @@ use clawbroker::domain::secret::Secret;
 use clawbroker::domain::user::{Caller, Role};
 use clawbroker::sample_gateway::Running;
 use clawbroker::store::Lane;
-use clawbroker::store::chat::To;
 use clawbroker::store::conversations::DeleteConversation;
 use clawbroker::store::gateways::{AddGateway, KeepDevice};
 use clawbroker::store::lease::STANDBY;
@@ -159,7 +158,7 @@ async fn a_turn_that_an_earlier_link_began_is_gone_on_with(store: TestStore) {
     let asked = stage.store.ask(&stage.caller, conversation.id, "say: here it is").await;
     let delivery_id = asked.delivery.expect("a delivery").id;
     let mut held = stage.store.events.hold();
-    let busy = question(&stage.caller, To::Conversation(other.id), "say: something else");
+    let busy = question(&stage.caller, other.id, "say: something else");
     stage.store.write_later(Lane::Interactive, busy).expect("room in the queue");
     held.arrived().await;
     let begin = BeginTurn { turn_id: TurnId::new(), delivery_id };

@@ -13,6 +13,7 @@ on_both_databases!(
     missing_scopes_are_a_state_of_their_own,
     protocol_3_streams_as_well,
     a_restarted_gateway_is_found_again,
+    a_gateway_that_restarts_often_is_found_soon_each_time,
     a_disabled_gateway_is_not_dialled,
     a_question_goes_to_its_own_gateway_and_to_no_other,
     what_finds_no_room_among_the_requests_is_asked_later,
@@ -108,6 +109,22 @@ async fn a_restarted_gateway_is_found_again(database: Database) {
     browser.ask("a", "say: again").await;
     assert_eq!(browser.until_terminal().await["text"], "again");
     assert_eq!(broker.get("/api/admin/gateways/gw").await.1["reconnects"], 1);
+}
+
+/// Each hello starts the waits afresh, however soon the gateway goes again.
+async fn a_gateway_that_restarts_often_is_found_soon_each_time(database: Database) {
+    let gateway = sample_gateway(|_| {});
+    let broker = Broker::start(&database, &[], &[]).await;
+    register(&broker, &gateway).await;
+    broker.gateway_is("gw", "connected").await;
+    let mut browser = broker.browser("/ws/chat/gw").await;
+    browser.until_type("connected").await;
+    for boot in 2..10 {
+        gateway.restart(&format!("boot-{boot}")).await.expect("the port is free again");
+        let gone = browser.until_type("disconnected").await;
+        assert!(gone["retryInMs"].as_u64().is_some_and(|ms| ms <= 1_000), "{gone}");
+        browser.until_type("reconnected").await;
+    }
 }
 
 async fn a_disabled_gateway_is_not_dialled(database: Database) {

@@ -12,7 +12,7 @@ use clawbroker::domain::secret::Secret;
 use clawbroker::domain::turn::TurnState;
 use clawbroker::domain::user::{Caller, Role};
 use clawbroker::store::audit::Actor;
-use clawbroker::store::chat::{AcceptChat, Accepted, To};
+use clawbroker::store::chat::{AcceptChat, Accepted};
 use clawbroker::store::conversations::{NewSession, OpenSession, SessionName};
 use clawbroker::store::deliveries::{self, Stored};
 use clawbroker::store::gateways::AddGateway;
@@ -142,7 +142,7 @@ impl TestStore {
     }
 
     pub(crate) async fn ask(&self, caller: &Caller, conversation: ConversationId, text: &str) -> Accepted {
-        self.write(question(caller, To::Conversation(conversation), text)).await.expect("an accepted question")
+        self.write(question(caller, conversation, text)).await.expect("an accepted question")
     }
 
     /// Asks and hands the question to its gateway.
@@ -198,9 +198,9 @@ pub(crate) fn session_name(gateway: &GatewayId, key: &str) -> SessionName {
 }
 
 /// A question that waits for nothing and minds no queue.
-pub(crate) fn question(caller: &Caller, to: To, text: &str) -> AcceptChat {
+pub(crate) fn question(caller: &Caller, conversation_id: ConversationId, text: &str) -> AcceptChat {
     AcceptChat {
-        to,
+        conversation_id,
         caller: caller.clone(),
         from: None,
         text: text.into(),

@@ -5,8 +5,8 @@ use clawbroker::actors::messages::UpstreamSession;
 use clawbroker::domain::ids::{DeliveryId, TurnId};
 use clawbroker::domain::turn::TurnState;
 use clawbroker::domain::user::Role;
-use clawbroker::store::chat::{AcceptChat, To};
-use clawbroker::store::conversations::SessionName;
+use clawbroker::store::chat::AcceptChat;
+use clawbroker::store::conversations::{NewSession, OpenSession, SessionName};
 use clawbroker::store::turns::{BeginTurn, EndTurn};
 use serde_json::{Value, json};
 
@@ -29,8 +29,14 @@ on_both_databases!(
 /// Asks something as this user and has it answered.
 async fn talk(node: &TestNode, user: &str, gateway: &str, key: &str, text: &str) {
     let caller = node.user(user, Role::Member).await;
+    let open = OpenSession {
+        name: SessionName::new(gateway.parse().unwrap(), &key.parse().unwrap(), None),
+        caller: caller.clone(),
+        new: NewSession::default(),
+        must_be_new: false,
+    };
     let asked = AcceptChat {
-        to: To::Name(SessionName::new(gateway.parse().unwrap(), &key.parse().unwrap(), None)),
+        conversation_id: node.state.store.write(open).await.unwrap().id,
         caller,
         from: None,
         text: text.into(),

@@ -4,14 +4,15 @@ use clawbroker::domain::event::{AckTo, Event};
 use clawbroker::domain::ids::SocketId;
 use clawbroker::domain::message::MessageRole;
 use clawbroker::domain::user::Role;
-use clawbroker::store::chat::{AcceptChat, To};
+use clawbroker::store::chat::AcceptChat;
 
-use crate::harness::{TestStore, question, session_name};
+use crate::harness::{TestStore, question};
 
-/// STO-2: session, line, delivery and their events are one commit.
+/// STO-2: line, delivery and their events are one commit.
 async fn a_question_is_one_commit(store: TestStore) {
     let caller = store.user("ann", Role::Member).await;
     let gateway = store.gateway("gw").await;
+    let conversation = store.session(&caller, &gateway, "new").await;
     store.told();
     let before = store.writer().stats().commits_total.load(std::sync::atomic::Ordering::Relaxed);
     let socket_id = SocketId::new();
@@ -19,7 +20,7 @@ async fn a_question_is_one_commit(store: TestStore) {
         .write(AcceptChat {
             socket_id: Some(socket_id),
             client_key: Some("k".into()),
-            ..question(&caller, To::Name(session_name(&gateway, "new")), "hello")
+            ..question(&caller, conversation.id, "hello")
         })
         .await
         .unwrap();
@@ -27,7 +28,6 @@ async fn a_question_is_one_commit(store: TestStore) {
     assert_eq!(after - before, 1);
     assert!(asked.sent && !asked.repeated);
     assert_eq!((asked.line.seq, asked.line.text.as_str(), asked.line.role), (1, "hello", MessageRole::User));
-    assert_eq!(asked.conversation.owner_id, Some(caller.user_id));
     let delivery = asked.delivery.unwrap();
     assert_eq!((delivery.state, delivery.message_id, delivery.seq), (DeliveryState::Pending, asked.line.id, 1));
     let events = store.events.take();
@@ -43,10 +43,7 @@ async fn a_question_is_one_commit(store: TestStore) {
 
 async fn a_repeated_key_gives_the_first_answer(store: TestStore) {
     let (caller, conversation) = store.chat().await;
-    let with_key = |text: &str| AcceptChat {
-        client_key: Some("k".into()),
-        ..question(&caller, To::Conversation(conversation.id), text)
-    };
+    let with_key = |text: &str| AcceptChat { client_key: Some("k".into()), ..question(&caller, conversation.id, text) };
     let first = store.write(with_key("hello")).await.unwrap();
     store.told();
     let again = store.write(with_key("hello")).await.unwrap();
@@ -67,14 +64,14 @@ async fn a_key_counts_for_its_user_and_session_only(store: TestStore) {
     let gateway = conversation.gateway_id.clone().unwrap();
     let elsewhere = store.session(&ann, &gateway, "webchat-2").await;
     for (caller, id) in [(&ann, conversation.id), (&olga, conversation.id), (&ann, elsewhere.id)] {
-        let asked = AcceptChat { client_key: Some("k".into()), ..question(caller, To::Conversation(id), "hello") };
+        let asked = AcceptChat { client_key: Some("k".into()), ..question(caller, id, "hello") };
         assert!(!store.write(asked).await.unwrap().repeated);
     }
 }
 
 async fn whoever_does_not_want_to_wait_is_told_why_not(store: TestStore) {
     let (caller, conversation) = store.chat().await;
-    let to = || To::Conversation(conversation.id);
+    let to = || conversation.id;
     let impatient = |gateway_up| AcceptChat { no_queue: true, gateway_up, ..question(&caller, to(), "now") };
     assert_eq!(store.write(impatient(false)).await.unwrap_err().code(), ErrorCode::GatewayUnavailable);
     assert!(store.write(impatient(true)).await.unwrap().sent);
@@ -88,7 +85,7 @@ async fn whoever_does_not_want_to_wait_is_told_why_not(store: TestStore) {
 /// LIM-1: the queue of a session is bounded.
 async fn a_full_session_refuses_the_next_question(store: TestStore) {
     let (caller, conversation) = store.chat().await;
-    let asked = || AcceptChat { queued_max: 2, ..question(&caller, To::Conversation(conversation.id), "one more") };
+    let asked = || AcceptChat { queued_max: 2, ..question(&caller, conversation.id, "one more") };
     store.write(asked()).await.unwrap();
     store.write(asked()).await.unwrap();
     assert_eq!(store.write(asked()).await.unwrap_err().code(), ErrorCode::MailboxFull);

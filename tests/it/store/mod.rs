@@ -8,6 +8,7 @@ mod deliveries;
 mod explain;
 mod foreign_files;
 mod gateways;
+mod held;
 mod lease;
 mod messages;
 mod migrations;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use clawbroker::domain::error::ErrorCode;
 use clawbroker::domain::ids::ConversationId;
 use clawbroker::domain::user::Caller;
-use clawbroker::store::chat::{AcceptChat, To};
+use clawbroker::store::chat::AcceptChat;
 use clawbroker::store::conversations::MarkRead;
 use clawbroker::store::{Lane, WriterOptions, messages};
 use tokio::sync::oneshot::error::TryRecvError;
@@ -14,7 +14,7 @@ use crate::harness::test_store::roomy;
 use crate::harness::{Database, TestStore, question};
 
 fn asked(caller: &Caller, id: ConversationId, text: &str) -> AcceptChat {
-    question(caller, To::Conversation(id), text)
+    question(caller, id, text)
 }
 
 fn dense(lines: &[(i64, String)]) -> bool {

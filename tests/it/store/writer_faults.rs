@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use clawbroker::domain::error::{Error, ErrorCode};
 use clawbroker::domain::user::Role;
 use clawbroker::store::audit::Actor;
-use clawbroker::store::chat::To;
+use clawbroker::store::conversations::{NewSession, OpenSession};
 use clawbroker::store::users::AddUser;
 use clawbroker::store::{Command, Lane, Tx};
 
@@ -40,7 +40,7 @@ impl<C: Command> Command for Failing<C> {
 /// A batch in which the middle command fails after it has written: CNV-1 holds, and only that one knows of it.
 async fn fails_alone(store: &TestStore, fault: Fault, code: ErrorCode) {
     let (caller, conversation) = store.chat().await;
-    let asked = |text: &str| question(&caller, To::Conversation(conversation.id), text);
+    let asked = |text: &str| question(&caller, conversation.id, text);
     let mut held = store.events.hold();
     let running = store.writer().submit(Lane::Interactive, asked("running")).unwrap();
     held.arrived().await;
@@ -74,7 +74,7 @@ async fn a_panic_fails_alone_and_the_writer_lives_on(store: TestStore) {
 /// D12: after an I/O error the whole batch is refused, nothing is tried again, the connection is new.
 async fn a_lost_disk_refuses_the_batch_and_reopens(store: TestStore) {
     let (caller, conversation) = store.chat().await;
-    let asked = |text: &str| question(&caller, To::Conversation(conversation.id), text);
+    let asked = |text: &str| question(&caller, conversation.id, text);
     let mut held = store.events.hold();
     let running = store.writer().submit(Lane::Interactive, asked("running")).unwrap();
     held.arrived().await;
@@ -97,7 +97,7 @@ async fn a_failed_read_does_not_take_its_neighbours_along(store: TestStore) {
     let (caller, conversation) = store.chat().await;
     let gateway = conversation.gateway_id.clone().unwrap();
     let mut held = store.events.hold();
-    let running = question(&caller, To::Conversation(conversation.id), "running");
+    let running = question(&caller, conversation.id, "running");
     let running = store.writer().submit(Lane::Interactive, running).unwrap();
     held.arrived().await;
     let new_user = |name: &str| AddUser {
@@ -112,7 +112,7 @@ async fn a_failed_read_does_not_take_its_neighbours_along(store: TestStore) {
     let before = store.writer().submit(Lane::Interactive, new_user("before")).unwrap();
     let mut name = session_name(&gateway, "zero");
     name.key = "zero\0byte".into();
-    let bad = question(&caller, To::Name(name), "hello");
+    let bad = OpenSession { name, caller: caller.clone(), new: NewSession::default(), must_be_new: false };
     let bad = store.writer().submit(Lane::Interactive, bad).unwrap();
     let after = store.writer().submit(Lane::Interactive, new_user("after")).unwrap();
     drop(held);
@@ -127,7 +127,7 @@ async fn a_failed_read_does_not_take_its_neighbours_along(store: TestStore) {
 
 async fn a_refusal_before_the_first_write_costs_no_replay(store: TestStore) {
     let (caller, conversation) = store.chat().await;
-    let mut asked = question(&caller, To::Conversation(conversation.id), "too many");
+    let mut asked = question(&caller, conversation.id, "too many");
     asked.queued_max = 0;
     store.write(asked).await.unwrap_err();
     assert_eq!(store.writer().stats().replays_total.load(Ordering::Relaxed), 0);

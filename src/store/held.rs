@@ -1,0 +1,36 @@
+//! Rows that a transaction holds back, to write those of many commands with one statement.
+//!
+//! Whoever reads or writes by the connection writes them first ([`Tx::read`](super::tx::Tx::read)), so that nobody misses
+//! them. Without such a reader they leave together, before the commit.
+use std::collections::HashMap;
+
+use super::deliveries::NewRow as DeliveryRow;
+use super::dialect::{self, Db};
+use super::messages::NewRow as MessageRow;
+use crate::domain::error::Error;
+use crate::domain::ids::{ConversationId, PartyId};
+
+#[derive(Default)]
+pub(super) struct Held {
+    pub(super) messages: Vec<MessageRow>,
+    pub(super) deliveries: Vec<DeliveryRow>,
+    /// How far parties have read by their own lines, the newest of each.
+    pub(super) read: HashMap<(ConversationId, PartyId), i64>,
+}
+
+impl Held {
+    /// Writes all that is held; nothing is held afterwards, also when it failed.
+    pub(super) fn write(&mut self, db: &mut Db, now_ms: i64) -> Result<(), Error> {
+        // In this order the rows refer to what is there.
+        if !self.messages.is_empty() {
+            dialect::insert_messages(db, &std::mem::take(&mut self.messages))?;
+        }
+        if !self.deliveries.is_empty() {
+            dialect::insert_deliveries(db, &std::mem::take(&mut self.deliveries))?;
+        }
+        if !self.read.is_empty() {
+            dialect::note_read(db, &std::mem::take(&mut self.read), now_ms)?;
+        }
+        Ok(())
+    }
+}

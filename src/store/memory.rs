@@ -1,0 +1,68 @@
+//! What the writer remembers from one transaction to the next, so that the hot paths read nothing twice.
+//!
+//! Only the writer writes (STO-1), so nothing of it grows stale: whatever changes a row it was read from forgets it. Under
+//! another epoch, and after each rollback, it begins afresh.
+use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
+use std::sync::Arc;
+
+use crate::domain::event::Topic;
+use crate::domain::ids::{ConversationId, GatewayId, PartyId, UserId};
+use crate::domain::party::{Party, PartyKind};
+
+/// Entries of each kind; beyond it the kind is emptied and filled anew.
+const REMEMBERED_MAX: usize = 100_000;
+
+/// The ends of a conversation's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ends {
+    pub(super) first_seq: i64,
+    pub(super) last_seq: i64,
+}
+
+/// What the writer knows between transactions.
+#[derive(Default)]
+pub(super) struct Memory {
+    /// The epoch under which it was filled.
+    epoch: i64,
+    pub(super) ends: HashMap<ConversationId, Ends>,
+    /// The number of the next delivery; `None` until it was read.
+    pub(super) next_delivery_n: Option<i64>,
+    /// What events name a conversation by; it never changes.
+    pub(super) topics: HashMap<ConversationId, Arc<Topic>>,
+    /// The owners of conversations that have not been deleted.
+    pub(super) owners: HashMap<ConversationId, Option<UserId>>,
+    pub(super) parties: HashMap<PartyId, Party>,
+    /// Who stands for what; it never changes.
+    pub(super) references: HashMap<(PartyKind, String), PartyId>,
+    /// Gateways that are registered.
+    pub(super) gateways: HashSet<GatewayId>,
+}
+
+impl Memory {
+    /// Forgets everything when the epoch is another one: in between another node may have written.
+    pub(super) fn enter(&mut self, epoch: i64) {
+        if epoch != self.epoch {
+            *self = Self { epoch, ..Self::default() };
+        }
+    }
+
+    /// Forgets everything: some of it may have been read from what was rolled back.
+    pub(super) fn clear(&mut self) {
+        *self = Self { epoch: self.epoch, ..Self::default() };
+    }
+
+    /// Remembers a party under its id and under what it stands for.
+    pub(super) fn remember_party(&mut self, party: &Party) {
+        remember(&mut self.references, (party.kind, party.reference.clone()), party.id);
+        remember(&mut self.parties, party.id, party.clone());
+    }
+}
+
+/// Remembers one more, in place of all others where there would be too many.
+pub(super) fn remember<K: Eq + Hash, V>(known: &mut HashMap<K, V>, key: K, value: V) {
+    if known.len() >= REMEMBERED_MAX {
+        known.clear();
+    }
+    known.insert(key, value);
+}
