@@ -22,7 +22,7 @@ pub struct GatewayCard {
 pub struct Directory {
     gateways: RwLock<HashMap<GatewayId, GatewayCard>>,
     runs: RwLock<HashMap<ConversationId, Arc<Live>>>,
-    callers: RwLock<HashMap<[u8; 32], Arc<Caller>>>,
+    callers: RwLock<Callers>,
     /// Whom a trusted local client stands for; `None` where local clients need a token like everybody.
     trusted: RwLock<Option<Arc<Caller>>>,
     /// Tokens used since they were written down last, with the time.
@@ -35,6 +35,37 @@ pub struct Directory {
     lease_until_instant: RwLock<Option<tokio::time::Instant>>,
     sockets: AtomicU64,
     sockets_by_user: RwLock<HashMap<UserId, usize>>,
+}
+
+/// Who may call by a token.
+#[derive(Default)]
+struct Callers {
+    by_digest: HashMap<[u8; 32], Arc<Caller>>,
+    digests: HashMap<TokenId, [u8; 32]>,
+}
+
+impl Callers {
+    fn add(&mut self, digest: [u8; 32], caller: Arc<Caller>) {
+        if let Some(token) = caller.token_id {
+            self.digests.insert(token, digest);
+        }
+        self.by_digest.insert(digest, caller);
+    }
+
+    fn of_token(&self, token: TokenId) -> Option<&Arc<Caller>> {
+        self.by_digest.get(self.digests.get(&token)?)
+    }
+
+    fn end(&mut self, token: TokenId) {
+        if let Some(digest) = self.digests.remove(&token) {
+            self.by_digest.remove(&digest);
+        }
+    }
+
+    fn end_those_of(&mut self, user: UserId) {
+        self.by_digest.retain(|_, caller| caller.user_id != user);
+        self.digests.retain(|_, digest| self.by_digest.contains_key(digest));
+    }
 }
 
 fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
@@ -118,7 +149,7 @@ impl Directory {
 
     /// Finds who a token stands for, by its digest, and notes that it was used.
     pub fn caller(&self, digest: &[u8; 32], now_ms: i64) -> Option<Arc<Caller>> {
-        let caller = read(&self.callers).get(digest).cloned()?;
+        let caller = read(&self.callers).by_digest.get(digest).cloned()?;
         if caller.expires_at.is_some_and(|at| at <= now_ms) {
             return None;
         }
@@ -129,16 +160,20 @@ impl Directory {
     }
 
     pub fn set_callers(&self, callers: Vec<([u8; 32], Caller)>) {
-        *write(&self.callers) = callers.into_iter().map(|(digest, caller)| (digest, Arc::new(caller))).collect();
+        let mut known = Callers::default();
+        for (digest, caller) in callers {
+            known.add(digest, Arc::new(caller));
+        }
+        *write(&self.callers) = known;
     }
 
     /// Returns the caller as it is now, by its token: what was found earlier may have ended or got another role.
     pub fn current(&self, caller: &Caller, now_ms: i64) -> Option<Arc<Caller>> {
-        if caller.token_id.is_none() {
+        let Some(token) = caller.token_id else {
             return self.trusted().filter(|trusted| trusted.user_id == caller.user_id);
-        }
+        };
         let callers = read(&self.callers);
-        let found = callers.values().find(|known| known.token_id == caller.token_id)?;
+        let found = callers.of_token(token)?;
         found.expires_at.is_none_or(|at| at > now_ms).then(|| found.clone())
     }
 
@@ -153,21 +188,21 @@ impl Directory {
 
     /// Lets a token count from now on.
     pub fn add_caller(&self, digest: [u8; 32], caller: Arc<Caller>) {
-        write(&self.callers).insert(digest, caller);
+        write(&self.callers).add(digest, caller);
     }
 
     /// Ends a token.
     pub fn end_token(&self, id: TokenId) {
-        write(&self.callers).retain(|_, caller| caller.token_id != Some(id));
+        write(&self.callers).end(id);
     }
 
     /// Has the tokens of a user stand for its new name and role, or ends them.
     pub fn change_user(&self, id: UserId, now: Option<&(String, Role)>) {
         let mut callers = write(&self.callers);
         match now {
-            None => callers.retain(|_, caller| caller.user_id != id),
+            None => callers.end_those_of(id),
             Some((name, role)) => {
-                for caller in callers.values_mut().filter(|caller| caller.user_id == id) {
+                for caller in callers.by_digest.values_mut().filter(|caller| caller.user_id == id) {
                     *caller = Arc::new(Caller { name: name.clone(), role: *role, ..Caller::clone(caller) });
                 }
             }

@@ -34,7 +34,7 @@ impl Backoff {
         retry_after_ms.clamp(DELAY_MS_MIN, ASKED_MS_MAX)
     }
 
-    /// Starts afresh: the gateway has said hello, or a person asked for a connection or changed how to connect.
+    /// Starts afresh: the gateway has said hello and what it has, or a person asked for a connection or changed how to connect.
     pub fn reset(&mut self) {
         self.failures = 0;
     }

@@ -1,4 +1,4 @@
-//! A browser's question: its line, its delivery and its conversation, in one transaction.
+//! A question: its line and its delivery, in one transaction.
 use std::sync::Arc;
 
 use super::deliveries::{self, NewDelivery};

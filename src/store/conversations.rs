@@ -495,7 +495,7 @@ impl Command for DeleteConversation {
                 conversations::contacted.eq(found.upstream.contacted || found.owner_id.is_none()),
             ))
             .execute(tx.write()?)?;
-        tx.forget_owner(self.id);
+        tx.forget_deleted(self.id);
         let ends = tx.ends(self.id)?;
         let topic = tx.topic(self.id)?;
         tx.emit(Event::ConversationDeleted { topic, first_seq: ends.first_seq, last_seq: ends.last_seq });

@@ -35,10 +35,13 @@ pub(super) const SCHEMA: &str = "clawbroker";
 /// Key of the transaction-level advisory lock that keeps two nodes from migrating at once.
 const MIGRATION_LOCK: i64 = 0x636c_6272_6d69_6772;
 
-/// Without these switches PostgreSQL's planner turns updates by array into scans of the table (hot-path notes, 6).
-/// `set` is `SET` or `SET LOCAL`.
+/// Without these switches PostgreSQL's planner turns updates by array into scans of the table (hot-path notes, 6), and
+/// what is left of scans looks so dear to it that it would compile them, for milliseconds each time. `set` is `SET` or
+/// `SET LOCAL`.
 fn plan_for_arrays(set: &str) -> String {
-    ["seqscan", "hashjoin", "mergejoin"].map(|method| format!("{set} enable_{method} = off")).join("; ")
+    ["jit", "enable_seqscan", "enable_hashjoin", "enable_mergejoin"]
+        .map(|switch| format!("{set} {switch} = off"))
+        .join("; ")
 }
 
 /// How a PostgreSQL connection finds our schema.
@@ -230,6 +233,8 @@ pub(super) enum Fault {
     Damaged,
     /// No space on the device: roll back, go on when there is room (D12).
     NoSpace,
+    /// Somebody else holds the lock: nothing has happened.
+    Locked,
     /// Input or output failed, or the connection broke: whatever was under way has an unknown outcome (D12).
     Broken,
 }
@@ -249,9 +254,11 @@ pub(super) fn fault(error: &DbError) -> Fault {
     if text.contains("database disk image is malformed") || text.contains("file is not a database") {
         return Fault::Damaged;
     }
+    if text.contains("database is locked") {
+        return Fault::Locked;
+    }
     let broken = matches!(kind, DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand)
         || [
-            "database is locked",
             "disk I/O error",
             "server closed the connection",
             "terminating connection",
@@ -276,7 +283,7 @@ impl From<DbError> for Error {
                 "{error}; `clawbroker doctor` tells what is damaged, `clawbroker restore FILE` brings a backup back"
             )),
             Fault::NoSpace => Self::new(ErrorCode::StorageFull, "no space is left for the database; try again later"),
-            Fault::Broken => {
+            Fault::Locked | Fault::Broken => {
                 log::warn!("database connection failed: {error}");
                 Self::new(ErrorCode::StoreBusy, "the database is not reachable now, try again in a second")
             }
@@ -317,8 +324,8 @@ pub(super) fn database_now_ms(db: &mut Db) -> QueryResult<i64> {
 pub(super) fn epoch_for_share(db: &mut Db) -> QueryResult<Option<i64>> {
     use super::schema::node_lease;
     match db {
-        Db::Sqlite(conn) => node_lease::table.select(node_lease::epoch).first(conn).optional(),
-        Db::Postgres(conn) => node_lease::table.select(node_lease::epoch).for_share().first(conn).optional(),
+        Db::Sqlite(conn) => node_lease::table.find(1).select(node_lease::epoch).first(conn).optional(),
+        Db::Postgres(conn) => node_lease::table.find(1).select(node_lease::epoch).for_share().first(conn).optional(),
     }
 }
 
@@ -330,8 +337,8 @@ pub(super) fn lock_lease(db: &mut Db) -> QueryResult<Option<LeaseRow>> {
     use super::schema::node_lease::dsl::{address, epoch, home, node_id, node_lease, until};
     let columns = (node_id, epoch, until, address, home);
     match db {
-        Db::Sqlite(conn) => node_lease.select(columns).first(conn).optional(),
-        Db::Postgres(conn) => node_lease.select(columns).for_update().first(conn).optional(),
+        Db::Sqlite(conn) => node_lease.find(1).select(columns).first(conn).optional(),
+        Db::Postgres(conn) => node_lease.find(1).select(columns).for_update().first(conn).optional(),
     }
 }
 

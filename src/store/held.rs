@@ -1,7 +1,8 @@
 //! Rows that a transaction holds back, to write those of many commands with one statement.
 //!
 //! Whoever reads or writes by the connection writes them first ([`Tx::read`](super::tx::Tx::read)), so that nobody misses
-//! them. Without such a reader they leave together, before the commit.
+//! them. Whoever asks for nothing that is ever held says so ([`Tx::read_around_held`](super::tx::Tx::read_around_held)).
+//! Without other readers the rows leave together, before the commit.
 use std::collections::HashMap;
 
 use super::deliveries::NewRow as DeliveryRow;

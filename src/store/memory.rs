@@ -10,7 +10,7 @@ use crate::domain::event::Topic;
 use crate::domain::ids::{ConversationId, GatewayId, PartyId, UserId};
 use crate::domain::party::{Party, PartyKind};
 
-/// Entries of each kind; beyond it the kind is emptied and filled anew.
+/// Entries of each kind that may be many; beyond it the kind is emptied and filled anew.
 const REMEMBERED_MAX: usize = 100_000;
 
 /// The ends of a conversation's log.

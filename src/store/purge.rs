@@ -7,6 +7,7 @@ use std::sync::Arc;
 use diesel::prelude::*;
 
 use super::dialect::Db;
+use super::memory::Ends;
 use super::schema::{conversations, deliveries, message_origins, messages, participants, steps, turns};
 use super::search;
 use super::tx::{Command, Tx};
@@ -20,12 +21,14 @@ const ROWS_MAX: i64 = 500;
 /// Hides all conversations of a gateway and marks them, then makes the first step: small ones are gone at once.
 pub(super) fn of_gateway(tx: &mut Tx<'_>, gateway: &GatewayId) -> Result<(), Error> {
     let now_ms = tx.now_ms();
-    let live: Vec<(Vec<u8>, String, i64, i64)> = conversations::table
+    let live: Vec<(Vec<u8>, String)> = conversations::table
         .filter(conversations::gateway_id.eq(gateway.as_str()).and(conversations::deleted_at.is_null()))
-        .select((conversations::id, conversations::key, conversations::first_seq, conversations::last_seq))
+        .select((conversations::id, conversations::key))
         .load(tx.read()?)?;
-    for (id, key, first_seq, last_seq) in live {
+    for (id, key) in live {
         let conversation_id = ConversationId::try_from(id.as_slice())?;
+        let Ends { first_seq, last_seq } = tx.ends(conversation_id)?;
+        tx.forget_deleted(conversation_id);
         let topic = Arc::new(Topic { conversation_id, gateway_id: Some(gateway.clone()), key: key.into() });
         tx.emit(Event::ConversationDeleted { topic, first_seq, last_seq });
     }
@@ -145,6 +148,6 @@ fn remove_some(tx: &mut Tx<'_>, id: &[u8], limit: i64) -> Result<i64, Error> {
     let parties =
         diesel::delete(participants::table.filter(participants::conversation_id.eq(id))).execute(tx.write()?)?;
     diesel::delete(conversations::table.find(id)).execute(tx.write()?)?;
-    tx.forget(ConversationId::try_from(id)?);
+    tx.forget_removed(ConversationId::try_from(id)?);
     Ok(parties as i64 + 1)
 }

@@ -73,7 +73,7 @@ impl<'a> Tx<'a> {
         self.now_ms
     }
 
-    /// Returns the connection for reading all that this transaction has written.
+    /// Returns the connection for reading all that this transaction has written, but for the [`ends`](Self::ends) of logs.
     pub(super) fn read(&mut self) -> Result<&mut Db, Error> {
         self.write_held()?;
         Ok(self.db)
@@ -130,7 +130,10 @@ impl<'a> Tx<'a> {
     pub(super) fn back_to(&mut self, mark: Mark) {
         self.changed = mark.changed;
         self.events.truncate(mark.events);
-        self.memory.clear();
+        // Who wrote nothing can have remembered only what is committed.
+        if self.dirty {
+            self.memory.clear();
+        }
     }
 
     /// Returns the ends of a log as this transaction sees them.
@@ -144,7 +147,7 @@ impl<'a> Tx<'a> {
         let (first_seq, last_seq) = conversations::table
             .find(id.as_bytes().as_slice())
             .select((conversations::first_seq, conversations::last_seq))
-            .first::<(i64, i64)>(self.db)
+            .first::<(i64, i64)>(self.read_around_held().0)
             .optional()?
             .ok_or_else(|| Error::not_found("conversation", id))?;
         let ends = Ends { first_seq, last_seq };
@@ -157,7 +160,7 @@ impl<'a> Tx<'a> {
         if let Some(topic) = self.memory.topics.get(&id) {
             return Ok(topic.clone());
         }
-        let topic = Arc::new(super::conversations::topic(self.db, id)?);
+        let topic = Arc::new(super::conversations::topic(self.read_around_held().0, id)?);
         remember(&mut self.memory.topics, id, topic.clone());
         Ok(topic)
     }
@@ -167,7 +170,8 @@ impl<'a> Tx<'a> {
         if let Some(owner) = self.memory.owners.get(&id) {
             return Ok(*owner);
         }
-        let owner = super::conversations::owner(self.db, id)?.ok_or_else(|| Error::not_found("conversation", id))?;
+        let owner = super::conversations::owner(self.read_around_held().0, id)?
+            .ok_or_else(|| Error::not_found("conversation", id))?;
         remember(&mut self.memory.owners, id, owner);
         Ok(owner)
     }
@@ -177,7 +181,7 @@ impl<'a> Tx<'a> {
         if let Some(party) = self.memory.parties.get(&id) {
             return Ok(Some(party.clone()));
         }
-        let found = parties::get(self.db, id)?;
+        let found = parties::get(self.read_around_held().0, id)?;
         found.iter().for_each(|party| self.memory.remember_party(party));
         Ok(found)
     }
@@ -187,7 +191,7 @@ impl<'a> Tx<'a> {
         if let Some(id) = self.memory.references.get(&(kind, reference.to_owned())) {
             return self.party(*id);
         }
-        let found = parties::find(self.db, kind, reference)?;
+        let found = parties::find(self.read_around_held().0, kind, reference)?;
         found.iter().for_each(|party| self.memory.remember_party(party));
         Ok(found)
     }
@@ -197,7 +201,7 @@ impl<'a> Tx<'a> {
         if self.memory.gateways.contains(id) {
             return Ok(true);
         }
-        let found = gateways::get(self.db, id)?.is_some();
+        let found = gateways::get(self.read_around_held().0, id)?.is_some();
         if found {
             self.memory.gateways.insert(id.clone());
         }
@@ -276,13 +280,13 @@ impl<'a> Tx<'a> {
         self.memory.clear();
     }
 
-    /// Forgets a conversation that was deleted.
-    pub(super) fn forget_owner(&mut self, id: ConversationId) {
+    /// Forgets a conversation that was deleted: nobody writes in it any more.
+    pub(super) fn forget_deleted(&mut self, id: ConversationId) {
         self.memory.owners.remove(&id);
     }
 
-    /// Forgets a conversation that was removed for good.
-    pub(super) fn forget(&mut self, id: ConversationId) {
+    /// Forgets a conversation whose rows were removed for good.
+    pub(super) fn forget_removed(&mut self, id: ConversationId) {
         self.changed.remove(&id);
         self.memory.ends.remove(&id);
         self.memory.topics.remove(&id);
@@ -310,7 +314,7 @@ impl Uncommitted {
     /// Remembers what was committed and hands out the events.
     pub(super) fn committed(self, memory: &mut Memory) -> Vec<Event> {
         for (id, (ends, _)) in self.changed {
-            memory.ends.insert(id, ends);
+            remember(&mut memory.ends, id, ends);
         }
         self.events
     }

@@ -118,6 +118,9 @@ trait Job: Send {
     /// Tells whether a node that stands by may run it.
     fn in_standby(&self) -> bool;
     fn run(&mut self, tx: &mut Tx<'_>) -> Ran;
+    /// Has it fail by itself, after it had run.
+    fn fail(&mut self, error: Error);
+    /// Has it fail with its batch.
     fn refuse(&mut self, error: Error);
     fn settle(self: Box<Self>);
 }
@@ -171,8 +174,12 @@ impl<C: Command> Job for Pending<C> {
         ran
     }
 
-    fn refuse(&mut self, error: Error) {
+    fn fail(&mut self, error: Error) {
         self.outcome = Some(Err(error));
+    }
+
+    fn refuse(&mut self, error: Error) {
+        self.fail(error);
         self.refused = true;
     }
 
@@ -367,13 +374,19 @@ impl Worker {
         let db = self.db.insert(db);
         let settings = &self.seed.parts.opener.settings;
         self.memory.enter(epoch);
-        if let Err(error) =
-            dialect::begin_write(db, settings).map_err(Error::from).and_then(|()| check_epoch(db, epoch))
-        {
-            let fate = if error.code() == ErrorCode::Standby { Fate::Keep } else { Fate::Reopen };
-            // The rollback of a transaction that never began fails; the connection is judged by what comes next.
-            let _ = dialect::rollback(db);
-            return Ended::Failed(error, fate);
+        if let Err(error) = dialect::begin_write(db, settings) {
+            // A lock that is not to be had says nothing about the disk.
+            if dialect::fault(&error) != dialect::Fault::Locked {
+                return Ended::Failed(error.into(), Fate::Reopen);
+            }
+            // Whoever holds it writes without us; what is remembered may not be true any more.
+            self.memory.clear();
+            return Ended::Failed(error.into(), Fate::Keep);
+        }
+        if let Err(error) = check_epoch(db, epoch) {
+            let rolled_back = dialect::rollback(db).is_ok();
+            let keep = rolled_back && error.code() == ErrorCode::Standby;
+            return Ended::Failed(error, if keep { Fate::Keep } else { Fate::Reopen });
         }
         let mut tx = Tx::new(db, &mut self.memory, self.seed.parts.clock.now_ms());
         for job in batch.iter_mut() {
@@ -404,6 +417,7 @@ impl Worker {
             return match Ran::by(&error) {
                 // A row that was held back does not fit; its command is found by itself.
                 Ran::Failed if rolled_back && !savepoints => Ended::Repeat,
+                Ran::Lost(_) if error.code() != ErrorCode::StorageFull => Ended::Failed(error, Fate::Reopen),
                 _ => Ended::Failed(error, if rolled_back { Fate::Keep } else { Fate::Reopen }),
             };
         }
@@ -418,7 +432,7 @@ impl Worker {
                     // The database has said that it did not commit; anything else is not known (D12).
                     dialect::Fault::NoSpace if rolled_back => Ended::Failed(error.into(), Fate::Keep),
                     dialect::Fault::NoSpace | dialect::Fault::Damaged => Ended::Failed(error.into(), Fate::Reopen),
-                    dialect::Fault::Statement | dialect::Fault::Broken => {
+                    dialect::Fault::Statement | dialect::Fault::Locked | dialect::Fault::Broken => {
                         log::error!("a commit failed with an unknown outcome, the connection is opened anew: {error}");
                         Ended::Failed(unknown_outcome(), Fate::Reopen)
                     }
@@ -450,7 +464,7 @@ fn run_alone(tx: &mut Tx<'_>, job: &mut Box<dyn Job>) -> Ran {
             Ok(()) => true,
             Err(error) => {
                 ran = Some(Ran::by(&error));
-                job.refuse(error);
+                job.fail(error);
                 false
             }
         }

@@ -51,6 +51,7 @@ const QUEUED_MAX: usize = 10_000;
 
 /// Why a socket is closed, in words.
 const TOKEN_ENDED: &str = "the token was revoked";
+const TOKEN_EXPIRED: &str = "the token has expired";
 const USER_CHANGED: &str = "the user was changed, sign in again";
 const GATEWAY_REMOVED: &str = "the gateway was removed";
 const GOES_AWAY: &str = "the broker goes away, come back";
@@ -173,7 +174,7 @@ impl Actor for BrowserSession {
         self.greet(ctx);
         if let Some(at) = self.parts.caller.expires_at {
             let left = u64::try_from(at - self.parts.shared.clock.now_ms()).unwrap_or(0);
-            ctx.run_later(Duration::from_millis(left), |this, ctx| this.close(1008, "the token has expired", ctx));
+            ctx.run_later(Duration::from_millis(left), |this, ctx| this.close(1008, TOKEN_EXPIRED, ctx));
         }
         ctx.run_interval(PING_EVERY, |this, ctx| {
             if this.heard_at.elapsed() > SILENCE_MAX {
@@ -273,12 +274,14 @@ impl BrowserSession {
     /// full.
     fn check_right(&mut self, ctx: &mut Context<Self>) {
         let (directory, caller) = (&self.parts.shared.directory, &self.parts.caller);
-        let now = directory.current(caller, self.parts.shared.clock.now_ms());
+        let now_ms = self.parts.shared.clock.now_ms();
+        let now = directory.current(caller, now_ms);
         let is_same = |now: &Arc<Caller>| (&now.name, now.role) == (&caller.name, caller.role);
         if !directory.is_active() {
             self.close(1012, GOES_AWAY, ctx);
         } else if now.is_none() {
-            self.close(1008, TOKEN_ENDED, ctx);
+            let has_expired = caller.expires_at.is_some_and(|at| at <= now_ms);
+            self.close(1008, if has_expired { TOKEN_EXPIRED } else { TOKEN_ENDED }, ctx);
         } else if !now.as_ref().is_some_and(is_same) {
             self.close(1008, USER_CHANGED, ctx);
         } else if let Scope::Gateway(id) = &self.parts.scope

@@ -144,7 +144,6 @@ impl GatewayLink {
             }
             return;
         }
-        self.backoff.reset();
         self.lists_awaited = 2;
         for (method, why) in [("agents.list", For::Agents), ("models.list", For::Models)] {
             self.ask(Request { method, params: json!({}), why }, ctx);
@@ -163,6 +162,7 @@ impl GatewayLink {
             return;
         }
         self.name_sessions();
+        self.backoff.reset();
         self.set_state(LinkState::Connected, None);
         let protocol = self.status.protocol.unwrap_or(4);
         log::info!(gateway_id = self.parts.gateway.id.as_str(), protocol; "connected to gateway `{}`", self.parts.gateway.id);

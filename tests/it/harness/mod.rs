@@ -44,3 +44,17 @@ macro_rules! on_both_databases {
         }
     };
 }
+
+/// Makes a test on SQLite of each of the module's async functions: of what only SQLite has, or no database matters to.
+macro_rules! on_sqlite {
+    ($($test:ident),* $(,)?) => {
+        mod only_sqlite {
+            $(
+                #[test]
+                fn $test() {
+                    crate::harness::run_on(crate::harness::Kind::Sqlite, super::$test);
+                }
+            )*
+        }
+    };
+}

@@ -3,20 +3,6 @@
 //! `CLAWBROKER_TEST_SEED` repeats a run, `CLAWBROKER_TEST_ROUNDS` says how often each step of a gateway's protocol is broken
 //! (1), `CLAWBROKER_TEST_DISCONNECTS` how often browsers go away in the middle of something (60).
 
-/// Makes a test on SQLite of each of the module's async functions: of what has nothing to do with the database.
-macro_rules! on_sqlite {
-    ($($test:ident),* $(,)?) => {
-        mod only_sqlite {
-            $(
-                #[test]
-                fn $test() {
-                    crate::harness::run_on(crate::harness::Kind::Sqlite, super::$test);
-                }
-            )*
-        }
-    };
-}
-
 mod browser;
 mod gateway;
 mod limits;

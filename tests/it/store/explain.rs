@@ -338,6 +338,11 @@ async fn no_query_of_the_writer_scans_a_table(database: Database) {
              WHERE conversations.id = new.id"
         );
         assert_no_scan(&mut db, "the writer", &ends);
+        for lock in ["FOR SHARE", "FOR UPDATE"] {
+            let lease = format!("SELECT epoch FROM node_lease WHERE id = 1 {lock}");
+            let plan = explain(&mut db, &lease).unwrap();
+            assert!(plan.contains("Index") && !plan.contains("JIT"), "{plan}");
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use clawbroker::store::conversations::{NewSession, OpenSession};
 use clawbroker::store::users::AddUser;
 use clawbroker::store::{Command, Lane, Tx};
 
-use crate::harness::{TestStore, question, session_name};
+use crate::harness::{TestStore, question, session_name, sql};
 
 /// How a command goes wrong after it has written.
 #[derive(Clone, Copy)]
@@ -91,6 +91,21 @@ async fn a_lost_disk_refuses_the_batch_and_reopens(store: TestStore) {
     assert_eq!((stats.opened_total.load(Ordering::Relaxed), stats.broken.load(Ordering::Relaxed)), (2, 0));
 }
 
+/// A lock that another program holds on the file says nothing about the disk: the connection stays, and nothing waits for
+/// more than the lock.
+async fn a_lock_of_somebody_else_passes(store: TestStore) {
+    let (caller, conversation) = store.chat().await;
+    let stats = store.writer().stats();
+    let opened = stats.opened_total.load(Ordering::Relaxed);
+    let mut other = store.database.connect();
+    sql::run(&mut other, "BEGIN IMMEDIATE");
+    let refused = store.write(question(&caller, conversation.id, "one")).await.unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::StoreBusy);
+    assert_eq!((stats.opened_total.load(Ordering::Relaxed), stats.broken.load(Ordering::Relaxed)), (opened, 0));
+    sql::run(&mut other, "ROLLBACK");
+    assert_eq!(store.ask(&caller, conversation.id, "one").await.line.seq, 1);
+}
+
 /// STO-1: a statement that fails spoils the whole transaction on PostgreSQL, whose commit is a silent rollback then. A
 /// zero byte, which its text cannot hold, is enough for it.
 async fn a_failed_read_does_not_take_its_neighbours_along(store: TestStore) {
@@ -140,3 +155,5 @@ on_both_databases!(
     a_failed_read_does_not_take_its_neighbours_along,
     a_refusal_before_the_first_write_costs_no_replay,
 );
+
+on_sqlite!(a_lock_of_somebody_else_passes);
