@@ -24,6 +24,8 @@
 //! - **A page** of protocol 3 has neither `sessionInfo`, `hasMore` and `totalMessages` nor anything about active runs.
 //! - **Inline images** come without their data; texts longer than `maxChars` are cut (from 2026.9 marked as such).
 //! - A session that never was is an empty page without `sessionId`, not an error.
+use std::collections::HashSet;
+
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
@@ -61,6 +63,17 @@ pub struct HistoryPage {
     pub active_run_ids: Option<Vec<String>>,
     /// Messages that the gateway took and has not written into the log (2026.9): a key in here was not lost.
     pub pending_inputs: Vec<PendingInput>,
+}
+
+impl HistoryPage {
+    /// Joins the page of older rows that was read after this one. What is active is told by this one; rows that both have,
+    /// because the log grew in between, count once.
+    pub fn with_older(mut self, older: Self) -> Self {
+        let known: HashSet<&str> = self.rows.iter().map(|row| row.id.as_str()).collect();
+        let mut rows: Vec<HistoryRow> = older.rows.into_iter().filter(|row| !known.contains(row.id.as_str())).collect();
+        rows.append(&mut self.rows);
+        Self { rows, has_more: older.has_more, next_offset: older.next_offset, ..self }
+    }
 }
 
 /// The run in the middle of which the page was taken.

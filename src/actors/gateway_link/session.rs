@@ -16,6 +16,7 @@ use crate::domain::conversation::Conversation;
 use crate::domain::event::{Live, LiveStep, Topic};
 use crate::domain::ids::{DeliveryId, TurnId};
 use crate::gateway::frames::ChatEvent;
+use crate::gateway::history::HistoryPage;
 use crate::gateway::run::RunText;
 use crate::store::turns::{BeginTurn, EndTurn, Turn};
 
@@ -37,6 +38,8 @@ use self::import::Import;
 const ENDED_RUNS_MAX: usize = 64;
 /// Rows that one history request can bring.
 pub(super) const HISTORY_ROWS_MAX: u32 = 1_000;
+/// Rows that one look at the log goes back at most.
+const LOOK_ROWS_MAX: usize = 10_000;
 /// How often a question that waits for the gateway to take it up again is looked for.
 const RESUME_LOOK_MS: u64 = 5_000;
 /// Wait before a write that the store refused is tried again.
@@ -91,6 +94,8 @@ struct Run {
     checkpoint_rev: u64,
     abort_wanted: bool,
     wide_look: bool,
+    /// What the look at hand has read of the log so far, where it goes on to older rows.
+    looked: Option<Box<HistoryPage>>,
     /// The gateway has its key, in its log or by its own word: it must not be sent again.
     is_seen: bool,
     /// It ended without a text on protocol 3, where the answer may come later under another id.
@@ -123,6 +128,7 @@ impl Run {
             checkpoint_rev: 0,
             abort_wanted: false,
             wide_look: false,
+            looked: None,
             is_seen: false,
             ended_bare: false,
             refused: None,

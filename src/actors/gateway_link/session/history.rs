@@ -3,8 +3,8 @@ use std::collections::HashSet;
 
 use super::import::{Import, resets_up_to};
 use super::{
-    BUSY_RETRY_MS, Contact, Effect, End, HISTORY_ROWS_MAX, Purpose, RESUME_LOOK_MS, RequestError, STORE_RETRY_MS,
-    Session, Stage, Wake,
+    BUSY_RETRY_MS, Contact, Effect, End, HISTORY_ROWS_MAX, LOOK_ROWS_MAX, Purpose, RESUME_LOOK_MS, RequestError,
+    STORE_RETRY_MS, Session, Stage, Wake,
 };
 use crate::domain::error::Error;
 use crate::domain::ids::GatewayId;
@@ -248,6 +248,7 @@ impl Session {
         }
         self.looking = Some(run.turn_id);
         run.heard_at_look = run.heard;
+        run.looked = None;
         let limit = if run.wide_look { HISTORY_ROWS_MAX } else { self.options.history_rows };
         vec![Effect::History { purpose: Purpose::Reconcile, limit, offset: 0 }]
     }
@@ -271,7 +272,7 @@ impl Session {
             return Vec::new();
         }
         let mut effects = match result {
-            Ok(page) if self.run.as_ref().map(|run| run.turn_id) == looked_for => self.judge(&page, now_ms),
+            Ok(page) if self.run.as_ref().map(|run| run.turn_id) == looked_for => self.judge(page, now_ms),
             Ok(_) => Vec::new(),
             Err(RequestError::Closed) => return Vec::new(),
             Err(_) => self.look_later(RESUME_LOOK_MS),
@@ -282,9 +283,14 @@ impl Session {
         effects
     }
 
-    fn judge(&mut self, page: &HistoryPage, now_ms: i64) -> Vec<Effect> {
+    fn judge(&mut self, page: HistoryPage, now_ms: i64) -> Vec<Effect> {
         let protocol = self.protocol;
         let Some(run) = &mut self.run else { return Vec::new() };
+        let page = match run.looked.take() {
+            Some(newer) => newer.with_older(page),
+            None => page,
+        };
+        let page = &page;
         let is_running = matches!(run.stage, Stage::Running);
         if is_running && run.heard != run.heard_at_look {
             // It was heard of since; the page is older.
@@ -333,6 +339,12 @@ impl Session {
             Verdict::LookFurther if !run.wide_look => {
                 run.wide_look = true;
                 self.look()
+            }
+            Verdict::LookFurther if page.next_offset.is_some() && page.rows.len() < LOOK_ROWS_MAX => {
+                let offset = page.next_offset.unwrap_or_default();
+                run.looked = Some(Box::new(page.clone()));
+                self.looking = Some(run.turn_id);
+                vec![Effect::History { purpose: Purpose::Reconcile, limit: HISTORY_ROWS_MAX, offset }]
             }
             _ => {
                 let rows = reconcile::answer_so_far(page, &asked);
