@@ -1,10 +1,18 @@
 //! A PostgreSQL server of the test's own, which it may break.
 use std::net::TcpListener;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use tempfile::TempDir;
+use tokio::time::Instant;
 
+/// How long it may take until a start succeeds.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Ports below those that the system gives to whoever connects: while the server is away nobody gets its own by chance.
+const PORTS: Range<u16> = 20_000..32_000;
 /// Who runs the server when the test runs as root, which PostgreSQL refuses.
 const USERS: [&str; 2] = ["postgres", "nobody"];
 
@@ -17,11 +25,11 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    pub(super) fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let folder = tempfile::Builder::new().prefix("clawbroker-pg-").tempdir_in("/tmp").expect("a temporary folder");
         let password = uuid::Uuid::now_v7().simple().to_string();
         std::fs::write(folder.path().join("password"), format!("{password}\n")).unwrap();
-        let cluster = Self { programs: programs(), port: free_port(), password, folder };
+        let mut cluster = Self { programs: programs(), port: free_port(), password, folder };
         if let Some(user) = user() {
             let path = cluster.folder.path().to_string_lossy().into_owned();
             assert!(quiet(Command::new("chown").args(["-R", user, &path])), "the server's folder is given away");
@@ -41,7 +49,12 @@ impl Cluster {
                 "--no-sync",
             ],
         );
-        cluster.up();
+        let began = Instant::now();
+        while !cluster.comes_up().await {
+            assert!(began.elapsed() < PATIENCE, "the server does not start:\n{}", cluster.log());
+            // Somebody has taken the port meanwhile.
+            cluster.port = free_port();
+        }
         cluster
     }
 
@@ -55,16 +68,30 @@ impl Cluster {
         self.url("clawbroker", &self.password)
     }
 
-    /// Ends it like a crash and starts it again, which recovers from its log.
-    pub(super) fn crash(&self) {
-        self.run(
-            "pg_ctl",
-            &["restart", "-w", "-t", "60", "-m", "immediate", "-l", &self.path("log"), "-o", &self.options()],
-        );
+    /// Ends it like a crash.
+    pub(super) async fn crash(&self) {
+        let mut command = self.command("pg_ctl");
+        command.args(["stop", "-w", "-t", "60", "-m", "immediate"]);
+        assert!(aside(command).await, "the server does not end:\n{}", self.log());
     }
 
-    fn up(&self) {
-        self.run("pg_ctl", &["start", "-w", "-t", "60", "-l", &self.path("log"), "-o", &self.options()]);
+    /// Starts it again where it was; it recovers from its log.
+    pub(super) async fn up(&self) {
+        let began = Instant::now();
+        while !self.comes_up().await {
+            assert!(began.elapsed() < PATIENCE, "the server does not start again:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    async fn comes_up(&self) -> bool {
+        let mut command = self.command("pg_ctl");
+        command.args(["start", "-w", "-t", "60", "-l", &self.path("log"), "-o", &self.options()]);
+        aside(command).await
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
     fn options(&self) -> String {
@@ -106,6 +133,11 @@ impl Drop for Cluster {
     }
 }
 
+/// Runs a command on a thread of its own: the clients and the broker feel what it does.
+async fn aside(mut command: Command) -> bool {
+    tokio::task::spawn_blocking(move || quiet(&mut command)).await.expect("a command does not panic")
+}
+
 fn quiet(command: &mut Command) -> bool {
     command
         .stdin(Stdio::null())
@@ -134,6 +166,13 @@ fn user() -> Option<&'static str> {
     })
 }
 
+/// Finds a port that nobody listens on; each process begins elsewhere, and never asks for the same one twice in a row.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+    static ASKED: AtomicU32 = AtomicU32::new(0);
+    let next = || {
+        let place = std::process::id().wrapping_mul(97).wrapping_add(ASKED.fetch_add(1, Ordering::Relaxed));
+        PORTS.start + (place % u32::from(PORTS.end - PORTS.start)) as u16
+    };
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(next).take(PORTS.len()).find(is_free).expect("a free port")
 }
