@@ -5,8 +5,8 @@
 
 mod full;
 mod platter;
+mod tmpfs;
 mod torn;
-
 mod unsynced;
 
 use std::path::PathBuf;

@@ -15,7 +15,9 @@ use crate::harness::{Kind, TestStore, question, run_on, sql};
 use crate::ws::{register, sample_gateway};
 
 /// How long a round may take.
-const ROUND_MAX: Duration = Duration::from_secs(15);
+const ROUND_MAX: Duration = Duration::from_secs(60);
+/// How soon the broker is well again when the disk is.
+const WELL: Duration = Duration::from_secs(30);
 
 fn run(test: impl Future<Output = ()>) {
     actix::System::new().block_on(test);
@@ -142,7 +144,7 @@ fn an_fsync_that_fails_loses_nothing_that_was_acknowledged() {
                     machine.broker.start_again().await;
                     pressure.target.up(&machine.broker);
                 } else {
-                    machine.broker.ready(Duration::from_secs(5)).await;
+                    machine.broker.ready(WELL).await;
                 }
             };
             let took = tokio::time::timeout(ROUND_MAX, fault).await;
