@@ -26,11 +26,16 @@ impl Drop for Broker {
 }
 
 impl Broker {
-    /// Starts it on the data in `dir`; with a gateway, it registers that one as `default`.
+    /// Starts it on the SQLite file in `dir`; with a gateway, it registers that one as `default`.
     pub(crate) async fn start(dir: &Path, gateway: Option<&str>) -> Self {
+        Self::start_on(None, dir, gateway).await
+    }
+
+    /// Starts it on the PostgreSQL database of this URL, or on the SQLite file; the rest of its data is in `dir`.
+    pub(crate) async fn start_on(url: Option<&str>, dir: &Path, gateway: Option<&str>) -> Self {
         let config = dir.join("load.toml");
-        let limits =
-            "[limits]\nsockets_per_user_max = 20000\nframes_per_second_max = 100000\nframes_burst_max = 100000\n";
+        let limits = "[limits]\nsockets_per_user_max = 20000\nframes_per_second_max = 100000\n\
+                      frames_burst_max = 100000\npage_rows_max = 10000\n";
         std::fs::write(&config, limits).expect("room on the disk");
         let server_file = dir.join("server.json");
         // What an earlier broker left must not be taken for the new one's.
@@ -40,7 +45,7 @@ impl Broker {
         let mut command = Command::new(env!("CARGO_BIN_EXE_clawbroker"));
         command.args(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(&config).arg("--data-dir").arg(dir);
         command.env_clear().env("LOG_LEVEL", "warn");
-        if let Ok(url) = std::env::var("CLAWBROKER_LOAD_POSTGRES") {
+        if let Some(url) = url {
             command.env("DATABASE_URL", url);
         }
         if let Some(url) = gateway {

@@ -59,14 +59,17 @@ impl Times {
         self.us.clear();
     }
 
+    /// Returns what this part of them all did not exceed, in milliseconds.
+    pub(crate) fn at_ms(&mut self, part: f64) -> f64 {
+        self.us.sort_unstable();
+        let index = ((self.us.len() as f64 * part) as usize).min(self.us.len().saturating_sub(1));
+        f64::from(self.us.get(index).copied().unwrap_or(0)) / 1_000.0
+    }
+
     /// Writes the middle, the 99th of a hundred and the longest, in milliseconds.
     pub(crate) fn shown(&mut self) -> String {
-        self.us.sort_unstable();
-        let at = |part: f64| {
-            let index = ((self.us.len() as f64 * part) as usize).min(self.us.len().saturating_sub(1));
-            f64::from(self.us.get(index).copied().unwrap_or(0)) / 1_000.0
-        };
-        format!("p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms", at(0.5), at(0.99), at(1.0))
+        let [middle, late, longest] = [0.5, 0.99, 1.0].map(|part| self.at_ms(part));
+        format!("p50 {middle:.2} ms, p99 {late:.2} ms, max {longest:.2} ms")
     }
 }
 

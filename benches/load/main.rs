@@ -6,6 +6,7 @@
 #![cfg(test)]
 
 mod broker;
+mod database;
 mod delta;
 mod fanout;
 mod figures;

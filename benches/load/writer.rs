@@ -1,26 +1,16 @@
-//! Rows that reach the disk with full durability: one writer at a time, and 64 at once, through the store's own queue.
+//! Rows that reach the disk with full durability, through the store's own queue: one writer at a time, 64 at once, and
+//! beside them what one row after the other costs without anything of ours.
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
-use clawbroker::domain::clock::SystemClock;
-use clawbroker::domain::event::{Event, Publish};
 use clawbroker::domain::ids::ConversationId;
-use clawbroker::domain::message::MessageRole;
 use clawbroker::domain::secret::Secret;
-use clawbroker::domain::user::{Caller, Role};
-use clawbroker::store::audit::Actor;
+use clawbroker::domain::user::Caller;
+use clawbroker::store::Location;
 use clawbroker::store::chat::AcceptChat;
-use clawbroker::store::conversations::{NewSession, OpenSession, SessionName};
-use clawbroker::store::gateways::AddGateway;
-use clawbroker::store::users::{self, AddUser};
-use clawbroker::store::vault::Vault;
-use clawbroker::store::{
-    Location, Opener, Pooling, Settings, Store, WriterOptions, WriterParts, migrate_all, spawn_writer,
-};
 use tokio::time::Instant;
 
+use super::database::{self, Opened, line, question};
 use super::figures::{say, syncs_per_s};
 
 const WRITERS: usize = 64;
@@ -33,97 +23,92 @@ pub(crate) async fn run() {
         syncs_per_s(dir.path())
     ));
     measure("SQLite", Location::Sqlite(dir.path().join("load.db")), dir.path()).await;
-    match std::env::var("CLAWBROKER_LOAD_POSTGRES") {
-        Ok(url) => measure("PostgreSQL", Location::Postgres(Secret::new(url)), dir.path()).await,
-        Err(_) => say("  PostgreSQL: left out, CLAWBROKER_LOAD_POSTGRES names no empty database"),
+    if let Some(url) = database::postgres() {
+        measure("PostgreSQL", Location::Postgres(Secret::new(url)), dir.path()).await;
     }
 }
 
 async fn measure(what: &str, location: Location, dir: &Path) {
-    let (store, caller, session) = open(location, dir).await;
-    let alone = rate(&store, &caller, session, 1).await;
-    let together = rate(&store, &caller, session, WRITERS).await;
+    let scratch = match &location {
+        Location::Sqlite(path) => Location::Sqlite(path.with_extension("bare")),
+        Location::Postgres(url) => Location::Postgres(url.clone()),
+    };
+    let bare = bare(scratch);
+    say(&format!("  {what}, bare: {bare:.0} single-row commits/s"));
+    let opened = database::open(location, dir).await;
+    let alone = rate(&opened, &[opened.session], 1, line).await;
+    let together = rate(&opened, &[opened.session], WRITERS, line).await;
     say(&format!(
-        "  {what}: 1 writer {alone:.0} messages/s; {WRITERS} writers {together:.0} messages/s, {:.1} times as many",
-        together / alone,
+        "  {what}: 1 writer {:.0} messages/s; {WRITERS} writers {:.0} messages/s, {:.1} times as many",
+        alone.messages,
+        together.messages,
+        together.messages / alone.messages,
     ));
-}
-
-/// Opens a store with full durability, and in it a session to write in.
-pub(crate) async fn open(location: Location, dir: &Path) -> (Store, Caller, ConversationId) {
-    let settings = Settings { full_durability: true, busy_timeout_ms: 5_000, pooling: Pooling::Session };
-    let opener = Opener { location, settings };
-    migrate_all(&mut opener.writable().expect("a database")).expect("an empty one");
-    let epoch = Arc::new(AtomicI64::new(0));
-    let parts = WriterParts {
-        opener: opener.clone(),
-        options: WriterOptions { queue_max: 4_096, batch_max: 256, bulk_queue_max: 4_096, bulk_batch_max: 64 },
-        clock: Arc::new(SystemClock),
-        publish: Arc::new(Nobody),
-        epoch: epoch.clone(),
-    };
-    let (writer, _thread) = spawn_writer(parts).expect("the writer starts");
-    let store = Store::new(writer, opener, 2, epoch).expect("the readers start");
-    let vault = Vault::open(dir, Some(&Secret::new("07".repeat(32)))).expect("a key in hex");
-    let user = AddUser {
-        name: "load".into(),
-        display_name: "Load".into(),
-        role: Role::Admin,
-        password_hash: None,
-        actor: Actor::system(),
-        idem: None,
-        ensure: false,
-    };
-    let caller = users::caller_of(&store.write(user).await.expect("a new user"), None);
-    let id = "default".parse().expect("a name");
-    let gateway = AddGateway::by_system(id, "Load", "ws://127.0.0.1:1", None, vault);
-    let gateway_id = store.write(gateway).await.expect("a new gateway").id;
-    let key = super::gateway::SESSION.parse().expect("a key");
-    let open = OpenSession {
-        name: SessionName::new(gateway_id, &key, None),
-        caller: caller.clone(),
-        new: NewSession::default(),
-        must_be_new: false,
-    };
-    let session = store.write(open).await.expect("a session").id;
-    (store, caller, session)
-}
-
-/// Nobody hears of what is committed.
-struct Nobody;
-
-impl Publish for Nobody {
-    fn publish(&self, _: Vec<Event>) {}
-}
-
-/// A line for nobody to answer: a row of `messages`, and the new end of its conversation.
-pub(crate) fn line(caller: &Caller, session: ConversationId, text: String) -> AcceptChat {
-    AcceptChat {
-        conversation_id: session,
-        caller: caller.clone(),
-        from: None,
-        text,
-        client_key: None,
-        socket_id: None,
-        gateway_up: false,
-        no_queue: false,
-        queued_max: usize::MAX,
-        line_only: Some(MessageRole::User),
+    let sessions = opened.sessions(WRITERS).await;
+    let apart = rate(&opened, &sessions, WRITERS, line).await;
+    let asked = rate(&opened, &sessions, WRITERS, question).await;
+    for (how, rate) in [
+        ("lines in one session", together),
+        ("lines, each in a session of its own", apart),
+        ("questions, each in a session of its own", asked),
+    ] {
+        say(&format!(
+            "  {what}, {WRITERS} writers, {how}: {:.0} messages/s, {:.0} rows/s, {:.1} times the bare commits",
+            rate.messages,
+            rate.rows,
+            rate.rows / bare,
+        ));
     }
 }
 
-/// Messages a second when so many writers each wait for one to be on disk before they bring the next.
-async fn rate(store: &Store, caller: &Caller, session: ConversationId, writers: usize) -> f64 {
+/// Commits a second when each is one row in a transaction of its own, on a connection like the store's writer's.
+fn bare(location: Location) -> f64 {
+    database::empty(&location);
+    let mut db = database::opener(location).writable().expect("a database");
+    database::run(&mut db, "CREATE TABLE bare (n INTEGER NOT NULL PRIMARY KEY, text TEXT NOT NULL)");
+    let (mut count, began) = (0_u32, Instant::now());
+    while began.elapsed() < FOR {
+        let row = format!("INSERT INTO bare (n, text) VALUES ({count}, '{}')", text(count, 0));
+        database::run(&mut db, &row);
+        count += 1;
+    }
+    f64::from(count) / began.elapsed().as_secs_f64()
+}
+
+fn text(count: u32, writer: usize) -> String {
+    format!("message {count} of writer {writer}, as long as messages usually are")
+}
+
+/// What reached the disk in a second.
+struct Rate {
+    messages: f64,
+    /// Rows of `messages` and of `deliveries`; what is changed beside them is not counted.
+    rows: f64,
+}
+
+/// Measures so many writers who each wait for one message to be on disk before they bring the next; they share the
+/// sessions evenly.
+async fn rate(
+    opened: &Opened,
+    sessions: &[ConversationId],
+    writers: usize,
+    make: fn(&Caller, ConversationId, String) -> AcceptChat,
+) -> Rate {
     let began = Instant::now();
     let each = (0..writers).map(async |writer| {
-        let mut count = 0_u32;
+        let session = sessions[writer % sessions.len()];
+        let (mut messages, mut rows) = (0_u32, 0_u32);
         while began.elapsed() < FOR {
-            let text = format!("message {count} of writer {writer}, as long as messages usually are");
-            store.write(line(caller, session, text)).await.expect("a disk that works");
-            count += 1;
+            let message = make(&opened.caller, session, text(messages, writer));
+            let accepted = opened.store.write(message).await.expect("a disk that works");
+            messages += 1;
+            rows += 1 + u32::from(accepted.delivery.is_some());
         }
-        count
+        (messages, rows)
     });
     let counts = futures_util::future::join_all(each).await;
-    f64::from(counts.iter().sum::<u32>()) / began.elapsed().as_secs_f64()
+    let seconds = began.elapsed().as_secs_f64();
+    let messages: u32 = counts.iter().map(|(messages, _)| messages).sum();
+    let rows: u32 = counts.iter().map(|(_, rows)| rows).sum();
+    Rate { messages: f64::from(messages) / seconds, rows: f64::from(rows) / seconds }
 }
