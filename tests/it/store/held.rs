@@ -45,7 +45,7 @@ async fn rows_of_a_batch_are_all_there(store: TestStore) {
     let sessions = sessions(&store, &caller, 5).await;
     let answers = in_one_batch(&store, &caller, sessions[0].clone(), || {
         let ask = |n: usize| {
-            let key = (n % 2 == 0).then(|| format!("key-{n}"));
+            let key = n.is_multiple_of(2).then(|| format!("key-{n}"));
             submitted(&store, AcceptChat { client_key: key, ..question(&caller, sessions[n % 5].id, &n.to_string()) })
         };
         (0..20).map(ask).collect::<Vec<_>>()
@@ -75,7 +75,7 @@ async fn rows_of_a_batch_are_all_there(store: TestStore) {
         assert_eq!(stored.delivery, delivery);
         assert_eq!(stored.events[0].what, "accepted");
         let repeated = accepted.line.text.parse::<usize>().unwrap();
-        if repeated % 2 == 0 {
+        if repeated.is_multiple_of(2) {
             let again = AcceptChat {
                 client_key: Some(format!("key-{repeated}")),
                 ..question(&caller, accepted.topic.conversation_id, &accepted.line.text)
