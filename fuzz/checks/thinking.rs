@@ -15,6 +15,13 @@ pub(crate) fn check(data: &[u8]) {
     for part in [&whole.visible, &whole.thinking] {
         assert!(is_part(part, text), "nothing is made up");
     }
+    let kept = letters(&format!("{}{}", whole.visible, whole.thinking));
+    assert!(is_part(&kept, &letters(text)), "nothing is said twice");
+    let owed = letters(&without_tags(text));
+    assert!(is_part(&owed, &kept), "nothing is lost but tags and blanks");
+    if !text.contains(['`', '~']) {
+        assert_eq!(kept, owed, "where no code is, every tag is taken out");
+    }
     if !text.contains('<') {
         assert_eq!((whole.visible.as_str(), whole.thinking.as_str()), (text, ""), "without a tag nothing changes");
     }
@@ -41,6 +48,39 @@ fn in_parts(text: &str, length: usize) -> Filtered {
     }
     add(filter.finish());
     all
+}
+
+/// Cuts out whatever has the form of a tag, in code or not.
+fn without_tags(text: &str) -> String {
+    let mut parts = text.split('<');
+    let mut rest = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once('>') {
+            Some((inside, behind)) if is_tag(inside) => rest.push_str(behind),
+            _ => {
+                rest.push('<');
+                rest.push_str(part);
+            }
+        }
+    }
+    rest
+}
+
+/// Tells whether this is a tag's text, between `<` and the first `>`.
+fn is_tag(inside: &str) -> bool {
+    let lower = inside.to_ascii_lowercase();
+    let name = lower.split(char::is_whitespace).next().unwrap_or_default();
+    let name = name.strip_prefix('/').unwrap_or(name).split('/').next().unwrap_or_default();
+    matches!(name, "think" | "thinking" | "antthinking")
+        && inside.len() + "<>".len() <= TAG_BYTES_MAX
+        && !inside.contains(['`', '~'])
+}
+
+/// The characters that are not blank, in the order of their codes: so that texts can be compared of which one is parted.
+fn letters(text: &str) -> String {
+    let mut letters: Vec<char> = text.chars().filter(|one| !one.is_whitespace()).collect();
+    letters.sort_unstable();
+    letters.into_iter().collect()
 }
 
 /// Tells whether `part` is what is left of `whole` when some of it is taken out.

@@ -1,6 +1,11 @@
 //! Upstream gateways as the broker sees them.
-use serde::Serialize;
+use std::fmt;
+use std::str::FromStr;
 
+use serde::Serialize;
+use url::Url;
+
+use super::error::Error;
 use super::ids::{GatewayId, PartyId};
 
 /// Which upstream sessions we keep.
@@ -12,6 +17,48 @@ pub enum Track {
     Used,
     /// Every session the gateway tells of.
     All,
+}
+
+/// The address of a gateway, without credentials. A refusal never repeats it: it may hold a password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayUrl(String);
+
+impl GatewayUrl {
+    /// Longest address in bytes.
+    pub const BYTES_MAX: usize = 2_048;
+}
+
+impl FromStr for GatewayUrl {
+    type Err = Error;
+
+    fn from_str(value: &str) -> Result<Self, Error> {
+        let value = value.trim();
+        let url = Url::parse(value).ok().filter(|_| value.len() <= Self::BYTES_MAX);
+        let plain = url.is_some_and(|url| {
+            matches!(url.scheme(), "ws" | "wss")
+                && url.has_host()
+                && url.username().is_empty()
+                && url.password().is_none()
+                && url.fragment().is_none()
+                && !url.query_pairs().any(|(name, _)| {
+                    let name = name.to_ascii_lowercase();
+                    ["token", "password", "secret", "auth", "key"].iter().any(|secret| name.contains(secret))
+                })
+        });
+        if !plain {
+            return Err(Error::invalid(
+                "url",
+                "must be a `ws://` or `wss://` address without credentials; send them as `token` or `password`",
+            ));
+        }
+        Ok(Self(value.to_owned()))
+    }
+}
+
+impl fmt::Display for GatewayUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// A registered gateway, without its secrets.
@@ -111,6 +158,33 @@ impl LinkStatus {
             default_model: self.default_model.clone(),
             default_agent: self.default_agent.clone(),
             ..Self::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateways_address_holds_no_credentials() {
+        for good in ["ws://127.0.0.1:18789", "wss://gw.example.com/path?region=eu", " ws://[::1]:1 "] {
+            assert_eq!(good.parse::<GatewayUrl>().expect(good).to_string(), good.trim());
+        }
+        let long = format!("ws://x/{}", "a".repeat(GatewayUrl::BYTES_MAX));
+        for wrong in [
+            "",
+            "127.0.0.1:1",
+            "http://x",
+            "ws://",
+            "ws://u:c4n4ry@x",
+            "ws://x#c4n4ry",
+            "ws://x?token=c4n4ry",
+            "ws://x?authToken=c4n4ry",
+            long.as_str(),
+        ] {
+            let error = wrong.parse::<GatewayUrl>().expect_err(wrong);
+            assert!(!error.message().contains("c4n4ry"));
         }
     }
 }

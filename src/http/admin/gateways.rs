@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use crate::actors::directory::GatewayCard;
 use crate::domain::error::Error;
-use crate::domain::gateway::Track;
+use crate::domain::gateway::{GatewayUrl, Track};
 use crate::domain::ids::GatewayId;
 use crate::domain::time::iso;
 use crate::http::auth::{Observer, Operator};
@@ -13,7 +13,7 @@ use crate::http::body::StrictJson;
 use crate::http::call::Call;
 use crate::http::done::Done;
 use crate::http::error::ErrorBody;
-use crate::http::gateway_input::{self, GatewaySecret, GatewayUrl, Name, NewGateway, Removal, sent};
+use crate::http::gateway_input::{self, GatewaySecret, Name, NewGateway, Removal, sent};
 use crate::http::idempotency::IdempotencyKey;
 use crate::http::page::{self, Listing, Page, Paging};
 use crate::http::request::RequestInfo;
@@ -189,7 +189,7 @@ pub(super) async fn patch(
     let secret = |sent: Option<Option<GatewaySecret>>| sent.map(|secret| secret.and_then(|secret| secret.given()));
     let changes = Changes {
         name: change.name.map(|name| name.0),
-        url: change.url.map(|url| url.0),
+        url: change.url.map(|url| url.to_string()),
         token: secret(change.token),
         password: secret(change.password),
         track: change.track,
