@@ -19,6 +19,9 @@ on_both_databases!(
     a_gateway_that_went_while_the_hub_was_full,
 );
 
+/// How long is waited for what must come.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// A transport that notes how it was told to close.
 struct Transport(mpsc::UnboundedSender<u16>);
 
@@ -66,13 +69,26 @@ impl Socket {
         Self { closed, caller }
     }
 
-    async fn is_open(&mut self) {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        assert!(self.closed.try_recv().is_err(), "closed");
+    /// Checks that it is open when its session has handled all that was published so far.
+    async fn is_open(&mut self, node: &TestNode) {
+        let told = async {
+            loop {
+                assert!(self.closed.try_recv().is_err(), "closed");
+                // A hub whose queue is full is not asked, and a session that has not begun is not in it. What is asked
+                // waits behind the events, and behind the call to catch up.
+                let reports = node.state.hubs.observe(PATIENCE).await;
+                if let Some(report) = reports.into_iter().find(|report| report.actor == "browser_session") {
+                    break report;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let report = tokio::time::timeout(PATIENCE, told).await.expect("its session tells of itself");
+        assert_eq!(report.state["closing"], false, "{}", report.state);
     }
 
     async fn closes(&mut self) -> Option<u16> {
-        tokio::time::timeout(Duration::from_secs(5), self.closed.recv()).await.expect("it closes")
+        tokio::time::timeout(PATIENCE, self.closed.recv()).await.expect("it closes")
     }
 }
 
@@ -102,17 +118,19 @@ async fn a_role_that_changed_while_its_socket_was_opened(node: TestNode) {
 
 async fn a_token_that_ended_while_the_hub_was_full(node: TestNode) {
     let mut socket = Socket::open(&node, |_| {}).await;
-    socket.is_open().await;
+    socket.is_open(&node).await;
     fill_the_hub(&node);
-    socket.is_open().await;
+    socket.is_open(&node).await;
     fill_the_hub(&node);
+    let lagged = node.state.hubs.lagged_total();
     node.state.hubs.publish(vec![Event::TokenEnded { token_id: socket.caller.token_id.expect("a token") }]);
+    assert!(node.state.hubs.lagged_total() > lagged, "the event found room");
     assert_eq!(socket.closes().await, Some(1008));
 }
 
 async fn a_gateway_that_went_while_the_hub_was_full(node: TestNode) {
     let mut socket = Socket::open(&node, |_| {}).await;
-    socket.is_open().await;
+    socket.is_open(&node).await;
     fill_the_hub(&node);
     node.state.directory.remove_gateway(&"lab".parse().expect("an id"));
     assert_eq!(socket.closes().await, Some(4404));
