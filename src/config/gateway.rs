@@ -1,10 +1,10 @@
 //! `[gateway]`: how we talk to OpenClaw gateways, and one gateway that the configuration itself registers.
 use serde::Deserialize;
-use url::Url;
 
 use super::auth::is_token;
 use super::error::ConfigError;
 use super::section::{KIB, MIB, Ranged, Section, Shown, listed, ranged};
+use crate::domain::gateway::GatewayUrl;
 use crate::domain::secret::Secret;
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -113,13 +113,7 @@ impl Section for GatewayConfig {
 }
 
 fn is_gateway_url(text: &str) -> bool {
-    Url::parse(text).is_ok_and(|url| {
-        matches!(url.scheme(), "ws" | "wss")
-            && url.has_host()
-            && url.username().is_empty()
-            && url.password().is_none()
-            && url.fragment().is_none()
-    })
+    text.parse::<GatewayUrl>().is_ok()
 }
 
 #[cfg(test)]

@@ -126,7 +126,7 @@ impl AcceptChat {
 
     /// Counts the questions before this one, and refuses it where there is no room or no gateway.
     fn waiting(&self, tx: &mut Tx<'_>, gateway: &GatewayId) -> Result<usize, Error> {
-        let waiting = deliveries::count_open_of_conversation(tx, self.conversation_id)?;
+        let waiting = tx.open_deliveries(self.conversation_id)?;
         if self.no_queue && !self.gateway_up {
             return Err(not_connected());
         }

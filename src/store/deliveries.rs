@@ -160,6 +160,7 @@ pub(super) fn apply_to(tx: &mut Tx<'_>, mut stored: Stored, action: &Move, annou
     events::add_move(&mut stored.events, action, &stored.delivery, now_ms);
     let delivery = &stored.delivery;
     dialect::save_move(tx.write()?, delivery, &events::text(&stored.events)?)?;
+    tx.note_open(delivery.conversation_id, from.is_open(), delivery.state.is_open());
     if announce {
         tell(tx, delivery, Some(from), None)?;
     }
@@ -243,14 +244,12 @@ pub fn open_of_conversation(db: &mut Db, id: ConversationId, limit: i64) -> Resu
 }
 
 /// Counts open deliveries of a conversation.
-pub(super) fn count_open_of_conversation(tx: &mut Tx<'_>, id: ConversationId) -> Result<usize, Error> {
-    let (db, held) = tx.read_around_held();
-    let new = held.deliveries.iter().filter(|row| row.delivery.conversation_id == id).count();
+pub(super) fn count_open_of_conversation(db: &mut Db, id: ConversationId) -> Result<usize, Error> {
     let open: i64 = deliveries::table
         .filter(deliveries::conversation_id.eq(id.as_bytes().as_slice()).and(open()))
         .count()
         .get_result(db)?;
-    Ok(new + usize::try_from(open).unwrap_or(0))
+    Ok(usize::try_from(open).unwrap_or(0))
 }
 
 /// Reads open deliveries of a recipient after number `after_n`, in order of acceptance.

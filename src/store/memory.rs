@@ -35,6 +35,8 @@ pub(super) struct Memory {
     pub(super) parties: HashMap<PartyId, Party>,
     /// Who stands for what; it never changes.
     pub(super) references: HashMap<(PartyKind, String), PartyId>,
+    /// How many deliveries of a conversation are open.
+    pub(super) open: HashMap<ConversationId, usize>,
     /// Gateways that are registered.
     pub(super) gateways: HashSet<GatewayId>,
 }

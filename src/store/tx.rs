@@ -104,6 +104,7 @@ impl<'a> Tx<'a> {
     /// Adds a delivery, to be written with others.
     pub(super) fn add_delivery(&mut self, row: DeliveryRow) {
         self.dirty = true;
+        self.note_open(row.delivery.conversation_id, false, row.delivery.state.is_open());
         self.held.deliveries.push(row);
     }
 
@@ -194,6 +195,23 @@ impl<'a> Tx<'a> {
         let found = parties::find(self.read_around_held().0, kind, reference)?;
         found.iter().for_each(|party| self.memory.remember_party(party));
         Ok(found)
+    }
+
+    /// Returns how many deliveries of a conversation are open.
+    pub(super) fn open_deliveries(&mut self, id: ConversationId) -> Result<usize, Error> {
+        if let Some(open) = self.memory.open.get(&id) {
+            return Ok(*open);
+        }
+        let open = super::deliveries::count_open_of_conversation(self.read()?, id)?;
+        remember(&mut self.memory.open, id, open);
+        Ok(open)
+    }
+
+    /// Keeps that count: a delivery was open or not, and is now.
+    pub(super) fn note_open(&mut self, id: ConversationId, was_open: bool, is_open: bool) {
+        if let Some(open) = self.memory.open.get_mut(&id) {
+            *open = (*open + usize::from(is_open)).saturating_sub(usize::from(was_open));
+        }
     }
 
     /// Tells whether a gateway is registered.
@@ -291,6 +309,7 @@ impl<'a> Tx<'a> {
         self.memory.ends.remove(&id);
         self.memory.topics.remove(&id);
         self.memory.owners.remove(&id);
+        self.memory.open.remove(&id);
     }
 
     /// Forgets a party whose name has changed.
