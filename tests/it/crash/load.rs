@@ -11,6 +11,8 @@ use crate::harness::{self, Browser, Seeded};
 
 /// How long a client waits before it tries again.
 const PAUSE: Duration = Duration::from_millis(10);
+/// Questions of one session; then its client begins another one. A log of so many and their answers can be resumed at once.
+const QUESTIONS_MAX: usize = 2_000;
 /// What a broker that is going down or coming up may answer.
 const ON_THE_WAY: [&str; 3] = ["shutting_down", "store_busy", "standby"];
 
@@ -21,6 +23,8 @@ pub(crate) struct Broker {
     /// What it may answer as well, because of what is done to it.
     also: &'static [&'static str],
     refusals: Rc<RefCell<BTreeMap<String, u64>>>,
+    /// The session that each chat is in now.
+    sessions: Rc<RefCell<BTreeMap<String, String>>>,
 }
 
 #[derive(Clone, Default)]
@@ -42,12 +46,18 @@ impl Broker {
 
     /// One that may answer with these codes as well.
     pub(crate) fn that_may_answer(also: &'static [&'static str]) -> Self {
-        Self { state: watch::Sender::new(State::default()), also, refusals: Rc::default() }
+        Self { state: watch::Sender::new(State::default()), also, refusals: Rc::default(), sessions: Rc::default() }
     }
 
     /// Returns how often it has refused something with this code.
     pub(crate) fn refusals(&self, code: &str) -> u64 {
         self.refusals.borrow().get(code).copied().unwrap_or(0)
+    }
+
+    /// Returns the session that a chat is in now.
+    pub(crate) fn session_of(&self, chat: u64) -> String {
+        let name = format!("chat-{chat}");
+        self.sessions.borrow().get(&name).cloned().unwrap_or(name)
     }
 
     fn refused(&self, answer: &Value, code: &Value) {
@@ -114,6 +124,13 @@ pub(crate) struct Written {
     pub(crate) message_id: String,
 }
 
+/// A user that was made over REST.
+#[derive(Debug)]
+pub(crate) struct Added {
+    pub(crate) name: String,
+    pub(crate) id: String,
+}
+
 impl Journal {
     fn last_seq(&self) -> i64 {
         self.lines.last_key_value().map_or(0, |(seq, _)| *seq)
@@ -132,14 +149,24 @@ impl Journal {
     }
 }
 
-/// Asks one question after another until told to finish, and one at least.
-pub(crate) async fn chat(broker: Broker, session: String, mut random: Seeded) -> Journal {
+/// Asks one question after another until told to finish, and one at least; returns what it was told in each session.
+pub(crate) async fn chat(broker: Broker, name: String, mut random: Seeded) -> Vec<Journal> {
+    let mut journals = Vec::new();
+    while journals.is_empty() || !broker.is_finishing() {
+        let session = if journals.is_empty() { name.clone() } else { format!("{name}-next-{}", journals.len()) };
+        broker.sessions.borrow_mut().insert(name.clone(), session.clone());
+        journals.push(chat_in(&broker, session, &mut random).await);
+    }
+    journals
+}
+
+async fn chat_in(broker: &Broker, session: String, random: &mut Seeded) -> Journal {
     let mut journal = Journal { session: session.clone(), asked: Vec::new(), lines: BTreeMap::new() };
     let mut n = 0;
-    while n == 0 || !broker.is_finishing() {
+    while n == 0 || (n < QUESTIONS_MAX && !broker.is_finishing()) {
         n += 1;
         let text = format!("say[chunks={},ms=3]: answer {n} in {session}", 2 + random.below(8));
-        let asked = ask(&broker, &mut journal, &text, &format!("{session}-{n}")).await;
+        let asked = ask(broker, &mut journal, &text, &format!("{session}-{n}")).await;
         journal.asked.push(asked);
         tokio::time::sleep(random.ms(0, 30)).await;
     }
@@ -199,37 +226,57 @@ async fn ask(broker: &Broker, journal: &mut Journal, text: &str, key: &str) -> A
 }
 
 /// Adds lines over REST, each with a key, until told to finish, and one at least.
-pub(crate) async fn write(broker: Broker, conversation: String, mut random: Seeded) -> Vec<Written> {
+pub(crate) async fn write(broker: Broker, conversation: String, pause_ms: u64, mut random: Seeded) -> Vec<Written> {
+    let path = format!("/api/admin/conversations/{conversation}/messages");
     let mut written = Vec::new();
     while written.is_empty() || !broker.is_finishing() {
         let text = format!("note {}", written.len());
         let body = json!({ "content": text, "deliver": false });
-        let message_id = loop {
-            let place = broker.place().await;
-            let request = awc::Client::new()
-                .post(format!("http://{}/api/admin/conversations/{conversation}/messages", place.address))
-                .timeout(Duration::from_secs(5))
-                .insert_header(("Authorization", format!("Bearer {}", place.token)))
-                .insert_header(("Idempotency-Key", text.replace(' ', "-")));
-            if let Ok(mut response) = request.send_json(&body).await {
-                let status = response.status().as_u16();
-                let later = response.headers().contains_key("Retry-After");
-                let Ok(answer) = response.json::<Value>().await else { continue };
-                match status {
-                    201 => break text_of(&answer["message"]["id"]),
-                    503 | 507 => {
-                        assert!(later, "when to come again: {answer}");
-                        broker.refused(&answer, &answer["error"]["code"]);
-                    }
-                    other => panic!("{other}: {answer}"),
-                }
-            }
-            tokio::time::sleep(PAUSE).await;
-        };
-        written.push(Written { text, message_id });
-        tokio::time::sleep(random.ms(0, 20)).await;
+        let answer = post(&broker, &path, &text.replace(' ', "-"), &body).await;
+        written.push(Written { text, message_id: text_of(&answer["message"]["id"]) });
+        tokio::time::sleep(random.ms(0, pause_ms)).await;
     }
     written
+}
+
+/// Makes users over REST, each with a key, until told to finish, and one at least.
+pub(crate) async fn add_users(broker: Broker, pause_ms: u64, mut random: Seeded) -> Vec<Added> {
+    let mut added = Vec::new();
+    while added.is_empty() || !broker.is_finishing() {
+        let name = format!("person-{}", added.len());
+        let body = json!({ "name": name, "role": "member" });
+        let answer = post(&broker, "/api/admin/users", &format!("add-{name}"), &body).await;
+        assert_eq!(answer["name"], name.as_str(), "{answer}");
+        added.push(Added { name, id: text_of(&answer["id"]) });
+        tokio::time::sleep(random.ms(0, pause_ms)).await;
+    }
+    added
+}
+
+/// Says something again and again with the same key until it is acknowledged, and returns the answer.
+async fn post(broker: &Broker, path: &str, key: &str, body: &Value) -> Value {
+    loop {
+        let place = broker.place().await;
+        let request = awc::Client::new()
+            .post(format!("http://{}{path}", place.address))
+            .timeout(Duration::from_secs(5))
+            .insert_header(("Authorization", format!("Bearer {}", place.token)))
+            .insert_header(("Idempotency-Key", key));
+        if let Ok(mut response) = request.send_json(body).await {
+            let status = response.status().as_u16();
+            let later = response.headers().contains_key("Retry-After");
+            let Ok(answer) = response.json::<Value>().await else { continue };
+            match status {
+                201 => return answer,
+                503 | 507 => {
+                    assert!(later, "when to come again: {answer}");
+                    broker.refused(&answer, &answer["error"]["code"]);
+                }
+                other => panic!("{other}: {answer}"),
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 /// Comes, reads a session from some place on, and goes, until told to finish, and once at least; returns how often.
@@ -237,7 +284,7 @@ pub(crate) async fn resume_again_and_again(broker: Broker, sessions: usize, mut 
     let mut resumes = 0;
     while resumes == 0 || !broker.is_finishing() {
         let mut tab = broker.browser().await;
-        let session = format!("chat-{}", random.below(sessions as u64));
+        let session = broker.session_of(random.below(sessions as u64));
         tab.try_send(json!({ "type": "subscribe", "sessionKey": session })).await;
         let mut last = None;
         while let Some(frame) = tab.next().await {

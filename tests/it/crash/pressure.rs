@@ -1,53 +1,75 @@
-//! The mixed load that all of these tests run under: browsers that chat, a writer over REST, a reader that resumes.
+//! The mixed load that all of these tests run under: browsers that chat, a reader that resumes, and over REST one who writes
+//! notes and one who makes users.
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::json;
 
 use super::check;
-use super::load::{self, Broker as Target, Journal, Written};
+use super::load::{self, Added, Broker as Target, Journal, Written};
 use crate::harness::{Broker, Seeded};
 
-/// Browsers that chat, each in a session of its own.
-const CHATS: usize = 4;
 /// How long the clients may take to get their last answers, once nothing is broken any more.
 const END_MAX: Duration = Duration::from_secs(60);
+
+/// How many clients there are, and how long they rest.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mix {
+    /// Browsers that chat, each in sessions of its own.
+    pub(crate) chats: usize,
+    /// Longest pause between two notes; users are made five times more rarely.
+    pub(crate) pause_ms: u64,
+}
+
+impl Mix {
+    const USUAL: Self = Self { chats: 4, pause_ms: 20 };
+}
 
 /// Clients at work.
 pub(crate) struct Pressure {
     pub(crate) target: Target,
-    chats: Vec<tokio::task::JoinHandle<Journal>>,
+    chats: Vec<tokio::task::JoinHandle<Vec<Journal>>>,
     writer: tokio::task::JoinHandle<Vec<Written>>,
+    admin: tokio::task::JoinHandle<Vec<Added>>,
     reader: tokio::task::JoinHandle<usize>,
 }
 
 impl Pressure {
     /// Sets the clients on a broker whose gateway `gw` is registered.
     pub(crate) async fn on(broker: &Broker, target: Target, random: &mut Seeded) -> Self {
+        Self::of(Mix::USUAL, broker, target, random).await
+    }
+
+    /// The same with a mix of the test's own.
+    pub(crate) async fn of(mix: Mix, broker: &Broker, target: Target, random: &mut Seeded) -> Self {
         broker.gateway_is("gw", "connected").await;
         let (status, notes) = broker.post("/api/gateways/gw/sessions", json!({ "session_key": "notes" })).await;
         assert_eq!(status, 200, "{notes}");
         let notes = notes["id"].as_str().unwrap().to_owned();
         target.up(broker);
-        let chats =
-            (0..CHATS).map(|n| actix::spawn(load::chat(target.clone(), format!("chat-{n}"), random.part()))).collect();
-        let writer = actix::spawn(load::write(target.clone(), notes, random.part()));
-        let reader = actix::spawn(load::resume_again_and_again(target.clone(), CHATS, random.part()));
-        Self { target, chats, writer, reader }
+        let chats = (0..mix.chats)
+            .map(|n| actix::spawn(load::chat(target.clone(), format!("chat-{n}"), random.part())))
+            .collect();
+        let writer = actix::spawn(load::write(target.clone(), notes, mix.pause_ms, random.part()));
+        let admin = actix::spawn(load::add_users(target.clone(), 5 * mix.pause_ms, random.part()));
+        let reader = actix::spawn(load::resume_again_and_again(target.clone(), mix.chats, random.part()));
+        Self { target, chats, writer, admin, reader }
     }
 
     /// Has the clients end, each with its last answer, and returns what they were told.
     pub(crate) async fn end(self, broker: &Broker) -> Told {
         self.target.finish();
-        let ends = async { (join_all(self.chats).await, self.writer.await, self.reader.await) };
-        let (chats, writer, reader) = tokio::time::timeout(END_MAX, ends)
+        let ends = async { (join_all(self.chats).await, self.writer.await, self.admin.await, self.reader.await) };
+        let (chats, writer, admin, reader) = tokio::time::timeout(END_MAX, ends)
             .await
             .unwrap_or_else(|_| panic!("somebody waits for ever:\n{}", broker.log()));
-        let journals: Vec<Journal> = chats.into_iter().map(|chat| chat.expect("a chat does not panic")).collect();
+        let journals: Vec<Journal> = chats.into_iter().flat_map(|chat| chat.expect("a chat does not panic")).collect();
         let written = writer.expect("the writer does not panic");
+        let added = admin.expect("the admin does not panic");
         let resumes = reader.expect("the reader does not panic");
-        let told = Told { journals, written };
-        println!("{} questions, {} notes, {resumes} resumes", told.asked(), told.written.len());
+        let told = Told { journals, written, added };
+        let (notes, users) = (told.written.len(), told.added.len());
+        println!("{} questions, {notes} notes, {users} users, {resumes} resumes", told.asked());
         told
     }
 }
@@ -56,6 +78,7 @@ impl Pressure {
 pub(crate) struct Told {
     journals: Vec<Journal>,
     written: Vec<Written>,
+    added: Vec<Added>,
 }
 
 impl Told {
@@ -66,5 +89,6 @@ impl Told {
     /// Compares it with what a broker has.
     pub(crate) async fn check(&self, broker: &Broker) {
         check::logs(broker, &self.journals, &self.written).await;
+        check::users(broker, &self.added).await;
     }
 }

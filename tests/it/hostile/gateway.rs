@@ -16,7 +16,7 @@ on_both_databases!(
 on_sqlite!(a_close_is_a_loss_whatever_its_code, five_hundred_sessions_are_asked_at_once);
 
 /// The steps of a connection before it is up, in their order.
-const OF_THE_LINK: [Step; 10] = [
+pub(crate) const OF_THE_LINK: [Step; 10] = [
     Step::Accepted,
     Step::HalfUpgraded,
     Step::Upgraded,
@@ -41,7 +41,8 @@ const OF_A_QUESTION: [Step; 7] = [
 ];
 
 /// In which ways a connection breaks.
-const BREAKS: [How; 6] = [How::Ends, How::Resets, How::Tears, How::Closes(1000), How::Closes(1011), How::Closes(1012)];
+pub(crate) const BREAKS: [How; 6] =
+    [How::Ends, How::Resets, How::Tears, How::Closes(1000), How::Closes(1011), How::Closes(1012)];
 
 async fn a_question_is_answered_once_wherever_the_connection_breaks(database: Database) {
     let rounds = number_from("CLAWBROKER_TEST_ROUNDS", 1);

@@ -21,7 +21,7 @@ const DECLARED_SENT: usize = 64 << 20;
 
 /// Where in the protocol something goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(crate) enum Step {
     /// The connection was accepted.
     Accepted,
     /// Half of the answer to the upgrade was sent.
@@ -42,7 +42,7 @@ pub(super) enum Step {
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum How {
+pub(crate) enum How {
     /// The connection ends in good order, without a close frame.
     Ends,
     Resets,
@@ -62,8 +62,8 @@ type Edit = Box<dyn FnMut(Value) -> Vec<Value>>;
 
 /// The middle at work; it ends with the test.
 #[derive(Clone)]
-pub(super) struct Middle {
-    pub(super) url: String,
+pub(crate) struct Middle {
+    pub(crate) url: String,
     state: Rc<RefCell<State>>,
     cut: Rc<Notify>,
 }
@@ -82,7 +82,7 @@ struct State {
 }
 
 impl Middle {
-    pub(super) async fn before(url: &str) -> Self {
+    pub(crate) async fn before(url: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let state = State {
@@ -109,14 +109,14 @@ impl Middle {
     }
 
     /// Has something go wrong the next time that this step is reached, behind what was planned before.
-    pub(super) fn breaks(&self, step: Step, how: How) {
+    pub(crate) fn breaks(&self, step: Step, how: How) {
         let mut state = self.state.borrow_mut();
         state.plan.push_back((step, how));
         state.deltas = 0;
     }
 
     /// Ends the connections that there are.
-    pub(super) fn cut(&self) {
+    pub(crate) fn cut(&self) {
         self.cut.notify_waiters();
     }
 
@@ -131,7 +131,7 @@ impl Middle {
     }
 
     /// Counts the faults that were met.
-    pub(super) fn played(&self) -> usize {
+    pub(crate) fn played(&self) -> usize {
         self.state.borrow().played
     }
 
@@ -163,7 +163,7 @@ impl Middle {
     }
 
     /// Tells what is still to be met.
-    pub(super) fn plan(&self) -> String {
+    pub(crate) fn plan(&self) -> String {
         format!("{:?}", self.state.borrow().plan)
     }
 

@@ -4,10 +4,10 @@
 //! (1), `CLAWBROKER_TEST_DISCONNECTS` how often browsers go away in the middle of something (60).
 
 mod browser;
-mod gateway;
+pub(crate) mod gateway;
 mod limits;
-mod middle;
-mod raw;
+pub(crate) mod middle;
+pub(crate) mod raw;
 mod reader;
 mod silence;
 mod words;

@@ -23,13 +23,13 @@ pub(super) enum Said {
     Gone,
 }
 
-pub(super) struct Raw {
+pub(crate) struct Raw {
     pub(super) stream: TcpStream,
     unread: Vec<u8>,
 }
 
 /// Builds a frame as a browser sends it; `first` is its first byte.
-pub(super) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     const MASK: [u8; 4] = [0x12, 0x34, 0x56, 0x78];
     let mut bytes = header(first, payload.len() as u64);
     bytes.extend_from_slice(&MASK);
@@ -38,7 +38,7 @@ pub(super) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Builds a whole text frame.
-pub(super) fn text(text: &str) -> Vec<u8> {
+pub(crate) fn text(text: &str) -> Vec<u8> {
     frame(0x81, text.as_bytes())
 }
 
@@ -60,7 +60,7 @@ pub(super) fn header(first: u8, length: u64) -> Vec<u8> {
 }
 
 /// Builds the request that opens a socket.
-pub(super) fn upgrade(broker: &Broker, path: &str) -> String {
+pub(crate) fn upgrade(broker: &Broker, path: &str) -> String {
     format!(
         "GET {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
@@ -69,13 +69,13 @@ pub(super) fn upgrade(broker: &Broker, path: &str) -> String {
 }
 
 impl Raw {
-    pub(super) async fn connect(broker: &Broker) -> Self {
+    pub(crate) async fn connect(broker: &Broker) -> Self {
         let stream = TcpStream::connect(&broker.address).await.expect("the broker listens");
         Self { stream, unread: Vec::new() }
     }
 
     /// Connects with a receive buffer so small that the broker soon notices when nothing is read.
-    async fn connect_narrow(broker: &Broker) -> Self {
+    pub(crate) async fn connect_narrow(broker: &Broker) -> Self {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         socket.set_recv_buffer_size(4_096).expect("a small buffer");
         let address: std::net::SocketAddr = broker.address.parse().expect("an address");
@@ -113,7 +113,7 @@ impl Raw {
     }
 
     /// Writes what must be taken.
-    pub(super) async fn write(&mut self, bytes: &[u8]) {
+    pub(crate) async fn write(&mut self, bytes: &[u8]) {
         tokio::time::timeout(PATIENCE, self.stream.write_all(bytes)).await.expect("it is read").expect("it is open");
     }
 
@@ -123,7 +123,7 @@ impl Raw {
     }
 
     /// Reads the head of an answer; what there is of it when the connection ends.
-    pub(super) async fn head(&mut self) -> String {
+    pub(crate) async fn head(&mut self) -> String {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             match tokio::time::timeout(PATIENCE, self.stream.read_u8()).await.expect("an answer comes") {
@@ -161,7 +161,7 @@ impl Raw {
     }
 
     /// Reads until a frame fits.
-    pub(super) async fn until(&mut self, fits: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn until(&mut self, fits: impl Fn(&Value) -> bool) -> Value {
         loop {
             let frame = self.frame().await;
             if fits(&frame) {
@@ -171,7 +171,7 @@ impl Raw {
     }
 
     /// Reads to the close frame and the end behind it; returns its code and the frames before it.
-    pub(super) async fn closed(&mut self) -> (Option<u16>, Vec<Value>) {
+    pub(crate) async fn closed(&mut self) -> (Option<u16>, Vec<Value>) {
         let (mut frames, mut code) = (Vec::new(), None);
         loop {
             match self.next().await {
@@ -235,7 +235,7 @@ impl Raw {
     }
 
     /// Ends the connection with a reset.
-    pub(super) fn reset(self) {
+    pub(crate) fn reset(self) {
         socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).expect("a TCP socket");
     }
 }
