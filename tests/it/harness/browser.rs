@@ -121,6 +121,11 @@ impl Browser {
         self.until("a terminal frame", is_terminal).await
     }
 
+    /// Reads until a run of this session has ended, and returns its terminal frame.
+    pub(crate) async fn until_end_of(&mut self, session: &str) -> Value {
+        self.until("the end", |frame| is_terminal(frame) && frame["sessionKey"] == session).await
+    }
+
     /// Sends a question and waits for its acknowledgement.
     pub(crate) async fn ask(&mut self, session: &str, message: &str) -> Value {
         self.send(serde_json::json!({ "type": "chat", "sessionKey": session, "message": message })).await;

@@ -74,6 +74,8 @@ struct State {
     played: usize,
     dialled: usize,
     deltas: usize,
+    /// Most requests of one connection that waited for their answers at once.
+    most_asked: usize,
     edit: Option<Edit>,
     /// Pause behind each byte.
     drip: Option<Duration>,
@@ -91,6 +93,7 @@ impl Middle {
             played: 0,
             dialled: 0,
             deltas: 0,
+            most_asked: 0,
             edit: None,
             drip: None,
             silent: Vec::new(),
@@ -140,6 +143,11 @@ impl Middle {
         self.state.borrow().dialled
     }
 
+    /// Counts the requests that waited for their answers at once, at most.
+    pub(super) fn most_asked(&self) -> usize {
+        self.state.borrow().most_asked
+    }
+
     /// Counts the connections on which nothing is said and which the broker has not ended. This side never ends them.
     pub(super) fn silent(&self) -> usize {
         let state = self.state.borrow();
@@ -178,6 +186,11 @@ impl Middle {
         self.state.borrow_mut().deltas += 1;
         let deltas = self.state.borrow().deltas;
         self.due(Step::Streaming(deltas))
+    }
+
+    fn note_asked(&self, count: usize) {
+        let mut state = self.state.borrow_mut();
+        state.most_asked = state.most_asked.max(count);
     }
 
     async fn serve(self, mut near: TcpStream) {
@@ -226,6 +239,7 @@ impl Middle {
                             None => {}
                         }
                         asked.insert(request["id"].as_str().expect("a request has an id").to_owned(), method);
+                        self.note_asked(asked.len());
                         if far.send(Message::Text(text.into())).await.is_err() {
                             return;
                         }

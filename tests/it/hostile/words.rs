@@ -6,13 +6,16 @@ use clawbroker::domain::message::{CUT_MARKER, TEXT_BYTES_MAX};
 use serde_json::{Value, json};
 
 use super::middle::{How, Step};
-use super::{Stage, has_not_grown};
+use super::{Stage, has_not_grown, memory_before};
 use crate::harness::{Browser, Database, Kind, is_terminal};
 
-on_both_databases!(absurd_numbers_and_names_are_lived_with, an_answer_of_many_bytes_is_told_and_kept);
+on_both_databases!(
+    what_missing_events_told_is_found_in_the_log,
+    absurd_numbers_and_names_are_lived_with,
+    an_answer_of_many_bytes_is_told_and_kept,
+);
 on_sqlite!(
     repeated_events_change_nothing,
-    what_missing_events_told_is_found_in_the_log,
     a_text_that_is_replaced_nine_times_ends_as_the_last,
     what_is_no_frame_is_passed_over,
     a_frame_costs_what_it_brings_and_not_what_it_declares,
@@ -101,8 +104,7 @@ async fn what_missing_events_told_is_found_in_the_log(database: Database) {
                 vec![frame]
             });
             browser.ask(&session, &format!("say[chunks=8,ms=3]: {answer}")).await;
-            let of_session = |frame: &Value| is_terminal(frame) && frame["sessionKey"] == session;
-            browser.until("the end", of_session).await;
+            browser.until_end_of(&session).await;
             parts.until_terminal().await;
             for tab in [&mut browser, &mut parts] {
                 tab.drain(Duration::from_millis(50)).await;
@@ -121,13 +123,13 @@ async fn a_text_that_is_replaced_nine_times_ends_as_the_last(database: Database)
     let mut stage = Stage::on(&database, "").await;
     let mut browser = stage.browser().await;
     let mut parts = increments(&stage, "drafts").await;
-    let mut is_done = false;
-    stage.middle.edit(move |frame| {
+    // Behind the last word before the gate.
+    stage.middle.edit(|frame| {
         let mut frames = vec![frame.clone()];
-        if is_chat(&frame, "delta") && !std::mem::replace(&mut is_done, true) {
+        if is_chat(&frame, "delta") && frame["payload"]["message"]["content"][0]["text"] == "the tenth" {
             for n in 1..=9 {
                 let mut other = frame.clone();
-                let text = if n == 5 { String::new() } else { format!("draft {n} ") };
+                let text = if n == 5 { String::new() } else { format!("draft {n}") };
                 other["payload"]["replace"] = json!(true);
                 other["payload"]["deltaText"] = json!(text);
                 other["payload"]["message"]["content"] = json!([{ "type": "text", "text": text }]);
@@ -136,14 +138,20 @@ async fn a_text_that_is_replaced_nine_times_ends_as_the_last(database: Database)
         }
         frames
     });
-    browser.ask("drafts", "say[chunks=4,ms=20]: the tenth is right").await;
+    browser.ask("drafts", "gate drafts: the tenth is right").await;
+    // The run is held until the last draft is in view on both sockets.
+    for (tab, state) in [(&mut browser, "delta"), (&mut parts, "snapshot")] {
+        let draft = tab.until("the ninth draft", |frame| frame["text"] == "draft 9").await;
+        assert_eq!((&draft["type"], &draft["state"]), (&json!("stream"), &json!(state)), "{draft}");
+    }
+    assert_eq!(shown(&parts), "draft 9");
+    stage.gateway.release("drafts");
     browser.until_terminal().await;
     parts.until_terminal().await;
     for tab in [&mut browser, &mut parts] {
         tab.drain(Duration::from_millis(100)).await;
         stage.is_answered_once("drafts", tab, "the tenth is right").await;
     }
-    assert!(parts.seen.iter().any(|frame| frame["state"] == "snapshot"), "{}", parts.transcript());
     assert!("the tenth is right".starts_with(&shown(&parts)), "{}", parts.transcript());
     stage.is_at_rest().await;
 }
@@ -240,11 +248,10 @@ async fn absurd_numbers_and_names_are_lived_with(database: Database) {
         browser.until_type("disconnected").await;
         stage.connected().await;
         browser.ask(&session, &format!("say[chunks=4,ms=3]: with {number}")).await;
-        let of_session = |frame: &Value| is_terminal(frame) && frame["sessionKey"] == session;
-        browser.until("the end", of_session).await;
+        browser.until_end_of(&session).await;
         // Another run of the same session reads its log again.
         browser.ask(&session, "say: and once more").await;
-        browser.until("the end", of_session).await;
+        browser.until_end_of(&session).await;
         super::is_sound(&stage.broker).await;
         // Numbers that go back mean that the session was started afresh, which is told by a line of its own.
         let (_, lines) = stage.broker.get(&format!("/api/gateways/gw/sessions/{session}/messages")).await;
@@ -262,12 +269,11 @@ async fn absurd_numbers_and_names_are_lived_with(database: Database) {
     for index in 0..numbers.len() {
         let session = format!("n{index}");
         browser.ask(&session, "say: after a restart").await;
-        let of_session = |frame: &Value| is_terminal(frame) && frame["sessionKey"] == session;
-        assert_eq!(browser.until("the end", of_session).await["text"], "after a restart");
+        assert_eq!(browser.until_end_of(&session).await["text"], "after a restart");
     }
     // A run by others whose names no database takes.
     browser.ask("names", "say: mine").await;
-    browser.until("the end", |frame| is_terminal(frame) && frame["sessionKey"] == "names").await;
+    browser.until_end_of("names").await;
     for (index, name) in ["a\0b".to_owned(), String::new(), "ü".repeat(100_000)].into_iter().enumerate() {
         let named = name.clone();
         stage.middle.edit(move |mut frame| {
@@ -320,7 +326,7 @@ async fn an_answer_of_many_bytes_is_told_and_kept(database: Database) {
             vec![frame]
         });
         browser.ask(name, &format!("say[chunks=1]: {name}")).await;
-        let end = browser.until("the end", |frame| is_terminal(frame) && frame["sessionKey"] == name).await;
+        let end = browser.until_end_of(name).await;
         let kept = end["text"].as_str().expect("a text").to_owned();
         assert!(kept.len() <= TEXT_BYTES_MAX);
         if text.len() <= TEXT_BYTES_MAX {
@@ -353,7 +359,8 @@ async fn an_answer_of_many_bytes_is_told_and_kept(database: Database) {
 async fn a_frame_costs_what_it_brings_and_not_what_it_declares(database: Database) {
     let mut stage = Stage::on(&database, "").await;
     let mut browser = stage.browser().await;
-    let before = stage.broker.resident_kib();
+    stage.bystander.is_served().await;
+    let before = memory_before(&stage.broker);
     let mut played = 0;
     for (index, declared) in [1 << 36, i64::MAX as u64, u64::MAX, 33_554_433].into_iter().enumerate() {
         for step in [Step::Upgraded, Step::Answered("connect"), Step::Streaming(2)] {
@@ -366,9 +373,10 @@ async fn a_frame_costs_what_it_brings_and_not_what_it_declares(database: Databas
             browser.ask(&session, &format!("say[chunks=4,ms=3]: behind {index}")).await;
             stage.played(played).await;
             stage.connected().await;
-            browser.until("the end", |frame| is_terminal(frame) && frame["sessionKey"] == session).await;
+            browser.until_end_of(&session).await;
             stage.is_answered_once(&session, &browser, &format!("behind {index}")).await;
         }
+        // Behind each header come 64 MiB, as far as they are taken.
         has_not_grown(&stage.broker, before, 24 << 10);
     }
     stage.is_at_rest().await;
