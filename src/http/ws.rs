@@ -5,6 +5,7 @@
 //! decides nothing: bounds, heartbeats and closing belong to the session, which is a plain actor and goes on. It takes
 //! one batch at a time and says when it has; that is the whole flow control.
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::prelude::*;
 use actix_web::http::header::{HeaderValue, SEC_WEBSOCKET_PROTOCOL};
@@ -24,12 +25,14 @@ use crate::actors::messages::Report;
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::ids::{FEDERATED, GatewayId};
 use crate::ws::fragments::{FragmentJoiner, Joined};
-use crate::ws::frame_guard::{FrameGuard, TripHandle};
+use crate::ws::frame_guard::{FrameGuard, Pace, TripHandle};
 
 /// Close code for a frame over the limit.
 const FRAME_TOO_LARGE: u16 = 1009;
 /// Close code for what is not the protocol.
 const PROTOCOL_ERROR: u16 = 4400;
+/// How often the session is told of a browser that says nothing; far below the silence that it takes for the end.
+const HEARD_EVERY: Duration = Duration::from_secs(1);
 
 /// Adds the WebSocket routes.
 pub fn routes(cfg: &mut ServiceConfig) {
@@ -96,8 +99,8 @@ pub(crate) async fn chat(
             ),
         ));
     }
-    let guard = FrameGuard::new(payload, limits.frame_bytes_max);
-    let trip = guard.trip_handle();
+    let mut guard = FrameGuard::new(payload, limits.frame_bytes_max);
+    let (trip, pace) = (guard.trip_handle(), guard.pace());
     let frame_bytes_max = limits.frame_bytes_max;
     let transport = WsTransport {
         session: None,
@@ -110,7 +113,9 @@ pub(crate) async fn chat(
         })),
         joiner: FragmentJoiner::new(frame_bytes_max),
         trip,
+        pace,
         closed: false,
+        heard_at: None,
     };
     let started = ws::WsResponseBuilder::new(transport, &req, guard)
         .protocols(&[auth::SUBPROTOCOL])
@@ -173,7 +178,10 @@ pub struct WsTransport {
     start: Option<Box<Start>>,
     joiner: FragmentJoiner,
     trip: TripHandle,
+    pace: Pace,
     closed: bool,
+    /// When the session was told last that the browser lives.
+    heard_at: Option<tokio::time::Instant>,
 }
 
 impl Actor for WsTransport {
@@ -245,20 +253,21 @@ impl Handler<Outgoing> for WsTransport {
 
 impl StreamHandler<Result<Message, ProtocolError>> for WsTransport {
     fn handle(&mut self, msg: Result<Message, ProtocolError>, ctx: &mut Self::Context) {
+        self.pace.take_one();
         match msg {
             Ok(Message::Text(text)) => self.tell(FromTransport::Text(text), ctx),
             Ok(Message::Binary(bytes)) => self.text(ByteString::try_from(bytes).ok(), ctx),
             Ok(Message::Continuation(part)) => match self.joiner.push(part) {
-                Ok(Joined::Incomplete) => self.tell(FromTransport::Heard, ctx),
+                Ok(Joined::Incomplete) => self.heard(ctx),
                 Ok(Joined::Text(text)) => self.tell(FromTransport::Text(text), ctx),
                 Ok(Joined::Binary(bytes)) => self.text(ByteString::try_from(bytes).ok(), ctx),
                 Err(error) => self.broken(error.close_code().into(), "the fragments do not make a message", ctx),
             },
             Ok(Message::Ping(payload)) => {
                 ctx.pong(&payload);
-                self.tell(FromTransport::Heard, ctx);
+                self.heard(ctx);
             }
-            Ok(Message::Pong(_)) => self.tell(FromTransport::Heard, ctx),
+            Ok(Message::Pong(_)) => self.heard(ctx),
             Ok(Message::Close(reason)) => {
                 self.closed = true;
                 ctx.close(reason);
@@ -302,6 +311,15 @@ impl WsTransport {
         self.close(code, reason, ctx);
     }
 
+    /// Tells the session that the browser lives, once a second: whoever sends nothing but such frames costs it no more.
+    fn heard(&mut self, ctx: &mut WebsocketContext<Self>) {
+        let now = tokio::time::Instant::now();
+        if self.heard_at.is_none_or(|at| now - at >= HEARD_EVERY) {
+            self.heard_at = Some(now);
+            self.tell(FromTransport::Heard, ctx);
+        }
+    }
+
     /// Tells the session. While it has no room, nothing more is read from the socket.
     fn tell(&mut self, msg: FromTransport, ctx: &mut WebsocketContext<Self>) {
         let Some(session) = &self.session else { return };
@@ -316,7 +334,7 @@ impl WsTransport {
                 Err(SendError::Closed(_)) => ctx.stop(),
             }
         } else {
-            // At most one for each batch or frame, which are bounded themselves.
+            // At most one for each batch, which are bounded themselves, or a second.
             session.do_send(msg);
         }
     }

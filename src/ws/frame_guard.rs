@@ -8,10 +8,15 @@
 //! The parser behind us turns every `PayloadError` into text, and delivers an error before the frames it has not parsed
 //! yet. So the transport that sees an error asks the handle what it was, closes with `close_code` and stops.
 //!
+//! That parser also reads all there is before it looks at the next frame, and only some frames are handled before the
+//! socket is read again: who sends many small ones would fill its buffer without end. So a guard that was asked to
+//! [`FrameGuard::pace`] hands out the next chunk only when all frames that it has passed on were taken.
+//!
 //! Invariants
 //! - FGD-1: bytes are passed on unchanged and in the chunks they came in, up to the first bad frame of the stream.
 //! - FGD-2: nothing is buffered here; of a bad frame at most a part of its header is passed on.
 //! - FGD-3: after a trip comes one error, then the end; the inner stream is not polled again.
+//! - FGD-4: a paced guard has passed on one chunk at most beyond the last frame that was taken.
 
 use std::{
     cell::Cell,
@@ -49,7 +54,12 @@ pub struct FrameGuard<S> {
     scan: HeaderScan,
     progress: Progress,
     trip: TripHandle,
+    pace: Option<Pace>,
 }
+
+/// Frames that were passed on and not taken yet. Whoever handles them says so.
+#[derive(Debug, Clone, Default)]
+pub struct Pace(Rc<Cell<usize>>);
 
 /// Tells why the guard of a connection tripped, if it did.
 #[derive(Debug, Clone, Default)]
@@ -88,7 +98,14 @@ impl<S> FrameGuard<S> {
             scan: HeaderScan { frame_bytes_max, part: HeaderPart::Flags },
             progress: Progress::Passing,
             trip: TripHandle::default(),
+            pace: None,
         }
+    }
+
+    /// Has the guard wait for the frames that it passed on: each must be told to the handle as taken. It wakes nobody;
+    /// the parser behind it is asked for the next frame anyway, until it has none.
+    pub fn pace(&mut self) -> Pace {
+        self.pace.get_or_insert_default().clone()
     }
 
     /// Returns the handle through which the trip can be read after the stream has been given away.
@@ -119,11 +136,19 @@ where
             Progress::Tripped(trip) => return Poll::Ready(Some(Err(this.fail(trip)))),
             Progress::Over => return Poll::Ready(None),
         }
+        if this.pace.as_ref().is_some_and(|pace| pace.0.get() > 0) {
+            return Poll::Pending;
+        }
         let mut chunk = match Pin::new(&mut this.inner).poll_next(cx) {
             Poll::Ready(Some(Ok(chunk))) => chunk,
             other => return other,
         };
-        match this.scan.read(&chunk) {
+        let mut complete = 0;
+        let read = this.scan.read(&chunk, &mut complete);
+        if let Some(pace) = &this.pace {
+            pace.0.set(complete);
+        }
+        match read {
             Ok(()) => Poll::Ready(Some(Ok(chunk))),
             Err(Refusal { trip, good_bytes: 0 }) => Poll::Ready(Some(Err(this.fail(trip)))),
             Err(Refusal { trip, good_bytes }) => {
@@ -132,6 +157,13 @@ where
                 Poll::Ready(Some(Ok(chunk)))
             }
         }
+    }
+}
+
+impl Pace {
+    /// Notes that a frame was taken.
+    pub fn take_one(&self) {
+        self.0.set(self.0.get().saturating_sub(1));
     }
 }
 
@@ -195,7 +227,8 @@ struct Refusal {
 }
 
 impl HeaderScan {
-    fn read(&mut self, chunk: &[u8]) -> Result<(), Refusal> {
+    /// Reads on, and counts the frames that end in this chunk.
+    fn read(&mut self, chunk: &[u8], complete: &mut usize) -> Result<(), Refusal> {
         // Where the current frame begins; one that began in an earlier chunk has nothing good before it in this one.
         let mut good_bytes = 0;
         let mut unread = chunk;
@@ -204,6 +237,7 @@ impl HeaderScan {
                 let skipped = usize::try_from(bytes_left).unwrap_or(usize::MAX).min(unread.len());
                 unread = unread.get(skipped..).unwrap_or_default();
                 self.part = rest_of(bytes_left.saturating_sub(skipped as u64));
+                *complete += usize::from(matches!(self.part, HeaderPart::Flags));
                 continue;
             }
             if let HeaderPart::Flags = self.part {
@@ -347,6 +381,25 @@ mod tests {
         assert!(matches!(items.as_slice(), [Err(PayloadError::Overflow)]), "FGD-2");
         assert_eq!(trip.get(), Some(GuardTrip::FrameTooLarge { declared_bytes: 1 << 36 }));
         assert_eq!(polls.get(), 1, "FGD-3");
+    }
+
+    #[test]
+    fn a_paced_guard_waits_until_its_frames_are_taken() {
+        let frames = sent((0..3).map(|_| Message::Pong(b"x".as_slice().into())).collect());
+        let (start, end) = frames.split_at(frames.len() - 1);
+        let chunks = [start, end].map(|chunk| Ok(Bytes::copy_from_slice(chunk)));
+        let mut guard = FrameGuard::new(stream::iter(chunks), FRAME_BYTES_MAX);
+        let pace = guard.pace();
+        let passed = |guard: &mut FrameGuard<_>| guard.next().now_or_never().map(|item| item.map(|item| item.is_ok()));
+        assert_eq!(passed(&mut guard), Some(Some(true)));
+        assert_eq!(passed(&mut guard), None, "FGD-4: two frames are complete");
+        pace.take_one();
+        assert_eq!(passed(&mut guard), None, "FGD-4");
+        pace.take_one();
+        assert_eq!(passed(&mut guard), Some(Some(true)), "the third one needs more");
+        assert_eq!(passed(&mut guard), None, "FGD-4");
+        pace.take_one();
+        assert_eq!(passed(&mut guard), Some(None), "the end");
     }
 
     #[test]
