@@ -180,6 +180,11 @@ impl Error {
         Self::internal(format!("unreadable record: {}", what.into()))
     }
 
+    /// Says that this node is not the active one (D5).
+    pub fn stands_by() -> Self {
+        Self::new(ErrorCode::Standby, "this node stands by; another one is active, or will be in a moment")
+    }
+
     /// Says that the writer's queue is full.
     pub fn store_busy() -> Self {
         Self::new(ErrorCode::StoreBusy, "the store cannot accept more writes now, try again in a second")

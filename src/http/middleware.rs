@@ -152,10 +152,7 @@ pub(super) fn not_answering(state: &AppState) -> Option<Error> {
         return Some(Error::new(ErrorCode::ShuttingDown, "the server is stopping; try again in a moment"));
     }
     if !state.directory.is_active() || !state.directory.lease_holds(state.clock.now_ms()) {
-        return Some(Error::new(
-            ErrorCode::Standby,
-            "this node stands by; another one is active, or will be in a moment",
-        ));
+        return Some(Error::stands_by());
     }
     None
 }

@@ -6,7 +6,7 @@ use actix::prelude::*;
 use tokio::sync::oneshot;
 
 use super::inbound::{self, Inbound, Named};
-use super::watch::{GoLive, reason_to_reset};
+use super::watch::{GoLive, found_with_turns, reason_to_reset};
 use super::{BrowserSession, QUEUED_MAX, Scope, frames};
 use crate::actors::messages::{LinkRequest, ToLink};
 use crate::domain::conversation::Conversation;
@@ -88,8 +88,14 @@ impl BrowserSession {
                 return Err(Error::new(ErrorCode::BadFrame, "on a federated socket a frame needs `gatewayId`"));
             }
         };
-        let Some(card) = self.parts.shared.directory.gateway(&gateway_id) else {
-            return Err(inbound::unknown_gateway(gateway_id.as_str()));
+        let directory = &self.parts.shared.directory;
+        let Some(card) = directory.gateway(&gateway_id) else {
+            // A node that has lost the lease knows no gateway any more; this socket is closed in a moment.
+            return Err(if directory.is_active() {
+                inbound::unknown_gateway(gateway_id.as_str())
+            } else {
+                Error::stands_by()
+            });
         };
         let key = named.session_key.as_deref().unwrap_or_default();
         let key: SessionKey =
@@ -418,9 +424,9 @@ impl BrowserSession {
             let held = live == GoLive::Later && !watched.contains(&id);
             let store = this.parts.shared.store.clone();
             let next_seq = this.watches.get(&id).and_then(|watch| watch.next_seq());
-            let found = async move { store.read(move |db| conversations::get(db, id)).await };
+            let found = async move { store.read(move |db| found_with_turns(db, id)).await };
             Box::pin(found.into_actor(this).map(move |found, this: &mut Self, ctx| {
-                let found = match found.and_then(|found| found.ok_or_else(|| Error::not_found("session", id))) {
+                let (found, open) = match found {
                     Ok(found) => found,
                     Err(error) => {
                         if held {
@@ -434,10 +440,10 @@ impl BrowserSession {
                 let last_seq = next_seq.map_or(found.last_seq, |next| next - 1);
                 let federated = this.federated();
                 let Some(topic) = this.watches.get(&id).map(|watch| watch.topic.clone()) else { return };
-                let run = this.parts.shared.directory.run(id);
+                let run = this.parts.shared.directory.run(id).filter(|live| open.contains(&live.turn_id));
                 let Some(after) = after else {
                     this.send(frames::watching("subscribed", &topic, last_seq, run.as_deref(), federated), ctx);
-                    this.show_run(id, ctx);
+                    this.show_run(id, &open, ctx);
                     return;
                 };
                 let lines_max = this.parts.shared.limits.resume_lines_max as i64;

@@ -11,7 +11,7 @@ use crate::domain::error::Error;
 use crate::domain::event::{Event, Live, LiveStep, Topic, TurnEnd};
 use crate::domain::ids::{ConversationId, GatewayId, TurnId};
 use crate::domain::message::Line;
-use crate::store::{conversations, messages, turns};
+use crate::store::{Db, conversations, messages, turns};
 
 /// Events that may wait while a log is read; beyond it the log is read once more.
 const BUFFER_MAX: usize = 10_000;
@@ -80,6 +80,17 @@ pub(super) fn reason_to_reset(after: i64, found: &Conversation, last_seq: i64, l
     } else {
         None
     }
+}
+
+/// Reads a conversation with its open turns.
+pub(super) fn found_with_turns(db: &mut Db, id: ConversationId) -> Result<(Conversation, Vec<TurnId>), Error> {
+    let found = conversations::get(db, id)?.ok_or_else(|| Error::not_found("session", id))?;
+    Ok((found, open_turns(db, id)?))
+}
+
+/// Reads which turns of a conversation have not ended.
+fn open_turns(db: &mut Db, id: ConversationId) -> Result<Vec<TurnId>, Error> {
+    Ok(turns::open_of_conversation(db, id)?.iter().map(|turn| turn.id).collect())
 }
 
 impl BrowserSession {
@@ -164,9 +175,11 @@ impl BrowserSession {
         self.flush();
     }
 
-    /// Shows the run in progress to a browser that has just come.
-    pub(super) fn show_run(&mut self, id: ConversationId, ctx: &mut Context<Self>) {
-        let Some(live) = self.parts.shared.directory.run(id) else { return };
+    /// Shows the run in progress to a browser that has just come. `open` are the turns that had not ended when its lines
+    /// were read: of another one the answer is among the lines, and its end may be on its way.
+    pub(super) fn show_run(&mut self, id: ConversationId, open: &[TurnId], ctx: &mut Context<Self>) {
+        let run = self.parts.shared.directory.run(id);
+        let Some(live) = run.filter(|live| open.contains(&live.turn_id)) else { return };
         let federated = self.federated();
         let Some(watch) = self.watches.get_mut(&id) else { return };
         if watch.run.is_some_and(|run| run.turn_id == live.turn_id && run.rev >= live.rev) {
@@ -199,13 +212,13 @@ impl BrowserSession {
                 .read(move |db| {
                     let found = conversations::get(db, id)?;
                     let lines = messages::page(db, id, messages::Span::After(after), rows, bytes)?;
-                    Ok::<_, Error>((found, lines))
+                    Ok::<_, Error>((found, lines, open_turns(db, id)?))
                 })
                 .await
         }
         .into_actor(self)
         .map(move |read, this, ctx| match read {
-            Ok((Some(found), lines)) => {
+            Ok((Some(found), lines, open)) => {
                 let last = lines.last().map_or(after, |line| line.seq);
                 this.send_lines(id, &lines, ctx);
                 if last < found.last_seq && this.outbox.is_empty() {
@@ -215,10 +228,10 @@ impl BrowserSession {
                 } else {
                     this.settle_run(id, ctx);
                     this.go_live(id, last, ctx);
-                    this.show_run(id, ctx);
+                    this.show_run(id, &open, ctx);
                 }
             }
-            Ok((None, _)) => this.end_watch(id),
+            Ok((None, ..)) => this.end_watch(id),
             Err(error) => {
                 log::warn!("missed lines could not be read and are read again: {error}");
                 ctx.run_later(READ_AGAIN, move |this, ctx| this.read_missed(id, after, ctx));
@@ -231,7 +244,7 @@ impl BrowserSession {
     fn settle_run(&mut self, id: ConversationId, ctx: &mut Context<Self>) {
         let Some(run) = self.watches.get(&id).and_then(|watch| watch.run) else { return };
         if self.parts.shared.directory.run(id).is_some_and(|live| live.turn_id == run.turn_id) {
-            self.show_run(id, ctx);
+            self.show_run(id, &[run.turn_id], ctx);
             return;
         }
         let store = self.parts.shared.store.clone();
