@@ -12,13 +12,15 @@
 //! - D5: on PostgreSQL each transaction checks that this node is still the active one.
 //! - D12: after an I/O error or a commit of unknown outcome the connection is opened anew and the log
 //!   carried over into the file before anything else; nothing is tried again.
-use std::panic::{AssertUnwindSafe, catch_unwind};
+mod job;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use tokio::sync::oneshot;
 
+use self::job::{Job, Pending, Ran, copy_of};
 use super::dialect::{self, Db};
 use super::lease::{STANDBY, UNCHECKED};
 use super::memory::Memory;
@@ -110,90 +112,6 @@ impl WriterHandle {
     /// Returns how many commands wait in each lane.
     pub fn queued(&self) -> (usize, usize) {
         (self.interactive.len(), self.bulk.len())
-    }
-}
-
-/// A command of any type, on its way through the writer.
-trait Job: Send {
-    /// Tells whether a node that stands by may run it.
-    fn in_standby(&self) -> bool;
-    fn run(&mut self, tx: &mut Tx<'_>) -> Ran;
-    /// Has it fail by itself, after it had run.
-    fn fail(&mut self, error: Error);
-    /// Has it fail with its batch.
-    fn refuse(&mut self, error: Error);
-    fn settle(self: Box<Self>);
-}
-
-/// How a command ended, as far as its neighbours are concerned.
-enum Ran {
-    Fine,
-    /// A rule of ours said no. What the command had written must go; without writes nothing has happened.
-    Refused,
-    /// A statement failed, or the command did. PostgreSQL then refuses everything else in the transaction and turns
-    /// its commit into a rollback without a word, so it counts as if it had written.
-    Failed,
-    /// The disk or the connection failed, and the whole batch with it (D12).
-    Lost(Error),
-}
-
-impl Ran {
-    fn of<T>(outcome: &Result<T, Error>) -> Self {
-        outcome.as_ref().err().map_or(Self::Fine, Self::by)
-    }
-
-    fn by(error: &Error) -> Self {
-        match error.code() {
-            ErrorCode::StoreBusy | ErrorCode::StorageFull => Self::Lost(copy_of(error)),
-            ErrorCode::Internal => Self::Failed,
-            _ => Self::Refused,
-        }
-    }
-}
-
-struct Pending<C: Command> {
-    command: C,
-    /// `None` when nobody waits for the answer.
-    reply: Option<oneshot::Sender<Result<C::Output, Error>>>,
-    outcome: Option<Result<C::Output, Error>>,
-    /// It failed with its batch, which is logged.
-    refused: bool,
-}
-
-impl<C: Command> Job for Pending<C> {
-    fn in_standby(&self) -> bool {
-        C::IN_STANDBY
-    }
-
-    fn run(&mut self, tx: &mut Tx<'_>) -> Ran {
-        // A panic must not take the thread with it; it is this command's failure alone.
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.command.apply(tx)))
-            .unwrap_or_else(|_| Err(Error::internal("a store command panicked")));
-        let ran = Ran::of(&outcome);
-        self.outcome = Some(outcome);
-        ran
-    }
-
-    fn fail(&mut self, error: Error) {
-        self.outcome = Some(Err(error));
-    }
-
-    fn refuse(&mut self, error: Error) {
-        self.fail(error);
-        self.refused = true;
-    }
-
-    fn settle(mut self: Box<Self>) {
-        let outcome = self.outcome.take().unwrap_or_else(|| Err(Error::store_busy()));
-        if let Some(reply) = self.reply.take() {
-            // Whoever asked may have gone; the change is made all the same.
-            let _ = reply.send(outcome);
-        } else if let Err(error) = outcome
-            && !self.refused
-        {
-            let command = std::any::type_name::<C>();
-            log::warn!(command; "a write that nobody waits for failed: {}", error.cause());
-        }
     }
 }
 
@@ -446,7 +364,7 @@ impl Worker {
 fn refuse_in_standby(batch: Vec<Box<dyn Job>>) -> Vec<Box<dyn Job>> {
     let (allowed, refused): (Vec<_>, Vec<_>) = batch.into_iter().partition(|job| job.in_standby());
     for mut job in refused {
-        job.refuse(Error::new(ErrorCode::Standby, "this node stands by; another one is active on this database"));
+        job.refuse(Error::stands_by());
         job.settle();
     }
     allowed
@@ -494,18 +412,6 @@ fn check_epoch(db: &mut Db, ours: i64) -> Result<(), Error> {
     }
     match dialect::epoch_for_share(db)? {
         Some(current) if current == ours => Ok(()),
-        _ => Err(Error::new(ErrorCode::Standby, "another node is active on this database now")),
-    }
-}
-
-/// Makes the error for each caller of a failed batch.
-fn copy_of(error: &Error) -> Error {
-    let copy = match error.code() {
-        ErrorCode::Internal => Error::internal(error.to_string()),
-        code => Error::new(code, error.message()),
-    };
-    match error.retry_after_s() {
-        Some(seconds) => copy.with_retry_after_s(seconds),
-        None => copy,
+        _ => Err(Error::stands_by()),
     }
 }

@@ -461,7 +461,7 @@ impl BrowserSession {
     }
 
     fn mark_read(&mut self, read: inbound::Read) -> Done {
-        let name = match (self.name(&read.named), read.seq) {
+        let (name, seq) = match (self.name(&read.named), read.seq) {
             (Ok(_), _) if self.parts.caller.role < Role::Member => {
                 let error = Error::new(ErrorCode::Forbidden, "a viewer's socket is read-only");
                 return self.refuse(error, Some(&read.named), None);
@@ -473,7 +473,6 @@ impl BrowserSession {
             }
             (Err(error), _) => return self.refuse(error, Some(&read.named), None),
         };
-        let (name, seq) = name;
         let opened = self.open(name, Open::Find, GoLive::AtOnce);
         Box::pin(opened.then(move |opened, this: &mut Self, _| -> Done {
             let id = match opened {

@@ -290,7 +290,6 @@ impl Session {
             Some(newer) => newer.with_older(page),
             None => page,
         };
-        let page = &page;
         let is_running = matches!(run.stage, Stage::Running);
         if is_running && run.heard != run.heard_at_look {
             // It was heard of since; the page is older.
@@ -305,11 +304,11 @@ impl Session {
             after_seq: run.after_seq,
             protocol,
         };
-        match reconcile::judge(page, &asked) {
+        match reconcile::judge(&page, &asked) {
             Verdict::Answered(rows) => {
                 let end = End::from_rows(&rows, run.text.visible().len());
                 // Somebody else's run may be active behind it.
-                self.unread |= reconcile::is_active(page);
+                self.unread |= reconcile::is_active(&page);
                 self.end(end)
             }
             // There the log does not tell what is active, so a silent run may well be; but not one of others whose answer
@@ -317,7 +316,7 @@ impl Session {
             _ if is_running
                 && protocol < 4
                 && !run.abort_wanted
-                && !(run.question.is_none() && reconcile::ends_with_answer(page, run.started_at)) =>
+                && !(run.question.is_none() && reconcile::ends_with_answer(&page, run.started_at)) =>
             {
                 Vec::new()
             }
@@ -329,7 +328,7 @@ impl Session {
                 if run.abort_wanted {
                     return self.end(End::aborted(None));
                 }
-                if reconcile::is_active(page) {
+                if reconcile::is_active(&page) {
                     // Somebody else's run: whatever is sent now would be steered into it.
                     run.stage = Stage::Unsure;
                     return self.look_later(RESUME_LOOK_MS);
@@ -342,14 +341,14 @@ impl Session {
             }
             Verdict::LookFurther if page.next_offset.is_some() && page.rows.len() < LOOK_ROWS_MAX => {
                 let offset = page.next_offset.unwrap_or_default();
-                run.looked = Some(Box::new(page.clone()));
+                run.looked = Some(Box::new(page));
                 self.looking = Some(run.turn_id);
                 vec![Effect::History { purpose: Purpose::Reconcile, limit: HISTORY_ROWS_MAX, offset }]
             }
             _ => {
-                let rows = reconcile::answer_so_far(page, &asked);
+                let rows = reconcile::answer_so_far(&page, &asked);
                 let known = if rows.is_empty() { None } else { Some(End::from_rows(&rows, run.text.visible().len())) };
-                self.wait_or_give_up(known, page, now_ms)
+                self.wait_or_give_up(known, &page, now_ms)
             }
         }
     }
