@@ -2,6 +2,7 @@
 //! configured gateway.
 use crate::config::{Config, LocalClients};
 use crate::domain::error::Error;
+use crate::domain::gateway::GatewayUrl;
 use crate::domain::ids::GatewayId;
 use crate::domain::secret::Secret;
 use crate::domain::user::{Caller, Role, TOKEN_PREFIX};
@@ -61,7 +62,7 @@ pub async fn run(store: &Store, config: &Config, vault: &Vault) -> Result<Bootst
         end_others(store, &operator, &["AUTH_TOKEN"], None).await?;
     }
     if let Some(url) = &config.gateway.url {
-        ensure_gateway(store, config, vault, url).await?;
+        ensure_gateway(store, config, vault, &url.parse::<GatewayUrl>()?.to_string()).await?;
     }
     let trusted = (config.auth.local_clients == LocalClients::Trusted).then(|| users::caller_of(&admin, None));
     Ok(Bootstrapped { trusted, first_start })

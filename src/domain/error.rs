@@ -187,7 +187,7 @@ impl Error {
 
     /// Says that the writer's queue is full.
     pub fn store_busy() -> Self {
-        Self::new(ErrorCode::StoreBusy, "the store cannot accept more writes now, try again in a second")
+        Self::new(ErrorCode::StoreBusy, "the store is busy now, try again in a second")
     }
 
     /// Sets the HTTP status where a route's contract differs from the code's own.

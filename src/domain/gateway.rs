@@ -34,7 +34,9 @@ impl FromStr for GatewayUrl {
     fn from_str(value: &str) -> Result<Self, Error> {
         let value = value.trim();
         let url = Url::parse(value).ok().filter(|_| value.len() <= Self::BYTES_MAX);
-        let plain = url.is_some_and(|url| {
+        // `Url` overlooks line breaks and tabs, which whoever dials does not.
+        let is_clean = !value.contains(|c: char| c.is_control() || c.is_whitespace());
+        let plain = url.filter(|_| is_clean).is_some_and(|url| {
             matches!(url.scheme(), "ws" | "wss")
                 && url.has_host()
                 && url.username().is_empty()
@@ -181,6 +183,8 @@ mod tests {
             "ws://x#c4n4ry",
             "ws://x?token=c4n4ry",
             "ws://x?authToken=c4n4ry",
+            "ws://x/a\nb",
+            "ws://x/a b",
             long.as_str(),
         ] {
             let error = wrong.parse::<GatewayUrl>().expect_err(wrong);

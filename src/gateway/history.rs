@@ -66,13 +66,25 @@ pub struct HistoryPage {
 }
 
 impl HistoryPage {
-    /// Joins the page of older rows that was read after this one. What is active is told by this one; rows that both have,
-    /// because the log grew in between, count once.
-    pub fn with_older(mut self, older: Self) -> Self {
+    /// Joins the page of older rows that was read after this one, which therefore tells what is active. Rows that both
+    /// have, because the log grew in between, count once. `Err` gives this page back where that one does not go on from it:
+    /// the session was reset in between, or the gateway gives the same rows again.
+    pub fn with_older(mut self, older: Self) -> Result<Self, Self> {
         let known: HashSet<&str> = self.rows.iter().map(|row| row.id.as_str()).collect();
         let mut rows: Vec<HistoryRow> = older.rows.into_iter().filter(|row| !known.contains(row.id.as_str())).collect();
+        let is_same_session = older.session_id == self.session_id;
+        let is_shorter = older.total.zip(self.total).is_some_and(|(older, newer)| older < newer);
+        let is_back = older.next_offset.is_some_and(|offset| Some(offset) <= self.next_offset);
+        if rows.is_empty() || !is_same_session || is_shorter || is_back {
+            return Err(self);
+        }
         rows.append(&mut self.rows);
-        Self { rows, has_more: older.has_more, next_offset: older.next_offset, ..self }
+        Ok(Self { rows, ..older })
+    }
+
+    /// Bytes of text on the page, which bound what is kept of a log.
+    pub fn text_bytes(&self) -> usize {
+        self.rows.iter().map(|row| row.text.len()).sum()
     }
 }
 

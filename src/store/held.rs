@@ -22,15 +22,16 @@ pub(super) struct Held {
 impl Held {
     /// Writes all that is held; nothing is held afterwards, also when it failed.
     pub(super) fn write(&mut self, db: &mut Db, now_ms: i64) -> Result<(), Error> {
+        let Self { messages, deliveries, read } = std::mem::take(self);
         // In this order the rows refer to what is there.
-        if !self.messages.is_empty() {
-            dialect::insert_messages(db, &std::mem::take(&mut self.messages))?;
+        if !messages.is_empty() {
+            dialect::insert_messages(db, &messages)?;
         }
-        if !self.deliveries.is_empty() {
-            dialect::insert_deliveries(db, &std::mem::take(&mut self.deliveries))?;
+        if !deliveries.is_empty() {
+            dialect::insert_deliveries(db, &deliveries)?;
         }
-        if !self.read.is_empty() {
-            dialect::note_read(db, &std::mem::take(&mut self.read), now_ms)?;
+        if !read.is_empty() {
+            dialect::note_read(db, &read, now_ms)?;
         }
         Ok(())
     }

@@ -86,6 +86,18 @@ impl Store {
         self.readers.read(query).await
     }
 
+    /// The same for work that nobody waits for and of which there may be much, see [`Readers::read_in_background`].
+    pub async fn read_in_background<T, E>(
+        &self,
+        query: impl FnOnce(&mut Db) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        Error: From<E>,
+    {
+        self.readers.read_in_background(query).await
+    }
+
     pub fn writer(&self) -> &WriterHandle {
         &self.writer
     }

@@ -1,4 +1,7 @@
 //! The pool of read-only connections. Reads run on blocking threads; a bounded number waits, for a bounded time.
+//!
+//! What links read for hundreds of sessions at once after a reconnect goes by a lane of its own, which takes half of the
+//! connections at most: whoever else reads does not wait behind it.
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +56,7 @@ pub struct Readers {
     pool: r2d2::Pool<Manager>,
     turns: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
+    background: Arc<Semaphore>,
     pooling: Pooling,
     opener: Opener,
 }
@@ -73,6 +77,7 @@ impl Readers {
             pool,
             turns: Arc::new(Semaphore::new(size)),
             waiting: Arc::new(Semaphore::new(size * WAITING_PER_CONNECTION_MAX)),
+            background: Arc::new(Semaphore::new((size / 2).max(1))),
             pooling,
             opener,
         })
@@ -94,6 +99,21 @@ impl Readers {
             this.read_blocking(query)
         };
         actix_rt::task::spawn_blocking(work).await.map_err(|_| Error::internal("a query panicked"))?
+    }
+
+    /// The same for work that nobody waits for and of which there may be much: it waits as long as it takes. Callers bound
+    /// how many such reads they have under way.
+    pub async fn read_in_background<T, E>(
+        &self,
+        query: impl FnOnce(&mut Db) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        Error: From<E>,
+    {
+        let place = self.background.clone().acquire_owned().await;
+        let _place = place.map_err(|_| Error::internal("the readers are closed"))?;
+        self.read(query).await
     }
 
     /// The same for callers that are on a thread of their own.

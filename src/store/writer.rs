@@ -299,6 +299,7 @@ impl Worker {
             }
             // Whoever holds it writes without us; what is remembered may not be true any more.
             self.memory.clear();
+            self.seed.stats.broken.store(1, Ordering::Relaxed);
             return Ended::Failed(error.into(), Fate::Keep);
         }
         if let Err(error) = check_epoch(db, epoch) {

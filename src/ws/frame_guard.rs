@@ -16,7 +16,8 @@
 //! - FGD-1: bytes are passed on unchanged and in the chunks they came in, up to the first bad frame of the stream.
 //! - FGD-2: nothing is buffered here; of a bad frame at most a part of its header is passed on.
 //! - FGD-3: after a trip comes one error, then the end; the inner stream is not polled again.
-//! - FGD-4: a paced guard has passed on one chunk at most beyond the last frame that was taken.
+//! - FGD-4: a paced guard has passed on at most one frame that is not whole yet, and one chunk, beyond the last frame that
+//!   was taken.
 
 use std::{
     cell::Cell,

@@ -196,9 +196,15 @@ impl BrowserSession {
     /// Reads what was missed and sends it, then goes on.
     pub(super) fn catch_up(&mut self, id: ConversationId, ctx: &mut Context<Self>) {
         let Some(watch) = self.watches.get_mut(&id) else { return };
-        let Mode::Live { next_seq } = watch.mode else { return };
-        watch.mode = Mode::Loading { waiting: Vec::new(), overflowed: false };
-        self.read_missed(id, next_seq - 1, ctx);
+        match &mut watch.mode {
+            // What is being read may be from before the loss: it is read once more behind that.
+            Mode::Loading { overflowed, .. } => *overflowed = true,
+            Mode::Live { next_seq } => {
+                let after = *next_seq - 1;
+                watch.mode = Mode::Loading { waiting: Vec::new(), overflowed: false };
+                self.read_missed(id, after, ctx);
+            }
+        }
     }
 
     /// Sends the lines after `after`, as much as the outbox takes; the next page is read when it has been written.
@@ -226,7 +232,7 @@ impl BrowserSession {
                 } else if last < found.last_seq {
                     this.unread.push_back((id, last));
                 } else {
-                    this.settle_run(id, ctx);
+                    this.settle_run(id, &open, ctx);
                     this.go_live(id, last, ctx);
                     this.show_run(id, &open, ctx);
                 }
@@ -240,15 +246,21 @@ impl BrowserSession {
         .spawn(ctx);
     }
 
-    /// A run that ended while events were lost, without a line: its end is told from the store.
-    fn settle_run(&mut self, id: ConversationId, ctx: &mut Context<Self>) {
+    /// A run that ended while events were lost, without a line: its end is told from the store. One that is still known to
+    /// go on has its end told by its event.
+    fn settle_run(&mut self, id: ConversationId, open: &[TurnId], ctx: &mut Context<Self>) {
         let Some(run) = self.watches.get(&id).and_then(|watch| watch.run) else { return };
         if self.parts.shared.directory.run(id).is_some_and(|live| live.turn_id == run.turn_id) {
-            self.show_run(id, &[run.turn_id], ctx);
+            self.show_run(id, open, ctx);
             return;
         }
+        self.read_end(id, run.turn_id, ctx);
+    }
+
+    /// Tells the end of a run in view from the store.
+    fn read_end(&mut self, id: ConversationId, turn_id: TurnId, ctx: &mut Context<Self>) {
         let store = self.parts.shared.store.clone();
-        async move { store.read(move |db| turns::get(db, run.turn_id)).await }
+        async move { store.read(move |db| turns::get(db, turn_id)).await }
             .into_actor(self)
             .map(move |read, this, ctx| {
                 let turn = match read {
@@ -256,7 +268,7 @@ impl BrowserSession {
                     Ok(None) => return,
                     Err(error) => {
                         log::warn!("the end of a run could not be read and is read again: {error}");
-                        ctx.run_later(READ_AGAIN, move |this, ctx| this.settle_run(id, ctx));
+                        ctx.run_later(READ_AGAIN, move |this, ctx| this.read_end(id, turn_id, ctx));
                         return;
                     }
                 };

@@ -16,7 +16,7 @@ use crate::domain::delivery::Delivery;
 use crate::domain::error::Error;
 use crate::domain::ids::{ConversationId, MessageId};
 use crate::domain::message::Line;
-use crate::store::{conversations, messages};
+use crate::store::{Db, conversations, messages};
 
 /// Wait before a read that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -135,15 +135,16 @@ impl GatewayLink {
                 Wanted::Question { .. } | Wanted::Touch(_) | Wanted::Join => None,
             })
             .collect();
+        // Nobody waits for a session that only joins, and a gateway's list may name hundreds.
+        let is_awaited = !wanted.iter().all(|wanted| matches!(wanted, Wanted::Join));
         let store = self.parts.store.clone();
         async move {
-            store
-                .read(move |db| {
-                    let lines: Result<Vec<_>, Error> =
-                        unread.into_iter().map(|message| messages::get(db, message)).collect();
-                    Ok::<_, Error>((conversations::get(db, id)?, lines?))
-                })
-                .await
+            let query = move |db: &mut Db| {
+                let lines: Result<Vec<_>, Error> =
+                    unread.into_iter().map(|message| messages::get(db, message)).collect();
+                Ok::<_, Error>((conversations::get(db, id)?, lines?))
+            };
+            if is_awaited { store.read(query).await } else { store.read_in_background(query).await }
         }
         .into_actor(self)
         .map(move |read, this, ctx| {

@@ -38,8 +38,9 @@ use self::import::Import;
 const ENDED_RUNS_MAX: usize = 64;
 /// Rows that one history request can bring.
 pub(super) const HISTORY_ROWS_MAX: u32 = 1_000;
-/// Rows that one look at the log goes back at most.
+/// Rows that one look at the log goes back at most, and the text in them: one session must not take the memory of all.
 const LOOK_ROWS_MAX: usize = 10_000;
+const LOOK_BYTES_MAX: usize = 16 << 20;
 /// How often a question that waits for the gateway to take it up again is looked for.
 const RESUME_LOOK_MS: u64 = 5_000;
 /// Wait before a write that the store refused is tried again.
@@ -94,6 +95,8 @@ struct Run {
     checkpoint_rev: u64,
     abort_wanted: bool,
     wide_look: bool,
+    /// A look has gone back as far as one may: the next ones read the newest rows only.
+    looked_far: bool,
     /// What the look at hand has read of the log so far, where it goes on to older rows.
     looked: Option<Box<HistoryPage>>,
     /// The gateway has its key, in its log or by its own word: it must not be sent again.
@@ -128,6 +131,7 @@ impl Run {
             checkpoint_rev: 0,
             abort_wanted: false,
             wide_look: false,
+            looked_far: false,
             looked: None,
             is_seen: false,
             ended_bare: false,
@@ -363,6 +367,7 @@ impl Session {
             && matches!(run.stage, Stage::Running | Stage::Unsure | Stage::Resuming { .. })
         {
             run.wide_look = false;
+            run.looked_far = false;
             effects.extend(self.look());
         }
         if self.contact == Contact::Known {

@@ -50,6 +50,9 @@ impl From<Database> for TestStore {
     }
 }
 
+/// Connections for reading.
+pub(crate) const CONNECTIONS: u32 = 4;
+
 /// Bounds that no test meets by accident.
 pub(crate) fn roomy() -> WriterOptions {
     WriterOptions { queue_max: 4_096, batch_max: 256, bulk_queue_max: 4_096, bulk_batch_max: 32 }
@@ -75,7 +78,7 @@ impl TestStore {
             epoch: epoch.clone(),
         };
         let (writer, _thread) = spawn_writer(parts).expect("the writer starts");
-        let store = Store::new(writer, opener, 4, epoch).expect("the readers start");
+        let store = Store::new(writer, opener, CONNECTIONS, epoch).expect("the readers start");
         let key = Secret::new("07".repeat(32));
         let vault = Vault::open(database.data_dir(), Some(&key)).expect("a key in hex");
         Self { store, clock, events, vault, database }

@@ -14,6 +14,7 @@ mod messages;
 mod migrations;
 mod parties;
 mod pooling;
+mod readers;
 mod schema;
 mod search;
 mod track;

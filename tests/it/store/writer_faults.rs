@@ -101,9 +101,11 @@ async fn a_lock_of_somebody_else_passes(store: TestStore) {
     sql::run(&mut other, "BEGIN IMMEDIATE");
     let refused = store.write(question(&caller, conversation.id, "one")).await.unwrap_err();
     assert_eq!(refused.code(), ErrorCode::StoreBusy);
-    assert_eq!((stats.opened_total.load(Ordering::Relaxed), stats.broken.load(Ordering::Relaxed)), (opened, 0));
+    let seen = || (stats.opened_total.load(Ordering::Relaxed), stats.broken.load(Ordering::Relaxed));
+    assert_eq!(seen(), (opened, 1), "the connection is kept, and who asks is told that nothing can be written");
     sql::run(&mut other, "ROLLBACK");
     assert_eq!(store.ask(&caller, conversation.id, "one").await.line.seq, 1);
+    assert_eq!(seen(), (opened, 0));
 }
 
 /// STO-1: a statement that fails spoils the whole transaction on PostgreSQL, whose commit is a silent rollback then. A

@@ -3,8 +3,8 @@ use std::collections::HashSet;
 
 use super::import::{Import, resets_up_to};
 use super::{
-    BUSY_RETRY_MS, Contact, Effect, End, HISTORY_ROWS_MAX, LOOK_ROWS_MAX, Purpose, RESUME_LOOK_MS, RequestError,
-    STORE_RETRY_MS, Session, Stage, Wake,
+    BUSY_RETRY_MS, Contact, Effect, End, HISTORY_ROWS_MAX, LOOK_BYTES_MAX, LOOK_ROWS_MAX, Purpose, RESUME_LOOK_MS,
+    RequestError, STORE_RETRY_MS, Session, Stage, Wake,
 };
 use crate::domain::error::Error;
 use crate::domain::ids::GatewayId;
@@ -286,15 +286,20 @@ impl Session {
     fn judge(&mut self, page: HistoryPage, now_ms: i64) -> Vec<Effect> {
         let protocol = self.protocol;
         let Some(run) = &mut self.run else { return Vec::new() };
-        let page = match run.looked.take() {
-            Some(newer) => newer.with_older(page),
-            None => page,
-        };
+        let newer = run.looked.take();
         let is_running = matches!(run.stage, Stage::Running);
         if is_running && run.heard != run.heard_at_look {
             // It was heard of since; the page is older.
             return Vec::new();
         }
+        let page = match newer {
+            None => page,
+            Some(newer) => match newer.with_older(page) {
+                Ok(joined) => joined,
+                // The log is not the one it was: what has been read of it does not tell that something is missing there.
+                Err(newer) => return self.wait_or_give_up(None, &newer, now_ms),
+            },
+        };
         let key = run.question.as_ref().map(|question| question.delivery_id.to_string());
         let asked = Asked {
             key: key.as_deref(),
@@ -328,8 +333,9 @@ impl Session {
                 if run.abort_wanted {
                     return self.end(End::aborted(None));
                 }
-                if reconcile::is_active(&page) {
-                    // Somebody else's run: whatever is sent now would be steered into it.
+                if reconcile::is_active(&page) || self.other_run.take().is_some() {
+                    // Somebody else's run, or one that was heard of while the log was read: whatever is sent now would be
+                    // steered into it.
                     run.stage = Stage::Unsure;
                     return self.look_later(RESUME_LOOK_MS);
                 }
@@ -339,7 +345,11 @@ impl Session {
                 run.wide_look = true;
                 self.look()
             }
-            Verdict::LookFurther if page.next_offset.is_some() && page.rows.len() < LOOK_ROWS_MAX => {
+            Verdict::LookFurther if page.next_offset.is_some() && !run.looked_far => {
+                run.looked_far = page.rows.len() >= LOOK_ROWS_MAX || page.text_bytes() >= LOOK_BYTES_MAX;
+                if run.looked_far {
+                    return self.wait_or_give_up(None, &page, now_ms);
+                }
                 let offset = page.next_offset.unwrap_or_default();
                 run.looked = Some(Box::new(page));
                 self.looking = Some(run.turn_id);

@@ -13,6 +13,7 @@ use crate::store::turns::DeliveryEnd;
 mod abort;
 mod contact;
 mod life;
+mod look;
 mod lost;
 mod model;
 mod others;

@@ -294,48 +294,6 @@ fn key_once_seen_in_the_log_is_never_sent_again() {
 }
 
 #[test]
-fn a_look_goes_back_as_far_as_it_must() {
-    let mut bench = cut_in("running");
-    let page = |from: i64, next_offset: Option<u64>| {
-        let mut page = idle((from..from + 3).map(|n| answer_row(n, "other", "x")).collect());
-        page["hasMore"] = json!(next_offset.is_some());
-        page["nextOffset"] = json!(next_offset);
-        page
-    };
-    bench.looked(page(1_000, Some(3)));
-    assert_eq!(bench.said(), ["history reconcile wide"]);
-    bench.looked(page(1_000, Some(3)));
-    assert_eq!(bench.said(), ["history reconcile wide 3"]);
-    // The log grew in between: a row comes twice.
-    bench.looked(page(998, Some(5)));
-    assert_eq!(bench.said(), ["history reconcile wide 5"]);
-    bench.looked(page(995, None));
-    assert_eq!(bench.said(), ["send 0"], "it stands nowhere, so it goes out under its key");
-}
-
-#[test]
-fn question_in_a_long_log_is_looked_for_further_up() {
-    let mut bench = cut_in("running");
-    let rows: Vec<Value> = (0..3).map(|n| answer_row(1_000 + n, "other", "x")).collect();
-    let mut short = idle(rows.clone());
-    short["hasMore"] = json!(true);
-    bench.looked(short.clone());
-    assert_eq!(bench.said(), ["history reconcile wide"]);
-    bench.looked(short);
-    assert_eq!(bench.said(), Vec::<String>::new(), "not seen, not sent: it waits");
-    bench.pass(100_000);
-    for _ in 0..30 {
-        bench.looked({
-            let mut page = idle(rows.clone());
-            page["hasMore"] = json!(true);
-            page
-        });
-        bench.pass(5_000);
-    }
-    assert!(bench.said().contains(&"end dead outcome_unknown true: so".to_owned()), "the text so far is kept");
-}
-
-#[test]
 fn what_finds_no_room_is_asked_again() {
     let mut bench = Bench::of(conversation(false));
     bench.ask();
