@@ -19,6 +19,10 @@ pub(super) fn fill(database: &Database, messages: u64) {
     };
     let (party, conversation) = (id(kind, "0"), id(kind, "0"));
     let mut db = database.connect();
+    if kind == Kind::Postgres {
+        // One statement writes it all, with the words of each line: longer than a statement of the store may take.
+        sql::run(&mut db, "SET statement_timeout = 0");
+    }
     for statement in [
         format!(
             "INSERT INTO parties (id, kind, reference, display_name, created_at) \

@@ -21,6 +21,11 @@ const WELL: Duration = Duration::from_secs(30);
 /// How long an outage may last until a client has felt it: reads wait five seconds for a connection, and after six the
 /// lease has ended.
 const FELT: Duration = Duration::from_secs(30);
+/// How long it may take until somebody is connected to a database that is used.
+const CONNECTED: Duration = Duration::from_secs(30);
+/// How long a connection has to be there after the end of its broker to be a pooler's: the server ends one whose other end
+/// is gone at once.
+const OUTLIVED: Duration = Duration::from_secs(2);
 
 fn run(test: impl Future<Output = ()>) {
     actix::System::new().block_on(test);
@@ -174,16 +179,41 @@ fn backends(database: &Database) -> BTreeSet<String> {
     sql::texts(&mut database.connect(), query).into_iter().collect()
 }
 
+/// Returns the connections to a database, once there are any.
+async fn some_backends(database: &Database) -> BTreeSet<String> {
+    let began = Instant::now();
+    loop {
+        let found = backends(database);
+        if !found.is_empty() {
+            return found;
+        }
+        assert!(began.elapsed() < CONNECTED, "nobody is connected to the database");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Tells whether one of these connections is still there when a broker's own would have ended with it.
+async fn are_left(database: &Database, before: &BTreeSet<String>) -> bool {
+    let began = Instant::now();
+    while !before.is_disjoint(&backends(database)) {
+        if began.elapsed() > OUTLIVED {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    false
+}
+
 /// The way to the server leads through a pooler: what that has open there outlives a broker that is killed.
 async fn outlived_by_connections(database: &Database, env: &[(&str, &str)]) {
     let mut broker = Broker::start(database, &[], env).await;
-    for _ in 0..5 {
-        // A kill in the middle of a transaction takes its connection along.
+    // A kill in the middle of a transaction takes its connection along: then once more.
+    for _ in 0..20 {
+        // What a start writes is written by then.
         tokio::time::sleep(Duration::from_millis(500)).await;
-        let before = backends(database);
+        let before = some_backends(database).await;
         broker.kill();
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        if !before.is_disjoint(&backends(database)) {
+        if are_left(database, &before).await {
             return;
         }
         broker.start_again().await;

@@ -1,7 +1,8 @@
 //! A file system that is really full: nothing finds room on it, not even what the shim leaves alone, the memory that
 //! SQLite shares and the broker's output.
 //!
-//! It takes the right to mount, as root has it; where that is missing the test says so and proves nothing.
+//! It takes the right to mount, as root has it. Where that is missing the test passes, prints that it was not run, and has
+//! proved nothing: only a run as root counts, and `full.rs` has to do for all others.
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};

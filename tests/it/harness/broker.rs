@@ -1,4 +1,5 @@
 //! The real binary, started as a user starts it, on a free port with a data directory of its own.
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -13,11 +14,36 @@ const READY: Duration = Duration::from_secs(30);
 
 /// A running broker; killed with this value.
 pub(crate) struct Broker {
-    child: Child,
+    child: Process,
     data_dir: PathBuf,
     pub(crate) address: String,
     pub(crate) token: String,
     start: Start,
+}
+
+/// A process; killed with this value, also when a start is given up before there is a broker.
+struct Process(Child);
+
+impl Deref for Process {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl DerefMut for Process {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// How a broker is started, so that it can be started again.
@@ -90,13 +116,13 @@ impl Broker {
         Self { child, data_dir: data_dir.to_owned(), address, token: String::new(), start }
     }
 
-    fn child(data_dir: &Path, start: &Start) -> Child {
+    fn child(data_dir: &Path, start: &Start) -> Process {
         let log = std::fs::File::options()
             .create(true)
             .append(true)
             .open(data_dir.join("broker.log"))
             .expect("a log file beside the data");
-        Command::new(env!("CARGO_BIN_EXE_clawbroker"))
+        let child = Command::new(env!("CARGO_BIN_EXE_clawbroker"))
             .args(["serve", "--listen", "127.0.0.1:0"])
             .args(&start.args)
             .current_dir(data_dir)
@@ -107,7 +133,8 @@ impl Broker {
             .stdout(log.try_clone().expect("one file, two handles"))
             .stderr(log)
             .spawn()
-            .expect("the binary starts")
+            .expect("the binary starts");
+        Process(child)
     }
 
     /// Kills it like a power cut would.
@@ -249,14 +276,6 @@ impl Broker {
             assert!(began.elapsed() < time, "gateway {id} is not {state}: {gateway}\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -19,6 +19,10 @@ use crate::harness::{Database, Kind, TestStore, sql};
 /// Fills the tables with so many rows that a scan would be the dearer plan.
 fn fill(db: &mut Db) {
     let sqlite = matches!(db, Db::Sqlite(_));
+    if !sqlite {
+        // Some of these take longer than a statement of the store may.
+        sql::run(db, "SET statement_timeout = 0");
+    }
     let numbers = |from: i64, to: i64| {
         if sqlite {
             format!(

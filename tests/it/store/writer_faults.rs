@@ -8,7 +8,7 @@ use clawbroker::store::conversations::{NewSession, OpenSession};
 use clawbroker::store::users::AddUser;
 use clawbroker::store::{Command, Lane, Tx};
 
-use crate::harness::{TestStore, question, session_name, sql};
+use crate::harness::{Kind, TestStore, question, session_name, sql};
 
 /// How a command goes wrong after it has written.
 #[derive(Clone, Copy)]
@@ -136,7 +136,11 @@ async fn a_failed_read_does_not_take_its_neighbours_along(store: TestStore) {
     running.await.unwrap().unwrap();
     before.await.unwrap().unwrap();
     // SQLite takes the byte; PostgreSQL cannot, and says so to this caller only.
-    let _ = bad.await.unwrap();
+    let bad = bad.await.unwrap();
+    match store.database.kind() {
+        Kind::Sqlite => assert_eq!(bad.unwrap().key, "zero\0byte"),
+        Kind::Postgres => assert_eq!(bad.unwrap_err().code(), ErrorCode::Internal),
+    }
     after.await.unwrap().unwrap();
     let there = store.number("SELECT count(*) AS value FROM users WHERE name IN ('before', 'after')").await;
     assert_eq!(there, 2, "who was told so is there");
