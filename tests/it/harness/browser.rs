@@ -5,8 +5,13 @@ use awc::ws::{Frame, Message};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
 
-/// How long a test waits for a frame.
+/// How long a test waits for a frame, and for a handshake.
 const PATIENCE: Duration = Duration::from_secs(45);
+
+/// Builds a client that gives a handshake as long as a frame; by default it has five seconds.
+pub(crate) fn client() -> awc::Client {
+    awc::Client::builder().timeout(PATIENCE).finish()
+}
 
 /// A socket of `/ws/chat/…`.
 pub(crate) struct Browser {
@@ -24,7 +29,7 @@ impl Browser {
 
     /// Opens a socket, if the server is there and wants to.
     pub(crate) async fn try_open(address: &str, path: &str, token: Option<&str>) -> Option<Self> {
-        let mut request = awc::Client::new().ws(format!("ws://{address}{path}")).max_frame_size(32 << 20);
+        let mut request = client().ws(format!("ws://{address}{path}")).max_frame_size(32 << 20);
         if let Some(token) = token {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
@@ -33,7 +38,7 @@ impl Browser {
 
     /// Opens a socket with a ticket, as pages do.
     pub(crate) async fn by_ticket(address: &str, path: &str, ticket: &str) -> Self {
-        let request = awc::Client::new().ws(format!("ws://{address}{path}"));
+        let request = client().ws(format!("ws://{address}{path}"));
         let offered = ["clawbroker.v1".to_owned(), format!("ticket.{ticket}")];
         Self::connect(request.protocols(offered)).await.expect("the socket opens")
     }
@@ -116,6 +121,15 @@ impl Browser {
         self.until(kind, |frame| frame["type"] == kind).await
     }
 
+    /// Returns the first frame that fits among all from place `from` of `seen` on, and reads on if none of them does.
+    pub(crate) async fn since(&mut self, from: usize, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        let known = self.seen[from..].iter().find(|frame| fits(frame)).cloned();
+        match known {
+            Some(frame) => frame,
+            None => self.until(what, fits).await,
+        }
+    }
+
     /// Reads until a run has ended, and returns its terminal frame.
     pub(crate) async fn until_terminal(&mut self) -> Value {
         self.until("a terminal frame", is_terminal).await
@@ -135,6 +149,12 @@ impl Browser {
     /// Reads whatever comes within `quiet`.
     pub(crate) async fn drain(&mut self, quiet: Duration) {
         while let Ok(Some(_)) = tokio::time::timeout(quiet, self.next()).await {}
+    }
+
+    /// Reads to the answer to a ping: what the broker had told this socket before has been read then.
+    pub(crate) async fn catch_up(&mut self) {
+        self.send(serde_json::json!({ "type": "ping" })).await;
+        self.until_type("pong").await;
     }
 
     pub(crate) fn transcript(&self) -> String {

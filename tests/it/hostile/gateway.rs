@@ -1,10 +1,10 @@
 //! A gateway whose connection breaks at each step of the protocol.
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::Stage;
 use super::middle::{How, Step};
-use super::{LONG, Stage};
 use crate::crash::number_from;
 use crate::harness::{Database, is_terminal};
 
@@ -48,6 +48,9 @@ const OF_A_QUESTION: [Step; 7] = [
 pub(crate) const BREAKS: [How; 6] =
     [How::Ends, How::Resets, How::Tears, How::Closes(1000), How::Closes(1011), How::Closes(1012)];
 
+/// How long all the steps of one question may take, each of which has its own patience.
+const STEPS_MAX: Duration = Duration::from_secs(120);
+
 /// Requests that may be under way at a gateway: `gateway.requests_in_flight_max`, as it is by default.
 const REQUESTS_MAX: usize = 32;
 
@@ -74,13 +77,14 @@ async fn a_question_is_answered_once_wherever_the_connection_breaks(database: Da
                 stage.connected().await;
                 browser.until_end_of(&session).await;
             };
-            let took = tokio::time::timeout(LONG, one).await;
+            let took = tokio::time::timeout(STEPS_MAX, one).await;
             assert!(took.is_ok(), "{how:?} at {step:?} in round {round}: no answer\n{}", stage.broker.log());
             asked.push((session, answer, *step, how));
         }
     }
     // What comes late would come by now.
     browser.drain(Duration::from_millis(500)).await;
+    browser.catch_up().await;
     for (session, answer, step, how) in &asked {
         println!("{how:?} at {step:?}");
         stage.is_answered_once(session, &browser, answer).await;
@@ -127,7 +131,13 @@ async fn five_hundred_sessions_are_asked_at_once(database: Database) {
     while ends < sessions.len() {
         let frame = browser.next().await.unwrap_or_else(|| panic!("closed: {:?}", browser.closed));
         assert!(frame["type"] != "error", "{frame}");
-        ends += usize::from(is_terminal(&frame));
+        if is_terminal(&frame) {
+            ends += 1;
+            if ends % 50 == 0 {
+                // This one is not left unread for as long as an answer takes.
+                stage.bystander.hears().await;
+            }
+        }
         if frame["type"] == "disconnected" {
             stage.connected().await;
         }
@@ -135,8 +145,12 @@ async fn five_hundred_sessions_are_asked_at_once(database: Database) {
     stage.played(1).await;
     let most = stage.middle.most_asked();
     assert!((2..=REQUESTS_MAX).contains(&most), "{most} requests were under way at once");
-    for session in &sessions {
+    for (n, session) in sessions.iter().enumerate() {
         stage.is_answered_once(session, &browser, &format!("answer in {session}")).await;
+        if n % 50 == 0 {
+            browser.catch_up().await;
+            stage.bystander.is_served().await;
+        }
     }
     stage.is_at_rest().await;
 }
@@ -150,8 +164,10 @@ async fn a_close_is_a_loss_whatever_its_code(database: Database) {
         let session = format!("c{code}");
         let answer = format!("after {code} it goes on");
         stage.middle.breaks(Step::Streaming(2), How::Closes(code));
+        // The loss may be told before the question is acknowledged.
+        let asked_at = browser.seen.len();
         browser.ask(&session, &format!("say[chunks=5,ms=5]: {answer}")).await;
-        let gone = browser.until_type("disconnected").await;
+        let gone = browser.since(asked_at, "the loss", |frame| frame["type"] == "disconnected").await;
         assert_eq!(gone["gateway"]["state"], "waiting", "{gone}");
         assert!(gone["retryInMs"].is_u64(), "{gone}");
         if index < 10 {
@@ -161,9 +177,11 @@ async fn a_close_is_a_loss_whatever_its_code(database: Database) {
         if index > 0 {
             stage.connected().await;
         }
-        browser.until_type("reconnected").await;
-        browser.until_end_of(&session).await;
+        browser.since(asked_at, "the return", |frame| frame["type"] == "reconnected").await;
+        let is_end = |frame: &Value| is_terminal(frame) && frame["sessionKey"] == session;
+        browser.since(asked_at, "the end", is_end).await;
         stage.is_answered_once(&session, &browser, &answer).await;
+        stage.bystander.is_served().await;
     }
     stage.is_at_rest().await;
 }

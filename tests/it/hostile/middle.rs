@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use crate::harness::broker::held_sockets;
+use crate::harness::browser::client;
 
 /// What is said behind the header of a frame that declares more than there is.
 const DECLARED_SENT: usize = 64 << 20;
@@ -213,7 +214,7 @@ impl Middle {
             return self.play(near, how).await;
         }
         let target = self.state.borrow().target.clone();
-        let Ok((_, far)) = awc::Client::new().ws(target).max_frame_size(32 << 20).connect().await else { return };
+        let Ok((_, far)) = client().ws(target).max_frame_size(32 << 20).connect().await else { return };
         self.pass_on(near, far).await;
     }
 

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use crate::harness::Broker;
 
 /// How long it waits for a word.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(45);
 
 /// What the broker said.
 #[derive(Debug, PartialEq)]
@@ -146,7 +146,10 @@ impl Raw {
     pub(super) async fn next(&mut self) -> Said {
         loop {
             match tokio::time::timeout(PATIENCE, self.said()).await.expect("a word comes") {
-                Said::Ping => self.write(&frame(0x8A, b"")).await,
+                Said::Ping => {
+                    // A connection that ends meanwhile is noticed by the next read.
+                    self.try_write(&frame(0x8A, b""), PATIENCE).await;
+                }
                 said => return said,
             }
         }

@@ -20,9 +20,21 @@ const LINE_BYTES: usize = 60_000;
 /// What the log says of a reader that is sent away.
 const AWAY: &str = "reads too slowly";
 
-/// Adds lines to a session of the calm gateway.
-async fn say_lines(broker: &Broker, session: &str, count: usize) {
-    let (status, shown) = broker.get(&format!("/api/gateways/calm/sessions/{session}")).await;
+/// The session of the calm gateway whose lines the readers are told. The bystander, who is not read all the time, hears
+/// nothing of it.
+const LINES: &str = "lines";
+
+/// Makes that session, with a question and its answer. The gateway has been asked for its log then, of which nobody who
+/// comes later is told any more.
+async fn begin_lines(broker: &Broker) {
+    let mut browser = broker.browser("/ws/chat/calm").await;
+    browser.ask(LINES, "say: here they begin").await;
+    assert_eq!(browser.until_terminal().await["seq"], 2);
+}
+
+/// Adds lines to that session.
+async fn say_lines(broker: &Broker, count: usize) {
+    let (status, shown) = broker.get(&format!("/api/gateways/calm/sessions/{LINES}")).await;
     assert_eq!(status, 200, "{shown}");
     let path = format!("/api/admin/conversations/{}/messages", shown["id"].as_str().expect("an id"));
     for n in 0..count {
@@ -34,15 +46,23 @@ async fn say_lines(broker: &Broker, session: &str, count: usize) {
 
 /// Returns the largest outbox of all sockets, in bytes.
 async fn outbox_bytes(broker: &Broker) -> u64 {
-    let (_, reports) = broker.get("/api/admin/actors?actor=browser_session").await;
-    let items = reports["items"].as_array().unwrap_or_else(|| panic!("{reports}"));
-    items.iter().filter_map(|report| report["state"]["bytes_waiting"].as_u64()).max().unwrap_or(0)
+    let began = Instant::now();
+    loop {
+        let (_, reports) = broker.get("/api/admin/actors?actor=browser_session").await;
+        let items = reports["items"].as_array().into_iter().flatten();
+        // Nobody tells of themselves in time on a machine that is too busy.
+        if let Some(most) = items.filter_map(|report| report["state"]["bytes_waiting"].as_u64()).max() {
+            return most;
+        }
+        assert!(began.elapsed() < LONG, "no socket tells of itself: {reports}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Reads the lines after `after` on a fresh socket: exactly those, in order.
-async fn resumes(broker: &Broker, session: &str, after: i64, last: i64) {
+async fn resumes(broker: &Broker, after: i64, last: i64) {
     let mut back = broker.browser("/ws/chat/calm").await;
-    back.send(json!({ "type": "resume", "sessionKey": session, "after": after })).await;
+    back.send(json!({ "type": "resume", "sessionKey": LINES, "after": after })).await;
     assert_eq!(back.until_type("resumed").await["lastSeq"], last);
     for seq in after + 1..=last {
         assert_eq!(back.until_type("message").await["message"]["seq"], seq);
@@ -55,10 +75,11 @@ async fn a_reader_that_stops_is_sent_away_and_resumes(database: Database) {
     let broker = broker_with(&database, "").await;
     let mut bystander = Bystander::beside(&broker).await;
     bystander.is_served().await;
+    begin_lines(&broker).await;
     // On a machine that is too busy to read as fast, a reader is cut before it comes to the close frame.
     let (mut code, mut seq) = (None, 2);
-    for _ in 0..3 {
-        code = is_sent_away(&broker, &mut seq).await;
+    for _ in 0..10 {
+        code = is_sent_away(&broker, &mut bystander, &mut seq).await;
         if code.is_some() {
             break;
         }
@@ -71,31 +92,37 @@ async fn a_reader_that_stops_is_sent_away_and_resumes(database: Database) {
 
 /// Has a reader stop until it is sent away, read on, and resume on a fresh socket. Returns the code of the close frame, if
 /// it came to that. `seq` is the last line of the session.
-async fn is_sent_away(broker: &Broker, seq: &mut i64) -> Option<u16> {
+async fn is_sent_away(broker: &Broker, bystander: &mut Bystander, seq: &mut i64) -> Option<u16> {
     let (first, sent_away_before) = (*seq, broker.log().matches(AWAY).count());
+    let is_away = || broker.log().matches(AWAY).count() > sent_away_before;
     let mut other = broker.browser("/ws/chat/calm").await;
-    other.send(json!({ "type": "subscribe", "sessionKey": "calm" })).await;
+    other.send(json!({ "type": "subscribe", "sessionKey": LINES })).await;
     other.until_type("subscribed").await;
     let mut slow = Raw::open_narrow(broker).await;
-    slow.write(&text(&json!({ "type": "subscribe", "sessionKey": "calm" }).to_string())).await;
+    slow.write(&text(&json!({ "type": "subscribe", "sessionKey": LINES }).to_string())).await;
     slow.until(|frame| frame["type"] == "subscribed").await;
     // It stops, and the others go on: each line comes to them when it has been said.
     loop {
         assert!(*seq < first + 400, "a reader that has stopped is given 24 MB");
-        say_lines(broker, "calm", 1).await;
+        say_lines(broker, 1).await;
         *seq += 1;
         assert_eq!(other.until_type("message").await["message"]["seq"], *seq);
-        if broker.log().matches(AWAY).count() > sent_away_before {
+        if is_away() {
             break;
         }
         if *seq % 16 == 0 {
+            bystander.is_served().await;
             // Slow, because the transport of such a reader does not answer. A single frame goes through, however large.
             let waiting = outbox_bytes(broker).await;
             assert!(waiting <= 1_048_576 + LINE_BYTES as u64 + 1_000, "the outbox is bounded: {waiting}");
+            // Its time for the close frame may have begun meanwhile.
+            if is_away() {
+                break;
+            }
         }
     }
-    // Now it reads on: whole lines without a gap, then the close that says why. It has two seconds for that.
-    let sent_away = Instant::now();
+    // Now it reads on: whole lines without a gap, then the close that says why. Two seconds after the broker has decided
+    // so, which is before it is known here, it is cut.
     slow.widen();
     let mut last = first;
     let code = loop {
@@ -105,15 +132,16 @@ async fn is_sent_away(broker: &Broker, seq: &mut i64) -> Option<u16> {
                 last += 1;
             }
             Said::Close(code) => break Some(code),
-            Said::Gone if sent_away.elapsed() > Duration::from_secs(1) => break None,
-            said => panic!("{said:?} behind line {last}, {:?} after it was sent away", sent_away.elapsed()),
+            Said::Gone => break None,
+            said => panic!("{said:?} behind line {last}"),
         }
     };
     assert!(last < *seq, "it was sent away before it had all");
     drop(slow);
-    say_lines(broker, "calm", 3).await;
+    say_lines(broker, 3).await;
     *seq += 3;
-    resumes(broker, "calm", last, *seq).await;
+    resumes(broker, last, *seq).await;
+    bystander.is_served().await;
     code
 }
 
@@ -122,10 +150,11 @@ async fn a_reader_that_never_comes_back_is_cut(database: Database) {
     let broker = broker_with(&database, "[limits]\noutbox_bytes_max = 131072\n").await;
     let mut bystander = Bystander::beside(&broker).await;
     bystander.is_served().await;
+    begin_lines(&broker).await;
     let mut slow = Vec::new();
     for _ in 0..24 {
         let mut raw = Raw::open_narrow(&broker).await;
-        raw.write(&text(&json!({ "type": "subscribe", "sessionKey": "calm" }).to_string())).await;
+        raw.write(&text(&json!({ "type": "subscribe", "sessionKey": LINES }).to_string())).await;
         raw.until(|frame| frame["type"] == "subscribed").await;
         slow.push(raw);
     }
@@ -133,12 +162,16 @@ async fn a_reader_that_never_comes_back_is_cut(database: Database) {
     let mut lines = 2;
     while broker.log().matches(AWAY).count() < slow.len() {
         assert!(lines < 400, "readers that have stopped are given 24 MB each");
-        say_lines(&broker, "calm", 1).await;
+        say_lines(&broker, 1).await;
         lines += 1;
+        if lines % 16 == 0 {
+            bystander.is_served().await;
+        }
     }
-    // Most of what was said to them is with the system, and the rest is not kept.
+    // Most of what was said to them is with the system, and the rest is not kept. A system that holds little of it has the
+    // broker send them away early, and what it takes for its own work is then more than half of that.
     let said_kib = slow.len() as u64 * (lines as u64 - 2) * LINE_BYTES as u64 / 1_024;
-    has_not_grown(&broker, memory, said_kib / 2);
+    has_not_grown(&broker, memory, (said_kib / 2).max(32 << 10));
     // They are still there, and do not read.
     nothing_is_held(&broker).await;
     for mut raw in slow {
@@ -155,9 +188,9 @@ async fn a_reader_that_never_comes_back_is_cut(database: Database) {
         // It was cut off before there was room for a close frame; one that came all the same says why.
         assert!(matches!(end, Said::Gone | Said::Close(1013)), "{end:?}");
         assert!(last < lines);
-        resumes(&broker, "calm", last, lines).await;
+        resumes(&broker, last, lines).await;
+        bystander.is_served().await;
     }
-    bystander.is_served().await;
     is_sound(&broker).await;
 }
 
@@ -189,7 +222,7 @@ async fn browsers_that_come_and_go_have_it_all_in_the_end(database: Database) {
     let visits = (0..BROWSERS).map(|n| come_and_go(&broker, format!("v{n}"), each, random.part()));
     let visits = join_all(visits);
     tokio::pin!(visits);
-    let until = Instant::now() + LONG + Duration::from_millis(200 * disconnects);
+    let until = Instant::now() + 4 * LONG + Duration::from_millis(500 * disconnects);
     let journals = loop {
         tokio::select! {
             journals = &mut visits => break journals,
@@ -310,7 +343,7 @@ async fn come_and_go(broker: &Broker, session: String, disconnects: u64, mut ran
                 hello.extend(text(&chat.to_string()));
             }
             raw.write(&hello).await;
-            let stays = if gone < disconnects { random.ms(0, 60) } else { Duration::from_secs(20) };
+            let stays = if gone < disconnects { random.ms(0, 60) } else { LONG };
             let until = Instant::now() + stays;
             while journal.last_seq() < ends_at {
                 match tokio::time::timeout_at(until, raw.next()).await {

@@ -23,8 +23,12 @@ const QUICK_TICK: &str = "[gateway]\nhealth_check_interval_s = 1\n";
 /// A time for one answer that a test can wait for. No connection ends by it.
 const QUICK_ANSWER: &str = "[gateway]\nrequest_timeout_ms = 400\n";
 
-/// Silence, and a time for a dial that is shorter than an answer that comes byte by byte.
-const QUICK_WORD: &str = "[gateway]\nhealth_check_interval_s = 1\nconnect_timeout_ms = 2000\n";
+/// Silence of ten seconds, which no good connection keeps even on a busy machine, and a time for a dial that is shorter
+/// than an answer that comes byte by byte.
+const SLOW_WORD: &str = "[gateway]\nhealth_check_interval_s = 5\nconnect_timeout_ms = 2000\n";
+
+/// Pause behind each byte with which even the shortest text frame takes longer than that silence.
+const SLOW_BYTE: Duration = Duration::from_millis(250);
 
 async fn silence_in_the_handshake_is_not_waited_for(database: Database) {
     let mut stage = Stage::on(&database, QUICK_HANDSHAKE).await;
@@ -39,6 +43,7 @@ async fn silence_in_the_handshake_is_not_waited_for(database: Database) {
     stage.played(steps.len() + 3).await;
     stage.connected().await;
     browser.until_terminal().await;
+    stage.bystander.is_served().await;
     stage.is_answered_once("a", &browser, "at last").await;
     stage.left().await;
     stage.is_at_rest().await;
@@ -64,6 +69,7 @@ async fn a_connection_that_is_half_open_is_found(database: Database) {
         browser.ask(&session, "say[chunks=4,ms=3]: in spite of silence").await;
         stage.played(index + 1).await;
         stage.left().await;
+        stage.bystander.is_served().await;
         stage.connected().await;
         browser.until_end_of(&session).await;
         stage.is_answered_once(&session, &browser, "in spite of silence").await;
@@ -96,6 +102,7 @@ async fn an_answer_that_is_lost_is_made_up_for(database: Database) {
         browser.until_end_of(&session).await;
         stage.played(index + 1).await;
         stage.is_answered_once(&session, &browser, "asked for again").await;
+        stage.bystander.is_served().await;
     }
     assert_eq!(stage.middle.dialled(), 3, "nothing but an answer was missing");
     stage.is_at_rest().await;
@@ -115,12 +122,13 @@ async fn a_gateway_that_says_byte_by_byte_is_heard(database: Database) {
 }
 
 async fn a_gateway_that_takes_too_long_to_say_a_word_is_left(database: Database) {
-    let mut stage = Stage::on(&database, QUICK_WORD).await;
+    let mut stage = Stage::on(&database, SLOW_WORD).await;
     let mut browser = stage.browser().await;
     // In the middle of a run, then in the handshakes that follow.
-    browser.ask("slow", "say[chunks=8,ms=60]: it was not in vain").await;
+    let answer = "it was not in vain, however slowly each of these words came";
+    browser.ask("slow", &format!("say[chunks=40,ms=100]: {answer}")).await;
     browser.until("a delta", |frame| frame["state"] == "delta").await;
-    stage.middle.drip(Some(Duration::from_millis(40)));
+    stage.middle.drip(Some(SLOW_BYTE));
     browser.until_type("disconnected").await;
     let dialled = stage.middle.dialled();
     let began = tokio::time::Instant::now();
@@ -133,7 +141,7 @@ async fn a_gateway_that_takes_too_long_to_say_a_word_is_left(database: Database)
     stage.middle.drip(None);
     stage.connected().await;
     browser.until_terminal().await;
-    stage.is_answered_once("slow", &browser, "it was not in vain").await;
+    stage.is_answered_once("slow", &browser, answer).await;
     stage.left().await;
     stage.is_at_rest().await;
     assert_eq!(browser.seen.iter().filter(|frame| frame["type"] == json!("reconnected")).count(), 1);
