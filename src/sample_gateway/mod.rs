@@ -7,7 +7,6 @@
 //! Not played: subscriptions, approvals, attachments (accepted, ignored), the merging of events for a slow reader (who is
 //! cut instead), and the real one's minutes of retries before an `error`.
 use std::io;
-use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +24,7 @@ mod frames;
 mod gateway;
 mod methods;
 mod peers;
+mod port;
 mod run;
 mod script;
 mod server;
@@ -33,7 +33,8 @@ mod session;
 mod tests;
 
 use gateway::{Incoming, Phase};
-use server::Shared;
+use port::Port;
+use server::{Core, Shared};
 use session::{canonical, fresh_id};
 
 /// The largest frame that is taken, and the largest message in fragments.
@@ -42,9 +43,11 @@ const FRAME_BYTES_MAX: usize = 1024 * 1024;
 const DRAIN_WAIT: Duration = Duration::from_secs(20);
 /// How long a stop waits for the other sides' close frames.
 const GOODBYE_WAIT: Duration = Duration::from_secs(1);
-/// How often, and how far apart, we try to get the old port back.
-const BIND_ATTEMPTS: u32 = 50;
-const BIND_PAUSE: Duration = Duration::from_millis(20);
+/// How often, and how far apart, we try to open the port again.
+const OPEN_ATTEMPTS: u32 = 1_500;
+const OPEN_PAUSE: Duration = Duration::from_millis(20);
+/// How long a test waits for what it wants to see.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How the sample gateway behaves.
 #[derive(Clone)]
@@ -94,20 +97,20 @@ pub fn start(options: Options) -> io::Result<Running> {
     if System::try_current().is_none() {
         return Err(io::Error::other("the sample gateway needs a running actix system"));
     }
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port))?;
-    let port = listener.local_addr()?.port();
+    let port = Port::take(options.port)?;
+    let listener = port.open()?;
     let arbiter = Arbiter::try_new()?;
     let shared = Shared::new(options, arbiter.handle());
     shared.listen(listener)?;
     let (owner, owned) = oneshot::channel();
     shared.spawn(server::end_with(Arc::clone(&shared), owned));
-    Ok(Running { url: format!("ws://127.0.0.1:{port}"), port, shared, _owner: owner })
+    Ok(Running { url: format!("ws://127.0.0.1:{}", port.number()), port, shared, _owner: owner })
 }
 
 /// A sample gateway at work; dropping it ends it.
 pub struct Running {
     pub url: String,
-    port: u16,
+    port: Port,
     shared: Arc<Shared>,
     /// Its end is the sign for the gateway's thread to end.
     _owner: oneshot::Sender<()>,
@@ -167,19 +170,31 @@ impl Running {
         self.shared.lock().peers.open_count()
     }
 
-    /// Waits until exactly so many connections have finished the handshake.
+    /// Waits until exactly so many connections have finished the handshake. Panics after a minute.
     pub async fn connected(&self, count: usize) {
-        self.shared.until(|core| core.peers.open_count() == count).await;
+        self.wait(&format!("{count} open connections"), |core| core.peers.open_count() == count).await;
     }
 
-    /// Waits until at least so many `chat.send` have come in.
+    /// Waits until at least so many `chat.send` have come in. Panics after a minute.
     pub async fn sent(&self, count: usize) {
-        self.shared.until(|core| core.gateway.sends.len() >= count).await;
+        self.wait(&format!("{count} messages"), |core| core.gateway.sends.len() >= count).await;
     }
 
-    /// Waits until nothing runs.
+    /// Waits until nothing runs. Panics after a minute.
     pub async fn idle(&self) {
-        self.shared.until(|core| core.gateway.runs.is_empty()).await;
+        self.wait("the end of all runs", |core| core.gateway.runs.is_empty()).await;
+    }
+
+    /// Waits until the state is as wanted. A test that waits in vain must end.
+    async fn wait(&self, awaited: &str, wanted: impl Fn(&Core) -> bool) {
+        let came = timeout(PATIENCE, self.shared.until(wanted)).await.is_ok();
+        assert!(came, "the sample gateway waited in vain for {awaited}: {}", self.in_short());
+    }
+
+    fn in_short(&self) -> String {
+        let core = self.shared.lock();
+        let (connections, messages) = (core.peers.open_count(), core.gateway.sends.len());
+        format!("{connections} open connections, {messages} messages, {} runs", core.gateway.runs.len())
     }
 }
 
@@ -190,21 +205,21 @@ impl Running {
         self.shared.change(|core, _, _| core.peers.cut_all());
     }
 
-    /// Closes the port and cuts all connections; runs go on. A network that is down.
+    /// Closes the port and cuts all connections; runs go on. A network that is down. The port remains the gateway's.
     pub async fn stop_listening(&self) {
         self.shared.close_port().await;
     }
 
     /// Opens the same port again.
     pub async fn listen_again(&self) -> io::Result<()> {
-        let mut attempts_left = BIND_ATTEMPTS;
+        let mut attempts_left = OPEN_ATTEMPTS;
         loop {
-            match TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)) {
+            match self.port.open() {
                 Ok(listener) => return self.shared.listen(listener),
                 Err(error) if attempts_left == 0 => return Err(error),
                 Err(_) => attempts_left -= 1,
             }
-            sleep(BIND_PAUSE).await;
+            sleep(OPEN_PAUSE).await;
         }
     }
 

@@ -19,6 +19,8 @@ use crate::domain::clock::ManualClock;
 mod faults;
 
 const SESSION: &str = "agent:main:s";
+/// How long a test waits for a frame.
+const PATIENCE: Duration = Duration::from_secs(45);
 
 /// A gateway that does not pause between deltas.
 fn gateway(change: impl FnOnce(&mut Options)) -> Running {
@@ -46,7 +48,8 @@ impl Peer {
     async fn dial(url: &str) -> (Self, Value) {
         // A provider that is there already is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let (_, socket) = Client::default().ws(url).max_frame_size(1 << 24).connect().await.expect("an upgrade");
+        let client = Client::builder().timeout(PATIENCE).finish();
+        let (_, socket) = client.ws(url).max_frame_size(1 << 24).connect().await.expect("an upgrade");
         let mut peer = Self { socket, requests: 0 };
         let challenge = peer.next().await;
         assert_eq!(challenge["event"], "connect.challenge");
@@ -74,7 +77,7 @@ impl Peer {
     /// Returns the next frame; a close as `{"close":code,"reason":…}`, the end of the stream as `{"gone":true}`.
     async fn next(&mut self) -> Value {
         loop {
-            let frame = tokio::time::timeout(Duration::from_secs(10), self.socket.next()).await.expect("in time");
+            let frame = tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("in time");
             match frame {
                 Some(Ok(Frame::Text(text))) => return serde_json::from_slice(&text).expect("JSON"),
                 Some(Ok(Frame::Close(reason))) => {

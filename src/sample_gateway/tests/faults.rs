@@ -135,6 +135,21 @@ async fn a_lost_connection_does_not_stop_a_run() {
     assert_eq!(page["payload"]["messages"][0]["content"][0]["text"], "one two");
 }
 
+#[cfg(target_os = "linux")]
+#[actix_web::test]
+async fn a_closed_port_is_given_to_nobody_else() {
+    use socket2::{Domain, Socket, Type};
+    let gateway = gateway(|_| {});
+    gateway.stop_listening().await;
+    let address = gateway.url.strip_prefix("ws://").expect("a URL");
+    let address: std::net::SocketAddr = address.parse().expect("an address");
+    assert!(TcpStream::connect(address).is_err(), "the port is closed");
+    let other = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    assert!(other.bind(&address.into()).is_err(), "the port is the gateway's");
+    gateway.listen_again().await.expect("the same port");
+    Peer::open(&gateway).await;
+}
+
 #[actix_web::test]
 async fn a_starting_gateway_asks_to_come_back() {
     let gateway = gateway(|_| {});

@@ -1,4 +1,6 @@
 //! The broker inside the test's own process, as `serve` puts it together.
+use std::time::Duration;
+
 use clawbroker::config::{Config, DatabaseUrl};
 use clawbroker::node::Node;
 use clawbroker::store::Location;
@@ -23,7 +25,8 @@ async fn a_node_starts_stops_and_starts_again_in_one_process(database: Database)
         let mut node = Node::start(config(&database)).await.expect("it starts");
         let bootstrapped = node.ready().await.expect("it becomes the active one");
         assert_eq!(bootstrapped.first_start, first_start);
-        let ready = awc::Client::new().get(format!("http://{}/ready", node.addresses[0])).send().await;
+        let request = awc::Client::new().get(format!("http://{}/ready", node.addresses[0]));
+        let ready = request.timeout(Duration::from_secs(45)).send().await;
         assert_eq!(ready.expect("an answer").status().as_u16(), 200);
         assert!(node.stop().await, "in time");
     }

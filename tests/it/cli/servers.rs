@@ -1,7 +1,8 @@
 //! `serve`, `demo` and `doctor`: what a newcomer sees, and what is refused.
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -136,17 +137,22 @@ fn a_password_in_the_database_url_is_never_told() {
 #[test]
 fn the_demo_shows_a_chat_within_a_minute_and_its_lines_work() {
     run_on(Kind::Sqlite, async |database: Database| {
-        let began = tokio::time::Instant::now();
         let folder = database.data_dir();
         // Settings of the real thing must not reach the demo.
         std::fs::write(folder.join(".env"), "DATABASE_URL=sqlite:///./data/chat.db\nHOST=0.0.0.0\n").unwrap();
         let mut command = bare(folder, &["demo", "--listen", "127.0.0.1:0"]);
         let mut demo =
             Running(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the binary starts"));
-        let mut said = BufReader::new(demo.0.stdout.take().expect("piped")).lines();
-        let mut until = |text: &str| -> String {
-            let line = said.by_ref().map(|line| line.expect("UTF-8")).find(|line| line.contains(text));
-            line.unwrap_or_else(|| panic!("the demo does not say `{text}`"))
+        let said = lines(demo.0.stdout.take().expect("piped"));
+        let until = |text: &str| -> String {
+            let began = tokio::time::Instant::now();
+            loop {
+                let line = said.recv_timeout(MINUTE.saturating_sub(began.elapsed()));
+                let line = line.unwrap_or_else(|error| panic!("the demo does not say `{text}`: {error}"));
+                if line.contains(text) {
+                    return line;
+                }
+            }
         };
         let (send, read, stream) = (until("curl"), until("curl"), until("echo"));
         assert!(folder.join("data/demo/clawbroker.db").exists() && !folder.join("data/chat.db").exists());
@@ -163,11 +169,24 @@ fn the_demo_shows_a_chat_within_a_minute_and_its_lines_work() {
         assert_eq!(browser.until_terminal().await["text"], "You said: hello");
         // Two questions were asked, by curl and by socket, and both are answered.
         let answers = || texts(&paste(&read).expect("lines")).iter().filter(|text| *text == "You said: hello").count();
+        let began = tokio::time::Instant::now();
         while answers() < 2 {
-            assert!(began.elapsed() < MINUTE);
+            assert!(began.elapsed() < MINUTE, "not both are answered: {:?}", paste(&read));
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     });
+}
+
+/// Reads lines on a thread of its own, so that who waits for one can give up.
+fn lines(from: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (said, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(from).lines() {
+            // The test may have ended before.
+            let _ = said.send(line.expect("UTF-8"));
+        }
+    });
+    lines
 }
 
 /// Runs a line as a shell would, and returns the JSON that it prints.

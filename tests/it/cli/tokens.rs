@@ -1,4 +1,6 @@
 //! `token`: what is made without a server counts when one starts, and what a server made ends when it is told to.
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::run;
@@ -44,6 +46,7 @@ async fn roles_belong_to_users(database: Database) {
 async fn status_for(broker: &Broker, token: &str) -> u16 {
     let request = awc::Client::new()
         .get(format!("http://{}/api/gateways", broker.address))
+        .timeout(Duration::from_secs(45))
         .insert_header(("Authorization", format!("Bearer {token}")));
     request.send().await.expect("an answer").status().as_u16()
 }

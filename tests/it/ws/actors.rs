@@ -3,16 +3,63 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::connected;
 use crate::harness::{Broker, Database};
 
 on_both_databases!(every_actor_tells_of_itself, what_was_said_is_found_by_its_words);
 
+/// How long a test waits for what comes by itself.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The actors of a broker with a gateway and browsers.
+const ACTORS: [&str; 8] =
+    ["browser_session", "gateway_link", "hub", "scheduler", "store_writer", "supervisor", "upkeep", "ws_transport"];
+
+/// Reads what the actors tell; a supervisor that is too busy to ask them is asked again.
 async fn reports(broker: &Broker, query: &str) -> Value {
-    let (status, list) = broker.get(&format!("/api/admin/actors{query}")).await;
-    assert_eq!(status, 200, "{list}");
-    list
+    let began = Instant::now();
+    loop {
+        let (status, list) = broker.get(&format!("/api/admin/actors{query}")).await;
+        if status == 200 {
+            return list;
+        }
+        assert!(status == 503 && began.elapsed() < PATIENCE, "{status}: {list}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Checks that one look shows every actor, at once as page by page; the error says what is missing.
+async fn all_are_told(broker: &Broker) -> Result<(), String> {
+    let all = reports(broker, "").await;
+    let items = all["items"].as_array().unwrap();
+    let roles: BTreeSet<&str> = items.iter().map(|item| item["actor"].as_str().unwrap()).collect();
+    if roles != BTreeSet::from(ACTORS) {
+        return Err(format!("{all}"));
+    }
+    let sessions = reports(broker, "?actor=browser_session").await;
+    let sessions = sessions["items"].as_array().unwrap();
+    if sessions.len() != 2 {
+        return Err(format!("{sessions:?}"));
+    }
+    for session in sessions {
+        let state = &session["state"];
+        assert_eq!((&state["gateway_id"], &state["watching"]), (&json!("gw"), &json!(1)), "{session}");
+        // The transport goes by the id of its session.
+        if !items.iter().any(|item| item["actor"] == "ws_transport" && item["id"] == session["id"]) {
+            return Err(format!("{session} in {all}"));
+        }
+    }
+    // Page by page each appears once.
+    let (mut seen, mut query) = (Vec::new(), "?limit=3".to_owned());
+    loop {
+        let page = reports(broker, &query).await;
+        seen.extend(page["items"].as_array().unwrap().iter().map(|item| (item["actor"].clone(), item["id"].clone())));
+        let Some(next) = page["next"].as_str() else { break };
+        query = format!("?limit=3&cursor={next}");
+    }
+    let whole: Vec<_> = items.iter().map(|item| (item["actor"].clone(), item["id"].clone())).collect();
+    if seen == whole { Ok(()) } else { Err(format!("page by page {seen:?}, at once {whole:?}")) }
 }
 
 async fn every_actor_tells_of_itself(database: Database) {
@@ -24,35 +71,21 @@ async fn every_actor_tells_of_itself(database: Database) {
         tab.until_type("subscribed").await;
         tabs.push(tab);
     }
-    let all = reports(&broker, "").await;
-    let items = all["items"].as_array().unwrap();
-    let roles: BTreeSet<&str> = items.iter().map(|item| item["actor"].as_str().unwrap()).collect();
-    let expected =
-        ["browser_session", "gateway_link", "hub", "scheduler", "store_writer", "supervisor", "upkeep", "ws_transport"];
-    assert_eq!(roles, BTreeSet::from(expected), "{all}");
-    let sessions = reports(&broker, "?actor=browser_session").await;
-    assert_eq!(sessions["items"].as_array().unwrap().len(), 2);
-    for session in sessions["items"].as_array().unwrap() {
-        let state = &session["state"];
-        assert_eq!((&state["gateway_id"], &state["watching"]), (&json!("gw"), &json!(1)), "{session}");
-        // The transport goes by the id of its session.
-        let transport = items.iter().find(|item| item["actor"] == "ws_transport" && item["id"] == session["id"]);
-        assert!(transport.is_some(), "{session} in {all}");
+    // Who does not answer within two seconds is left out of a look, and not of all.
+    let began = Instant::now();
+    while let Err(missing) = all_are_told(&broker).await {
+        assert!(began.elapsed() < PATIENCE, "{missing}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    // Page by page each appears once.
-    let (mut seen, mut query) = (Vec::new(), "?limit=3".to_owned());
-    loop {
-        let page = reports(&broker, &query).await;
-        seen.extend(page["items"].as_array().unwrap().iter().map(|item| (item["actor"].clone(), item["id"].clone())));
-        let Some(next) = page["next"].as_str() else { break };
-        query = format!("?limit=3&cursor={next}");
-    }
-    let whole: Vec<_> = items.iter().map(|item| (item["actor"].clone(), item["id"].clone())).collect();
-    assert_eq!(seen, whole);
     // A browser that has gone is not asked any more.
     drop(tabs.pop());
-    let left = async || reports(&broker, "?actor=browser_session").await["items"].as_array().unwrap().len();
-    while left().await != 1 {
+    let began = Instant::now();
+    loop {
+        let left = reports(&broker, "?actor=browser_session").await;
+        if left["items"].as_array().unwrap().len() == 1 {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "one browser is left: {left}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(broker.get("/api/admin/actors?role=hub").await.0, 422, "unknown fields are refused");
@@ -88,6 +121,7 @@ async fn what_was_said_is_found_by_its_words(database: Database) {
 }
 
 async fn until_indexed(broker: &Broker) {
+    let began = Instant::now();
     loop {
         let report = reports(broker, "?actor=upkeep").await;
         let state = &report["items"][0]["state"];
@@ -95,6 +129,7 @@ async fn until_indexed(broker: &Broker) {
             return;
         }
         assert_eq!(state["last_error"], Value::Null, "{state}");
+        assert!(began.elapsed() < PATIENCE, "not all is indexed: {report}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

@@ -22,12 +22,14 @@ async fn the_ancestors_readme_works_unchanged(database: Database) {
 
     // GET /api/gateways - List all gateways (tokens omitted)
     gateway.connected(1).await;
+    let began = tokio::time::Instant::now();
     let list = loop {
         let (status, list) = broker.get("/api/gateways").await;
         assert_eq!(status, 200);
         if list[0]["connected"] == true {
             break list;
         }
+        assert!(began.elapsed() < std::time::Duration::from_secs(60), "the gateway is not connected: {list}");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     };
     assert_eq!(list, json!([{ "id": "desk", "name": "Desk", "url": gateway.url, "connected": true }]));

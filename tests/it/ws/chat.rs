@@ -53,9 +53,15 @@ async fn questions_are_answered_one_at_a_time_and_in_order(database: Database) {
     let (broker, gateway) = connected(&database).await;
     let mut browser = broker.browser("/ws/chat/gw").await;
     for index in 0..5 {
-        let message = format!("say[chunks=2,ms=5]: answer {index}");
+        // The first is not answered before all have been taken.
+        let command = if index == 0 { "gate g" } else { "say[chunks=2,ms=5]" };
+        let message = format!("{command}: answer {index}");
         browser.send(json!({ "type": "chat", "sessionKey": "a", "message": message })).await;
     }
+    for _ in 0..5 {
+        browser.until_type("ack").await;
+    }
+    gateway.release("g");
     let mut ends = Vec::new();
     while ends.len() < 5 {
         ends.push(browser.until_terminal().await["text"].clone());
@@ -85,10 +91,13 @@ async fn a_receipt_tells_that_the_gateway_took_the_question(database: Database) 
         (what, events.into_iter().find(|event| event["what"] == "sent"))
     };
     // While the answer is under way already.
+    let began = tokio::time::Instant::now();
     let sent = loop {
-        if let (_, Some(sent)) = receipt().await {
+        let (what, sent) = receipt().await;
+        if let Some(sent) = sent {
             break sent;
         }
+        assert!(began.elapsed() < Duration::from_secs(60), "the receipt does not tell of `sent`: {what:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
     assert_eq!((&sent["attempt"], sent["at"].is_string()), (&json!(1), true), "{sent}");

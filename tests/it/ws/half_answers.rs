@@ -120,6 +120,7 @@ async fn it_is_asked_again_of_a_gateway_that_knows_nothing(database: Database) {
     let mut restarted = Restarted::on(&database).await;
     let key = restarted.gateway.sends()[0]["idempotencyKey"].clone();
     let port = restarted.gateway.url.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+    // The old one has the port until the new one has it, too.
     restarted.gateway = sample_gateway(|options| options.port = port);
     restarted.gateway.release("g");
     let end = restarted.ends().await;
