@@ -69,7 +69,7 @@ impl HistoryPage {
     /// Joins the page of older rows that was read after this one, which therefore tells what is active. Rows that both
     /// have, because the log grew in between, count once. `Err` gives this page back where that one does not go on from it:
     /// the session was reset in between, or the gateway gives the same rows again.
-    pub fn with_older(mut self, older: Self) -> Result<Self, Self> {
+    pub fn with_older(mut self: Box<Self>, older: Self) -> Result<Self, Box<Self>> {
         let known: HashSet<&str> = self.rows.iter().map(|row| row.id.as_str()).collect();
         let mut rows: Vec<HistoryRow> = older.rows.into_iter().filter(|row| !known.contains(row.id.as_str())).collect();
         let is_same_session = older.session_id == self.session_id;

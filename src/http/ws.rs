@@ -254,10 +254,6 @@ impl Handler<Outgoing> for WsTransport {
 impl StreamHandler<Result<Message, ProtocolError>> for WsTransport {
     fn handle(&mut self, msg: Result<Message, ProtocolError>, ctx: &mut Self::Context) {
         self.pace.take_one();
-        if self.closed {
-            // What came behind the end in the same piece is nobody's word any more.
-            return;
-        }
         match msg {
             Ok(Message::Text(text)) => self.tell(FromTransport::Text(text), ctx),
             Ok(Message::Binary(bytes)) => self.text(ByteString::try_from(bytes).ok(), ctx),

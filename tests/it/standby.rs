@@ -100,7 +100,7 @@ impl Late {
     }
 
     /// Checks that the node, which goes on while another is active, takes none of it.
-    async fn is_refused(mut self) {
+    async fn takes_nothing(mut self) {
         let refused = answer(self.request).await;
         // By the node's own clock, which has stood still, the request may have come too slowly.
         let is_late = refused.starts_with("HTTP/1.1 408");
@@ -267,7 +267,7 @@ fn a_sleeper_writes_nothing_after_another_took_over() {
             if let Some(late) = late {
                 tokio::time::sleep(pause.saturating_sub(took)).await;
                 active.unpause();
-                late.is_refused().await;
+                late.takes_nothing().await;
                 says(&active, LOST, lost).await;
             } else {
                 active = Broker::standby(&database, homes[0], &[KEY]).await;

@@ -22,6 +22,7 @@ async fn a_frame_that_breaks_the_protocol_ends_its_socket(database: Database) {
     let memory = memory_before(&broker);
     let begun = frame(0x01, b"{\"type\":");
     let unmasked = [&[0x81, 15][..], b"{\"type\":\"ping\"}"].concat();
+    let behind = json!({ "type": "chat", "sessionKey": "behind", "message": "say: too late" }).to_string();
     let wrong: Vec<(&str, Vec<u8>, u16)> = vec![
         ("text that is not UTF-8", frame(0x81, b"{\"type\":\"p\xFFng\"}"), 4400),
         ("a text that ends in the middle of a character", frame(0x81, b"\"\xC3"), 4400),
@@ -56,6 +57,8 @@ async fn a_frame_that_breaks_the_protocol_ends_its_socket(database: Database) {
             1009,
         ),
         ("what is behind a bad frame", [frame(0xC1, b"{}"), text("{\"type\":\"ping\"}")].concat(), 4400),
+        ("a question behind a bad text", [frame(0x81, b"\xFF"), text(&behind)].concat(), 4400),
+        ("several bad texts", [frame(0x81, b"\xFF"), frame(0x81, b"\xFF"), frame(0x81, b"\xFF")].concat(), 4400),
     ];
     for (what, bytes, code) in &wrong {
         let mut raw = Raw::open(&broker).await;
@@ -68,8 +71,11 @@ async fn a_frame_that_breaks_the_protocol_ends_its_socket(database: Database) {
         let told: Vec<_> = frames.iter().map(|frame| (&frame["type"], &frame["code"])).collect();
         let name = if *code == 1009 { "frame_too_large" } else { "bad_frame" };
         assert_eq!(told, [(&json!("error"), &json!(name))], "{what}");
+        assert_eq!(raw.next().await, Said::Gone, "{what}: nothing comes behind the end");
         bystander.is_served().await;
     }
+    let (_, found) = broker.get("/api/admin/conversations?q=behind").await;
+    assert_eq!(found["items"], json!([]), "{found}");
     // What a frame declares is not taken in, though it comes: 64 MiB, as far as they are taken.
     let block = vec![b'x'; 1 << 20];
     for declared in [header(0x82, 1 << 36), header(0x81, u64::MAX)] {
@@ -103,6 +109,12 @@ async fn a_close_frame_is_answered_by_a_good_one(database: Database) {
         let (closed, frames) = raw.closed().await;
         assert_eq!((closed, frames), (Some(code), Vec::new()), "{payload:?}");
     }
+    // Whoever has taken leave says nothing more.
+    let chat = json!({ "type": "chat", "sessionKey": "behind", "message": "say: too late" }).to_string();
+    let mut raw = Raw::open(&broker).await;
+    raw.write(&[frame(0x88, &1000_u16.to_be_bytes()), text(&chat)].concat()).await;
+    let (closed, frames) = raw.closed().await;
+    assert_eq!((closed, frames), (Some(1000), Vec::new()));
     // Without waiting for an answer, in the middle of something, with a reset.
     for bytes in [frame(0x88, b""), frame(0x01, b"{"), header(0x81, 1_000), vec![0x81], Vec::new()] {
         for is_reset in [true, false] {
@@ -114,6 +126,8 @@ async fn a_close_frame_is_answered_by_a_good_one(database: Database) {
     }
     bystander.is_served().await;
     nothing_is_held(&broker).await;
+    let (_, found) = broker.get("/api/admin/conversations?q=behind").await;
+    assert_eq!(found["items"], json!([]), "{found}");
     bystander.noticed_nothing();
     is_sound(&broker).await;
 }
@@ -174,7 +188,6 @@ async fn odd_frames_that_keep_to_the_protocol_are_answered(database: Database) {
         raw.write(&text(&json!({ "type": "history", "sessionKey": "calm", "limit": after }).to_string())).await;
         raw.until(|frame| frame["code"] == "validation_error").await;
     }
-    bystander.is_served().await;
     // Frames that are cut as finely as can be, with pings between them, are one message.
     let ping = b"{\"type\":\"ping\"}";
     for (index, byte) in ping.iter().enumerate() {

@@ -180,9 +180,10 @@ impl Scene {
 }
 
 /// Waits on this very thread for what another one does, so that no actor here does anything meanwhile.
+#[expect(clippy::disallowed_methods, reason = "nobody else on this thread may have a turn")]
 async fn without_a_turn_of_others<T>(work: impl Future<Output = T>) -> T {
     let mut work = std::pin::pin!(tokio::task::unconstrained(work));
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     loop {
         if let Some(done) = poll_immediate(&mut work).await {
             return done;
