@@ -87,9 +87,7 @@ pub fn route(event: &Event) -> Route {
 /// What the scheduler must know of an event: the delivery and when it is due, if at all.
 pub fn due_change(event: &Event) -> Option<(DeliveryId, Option<i64>)> {
     let Event::Delivery { delivery, .. } = event else { return None };
-    // What is available at once is told to its recipient by the event itself.
-    let due_at = delivery.due_at().filter(|at| *at > delivery.created_at || delivery.state == DeliveryState::Leased);
-    Some((delivery.id, due_at))
+    Some((delivery.id, delivery.due_at()))
 }
 
 /// Tells whether an event leaves slow work behind: lines to index, conversations to purge.

@@ -67,6 +67,13 @@ impl Picture {
         }
     }
 
+    /// Notes when a delivery that was taken out is due next, unless newer word of it has come.
+    pub fn keep(&mut self, id: DeliveryId, due_at: Option<i64>) {
+        if !self.by_id.contains_key(&id) {
+            self.set(id, due_at);
+        }
+    }
+
     pub fn next_at(&self) -> Option<i64> {
         self.by_time.first().map(|(at, _)| *at)
     }
@@ -226,6 +233,10 @@ impl Scheduler {
                 match result {
                     Ok(ready) => {
                         this.fired_total += again.len() as u64;
+                        for (_, delivery) in &ready {
+                            // Its wait is over; its ttl is not.
+                            this.picture.keep(delivery.id, delivery.expires_at);
+                        }
                         if !ready.is_empty() {
                             this.ready.do_send(DeliveriesReady(ready));
                         }
@@ -264,6 +275,17 @@ mod tests {
         assert_eq!(picture.next_at(), Some(5));
         assert_eq!(picture.take_due(10, 10), vec![a, b]);
         assert!(picture.is_empty());
+    }
+
+    #[test]
+    fn newer_word_of_what_was_taken_out_counts() {
+        let mut picture = Picture::default();
+        let (leased, waiting, free) = (DeliveryId::new(), DeliveryId::new(), DeliveryId::new());
+        picture.set(leased, Some(30));
+        picture.keep(leased, None);
+        picture.keep(waiting, Some(20));
+        picture.keep(free, None);
+        assert_eq!(picture.take_due(i64::MAX, 10), vec![waiting, leased]);
     }
 
     #[test]

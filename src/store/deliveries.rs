@@ -212,6 +212,16 @@ pub fn get(db: &mut Db, id: DeliveryId) -> Result<Option<Stored>, Error> {
         .transpose()
 }
 
+/// Reads those of these that there are, in order of acceptance.
+fn by_ids(db: &mut Db, ids: &[DeliveryId]) -> Result<Vec<Stored>, Error> {
+    let rows = deliveries::table
+        .filter(deliveries::id.eq_any(ids.iter().map(|id| id.as_bytes().as_slice())))
+        .order(deliveries::n.asc())
+        .select(Row::as_select())
+        .load(db)?;
+    rows.into_iter().map(Stored::try_from).collect()
+}
+
 /// Reads the deliveries of a message, in order of acceptance.
 pub fn of_message(db: &mut Db, id: MessageId) -> Result<Vec<Stored>, Error> {
     let rows = deliveries::table
@@ -367,8 +377,7 @@ impl Command for FireDue {
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Self::Output, Error> {
         let now_ms = tx.now_ms();
         let mut ready = Vec::new();
-        for id in &self.ids {
-            let Some(stored) = get(tx.read()?, *id)? else { continue };
+        for stored in by_ids(tx.read()?, &self.ids)? {
             let retry_at = now_ms + backoff_ms(stored.delivery.attempt);
             let delivery = match stored.delivery.due_move(now_ms, retry_at) {
                 Some(action) => apply_to(tx, stored, &action, true)?,
@@ -377,6 +386,13 @@ impl Command for FireDue {
             if delivery.state == DeliveryState::Pending && delivery.available_at <= now_ms {
                 ready.push((tx.topic(delivery.conversation_id)?, delivery));
             }
+        }
+        if !ready.is_empty() {
+            // Their wait is over: they are not due again, but for their ttl.
+            let ids = ready.iter().map(|(_, delivery)| id_of(delivery));
+            diesel::update(deliveries::table.filter(deliveries::id.eq_any(ids)))
+                .set(deliveries::due_at.eq(deliveries::expires_at))
+                .execute(tx.write()?)?;
         }
         Ok(ready)
     }
