@@ -98,6 +98,7 @@ diesel::table! {
         deleted_at -> Nullable<BigInt>,
         idem_key -> Nullable<Text>,
         idem_hash -> Nullable<Binary>,
+        name_folded -> Text,
     }
 }
 
@@ -249,6 +250,8 @@ diesel::table! {
         events -> Text,
         created_at -> BigInt,
         ended_at -> Nullable<BigInt>,
+        coalesce_key -> Nullable<Text>,
+        leased_at -> Nullable<BigInt>,
     }
 }
 
