@@ -189,7 +189,7 @@ impl Scheduler {
                 Ok(found) => {
                     this.picture.cut = found.len() >= PICTURE_MAX;
                     for (at, id) in found {
-                        this.picture.set(id, Some(at));
+                        this.picture.keep(id, Some(at));
                     }
                     this.sleep(ctx);
                 }
@@ -231,14 +231,13 @@ impl Scheduler {
             .map(move |result, this, ctx| {
                 this.busy = false;
                 match result {
-                    Ok(ready) => {
+                    Ok(fired) => {
                         this.fired_total += again.len() as u64;
-                        for (_, delivery) in &ready {
-                            // Its wait is over; its ttl is not.
-                            this.picture.keep(delivery.id, delivery.expires_at);
+                        for (id, due_at) in fired.due {
+                            this.picture.keep(id, due_at);
                         }
-                        if !ready.is_empty() {
-                            this.ready.do_send(DeliveriesReady(ready));
+                        if !fired.ready.is_empty() {
+                            this.ready.do_send(DeliveriesReady(fired.ready));
                         }
                         if this.picture.must_reload() {
                             this.load(ctx);
@@ -249,7 +248,7 @@ impl Scheduler {
                         log::warn!(deliveries = again.len() as u64; "due deliveries could not be moved: {error}");
                         let at = this.clock.now_ms();
                         for id in again {
-                            this.picture.set(id, Some(at));
+                            this.picture.keep(id, Some(at));
                         }
                         ctx.run_later(RETRY, |this, ctx| this.sleep(ctx));
                     }

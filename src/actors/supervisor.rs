@@ -279,7 +279,7 @@ impl Handler<StoreEvents> for Supervisor {
                 (Route::Link(id), Event::Delivery { delivery, line, .. }) => {
                     // What is to wait is told by the scheduler when its time has come.
                     let later = delivery.state == crate::domain::delivery::DeliveryState::Pending
-                        && delivery.available_at > self.parts.clock.now_ms();
+                        && delivery.must_wait(self.parts.clock.now_ms());
                     if !later {
                         self.to_link(&id, DeliveryMoved { delivery: delivery.clone(), line: line.clone() });
                     }

@@ -61,11 +61,21 @@ pub enum Outcome {
     HandedOut = 5,
     Sent = 6,
     Shown = 7,
+    /// The recipient said that it has it, where nothing else is asked of it.
+    Acknowledged = 8,
 }
 
 impl Outcome {
-    pub const ALL: [Self; 7] =
-        [Self::Answered, Self::Aborted, Self::Error, Self::Reported, Self::HandedOut, Self::Sent, Self::Shown];
+    pub const ALL: [Self; 8] = [
+        Self::Answered,
+        Self::Aborted,
+        Self::Error,
+        Self::Reported,
+        Self::HandedOut,
+        Self::Sent,
+        Self::Shown,
+        Self::Acknowledged,
+    ];
 
     pub fn from_code(code: i32) -> Option<Self> {
         Self::ALL.into_iter().find(|outcome| *outcome as i32 == code)
@@ -80,6 +90,7 @@ impl Outcome {
             Self::HandedOut => "handed_out",
             Self::Sent => "sent",
             Self::Shown => "shown",
+            Self::Acknowledged => "acknowledged",
         }
     }
 }
@@ -100,21 +111,27 @@ pub mod reason {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
     pub id: DeliveryId,
+    /// Order of acceptance over all deliveries.
+    pub n: i64,
     pub message_id: MessageId,
     pub conversation_id: ConversationId,
     pub recipient_id: PartyId,
     /// Place of its message in the conversation: the order of first hand-out (DLV-4).
     pub seq: i64,
+    /// From 0 to 2; of two that may be handed out the higher one goes first.
+    pub priority: i32,
     pub state: DeliveryState,
     pub outcome: Option<Outcome>,
     pub reason: Option<String>,
     /// Number of hand-outs so far.
     pub attempt: i32,
     pub attempts_max: i32,
-    /// Not handed out before this time.
+    /// Not handed out before this time; `created_at` for what does not wait.
     pub available_at: i64,
     /// End of the lease; `None` while leased means that only the recipient's events end it (a gateway's run).
     pub lease_until: Option<i64>,
+    /// Begin of the newest lease.
+    pub leased_at: Option<i64>,
     /// A pending delivery expires at this time.
     pub expires_at: Option<i64>,
     /// Digest of the result that completed it, to tell a repeat from a conflict (DLV-3).
@@ -146,6 +163,23 @@ pub enum Move {
     Redrive,
 }
 
+impl Move {
+    /// The number of the hand-out that the recipient speaks of, where it names one.
+    fn attempt(&self) -> Option<i32> {
+        match self {
+            Self::Complete { attempt, .. }
+            | Self::Nack { attempt, .. }
+            | Self::Extend { attempt, .. }
+            | Self::Fail { attempt, .. } => *attempt,
+            Self::Lease { .. }
+            | Self::LeaseOver { .. }
+            | Self::Expire
+            | Self::Cancel { .. }
+            | Self::Redrive => None,
+        }
+    }
+}
+
 /// What a move did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
@@ -159,12 +193,19 @@ impl Delivery {
     /// Applies a move at `now_ms`, or says why it is not possible. On an error nothing has changed.
     pub fn apply(&mut self, action: &Move, now_ms: i64) -> Result<Applied, Error> {
         use DeliveryState::{Cancelled, Completed, Dead, Expired, Leased, Pending};
+        if let Some(number) = action.attempt().filter(|number| *number > self.attempt) {
+            return Err(Error::invalid(
+                "delivery_attempt",
+                format!("`delivery_attempt` is {number}, but the newest hand-out was number {}", self.attempt),
+            ));
+        }
         match action {
             Move::Lease { until } => match self.state {
-                Pending if self.available_at <= now_ms && !self.ttl_over(now_ms) => {
+                Pending if !self.must_wait(now_ms) && !self.ttl_over(now_ms) => {
                     self.state = Leased;
                     self.attempt += 1;
                     self.lease_until = *until;
+                    self.leased_at = Some(now_ms);
                     self.reason = None;
                     Ok(Applied::Changed)
                 }
@@ -241,7 +282,7 @@ impl Delivery {
                     self.state = Pending;
                     self.reason = None;
                     self.attempt = 0;
-                    self.available_at = now_ms;
+                    self.available_at = self.created_at;
                     self.ended_at = None;
                     // A ttl that ran out while it lay dead would end it again at once.
                     if self.ttl_over(now_ms) {
@@ -254,12 +295,28 @@ impl Delivery {
         }
     }
 
+    /// Tells whether it may not be handed out yet. What never had to wait does not by a clock that was set back.
+    pub fn must_wait(&self, now_ms: i64) -> bool {
+        self.has_wait() && self.available_at > now_ms
+    }
+
+    /// Ends a wait that is over, for good: whoever takes the delivery up need not look at a clock again.
+    pub fn end_wait(&mut self, now_ms: i64) {
+        if !self.must_wait(now_ms) {
+            self.available_at = self.created_at;
+        }
+    }
+
+    fn has_wait(&self) -> bool {
+        self.available_at > self.created_at
+    }
+
     /// Returns the time at which the scheduler must look at it, if time alone moves it (DLV-2). What never had to wait is
     /// told to its recipient by its own event, and only its ttl is waited for.
     pub fn due_at(&self) -> Option<i64> {
         match self.state {
             DeliveryState::Pending => {
-                let waits_until = Some(self.available_at).filter(|at| *at > self.created_at);
+                let waits_until = self.has_wait().then_some(self.available_at);
                 waits_until.into_iter().chain(self.expires_at).min()
             }
             DeliveryState::Leased => self.lease_until,
@@ -290,6 +347,7 @@ impl Delivery {
         self.state = DeliveryState::Pending;
         self.lease_until = None;
         self.available_at = retry_at;
+        self.end_wait(now_ms);
         self.reason = reason;
     }
 
@@ -310,16 +368,10 @@ impl Delivery {
     }
 
     fn check_attempt(&self, attempt: Option<i32>) -> Result<(), Error> {
-        match attempt {
-            Some(number) if number > self.attempt => Err(Error::invalid(
-                "delivery_attempt",
-                format!("`delivery_attempt` is {number}, but the newest hand-out was number {}", self.attempt),
-            )),
-            Some(number) if number < self.attempt => {
-                Err(self.refuse(ErrorCode::StaleAttempt, "was handed out again since that attempt"))
-            }
-            _ => Ok(()),
+        if attempt.is_some_and(|number| number < self.attempt) {
+            return Err(self.refuse(ErrorCode::StaleAttempt, "was handed out again since that attempt"));
         }
+        Ok(())
     }
 
     fn ended(&self) -> Error {

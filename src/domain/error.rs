@@ -185,7 +185,7 @@ impl Error {
         Self::new(ErrorCode::Standby, "this node stands by; another one is active, or will be in a moment")
     }
 
-    /// Says that the writer's queue is full.
+    /// Says that the store has no room for the call now.
     pub fn store_busy() -> Self {
         Self::new(ErrorCode::StoreBusy, "the store is busy now, try again in a second")
     }

@@ -34,8 +34,10 @@ impl FromStr for GatewayUrl {
     fn from_str(value: &str) -> Result<Self, Error> {
         let value = value.trim();
         let url = Url::parse(value).ok().filter(|_| value.len() <= Self::BYTES_MAX);
-        // `Url` overlooks line breaks and tabs, which whoever dials does not.
-        let is_clean = !value.contains(|c: char| c.is_control() || c.is_whitespace());
+        // `Url` mends much that whoever dials does not.
+        let is_clean = value.contains("://")
+            && value.is_ascii()
+            && !value.contains(|c: char| c.is_control() || c.is_whitespace() || c == '\\');
         let plain = url.filter(|_| is_clean).is_some_and(|url| {
             matches!(url.scheme(), "ws" | "wss")
                 && url.has_host()
@@ -184,6 +186,9 @@ mod tests {
             "ws://x?token=c4n4ry",
             "ws://x?authToken=c4n4ry",
             "ws://x/a\nb",
+            "ws:10.0.0.1:18789",
+            "ws:\\\\gw.example",
+            "ws://bücher.example",
             "ws://x/a b",
             long.as_str(),
         ] {

@@ -47,6 +47,14 @@ impl MessageKind {
     pub fn from_code(code: i32) -> Option<Self> {
         [Self::Request, Self::Reply, Self::Notice].into_iter().find(|kind| *kind as i32 == code)
     }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Reply => "reply",
+            Self::Notice => "notice",
+        }
+    }
 }
 
 /// One piece of a message's content.
@@ -122,7 +130,7 @@ pub fn bounded(blocks: Vec<Block>) -> Vec<Block> {
 
 impl Block {
     /// How much it holds that has no bound of its own.
-    fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         match self {
             Self::Text { text } | Self::Thinking { text } => text.len(),
             Self::ToolCall { id, name, arguments } => id.len() + name.len() + arguments.to_string().len(),
@@ -175,7 +183,11 @@ pub struct Line {
     /// Found after lines that were said later.
     pub late: bool,
     pub supersedes: Option<MessageId>,
+    /// What it asks of its recipient, where that is an agent or a person.
+    pub kind: Option<MessageKind>,
     pub in_reply_to: Option<MessageId>,
+    /// Requests that led to it, one after the other, without a person between them.
+    pub hops: i32,
     /// The gateway's sentence when the answer ended in an error.
     pub error: Option<String>,
 }

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 use super::message::Line;
 use super::time::iso;
 
-/// `{id, session_id?, seq, role, content, timestamp (ms), created_at (ISO), sender, late?, supersedes?, error?}`.
+/// `{id, session_id?, seq, role, content, timestamp (ms), created_at (ISO), sender, late?, supersedes?,
+/// kind?, in_reply_to?, hops?, error?}`; the last but one where an agent or a person is to handle it.
 pub fn message_json(line: &Line, session_id: Option<&str>) -> Value {
     let mut message = json!({
         "id": line.id,
@@ -23,6 +24,11 @@ pub fn message_json(line: &Line, session_id: Option<&str>) -> Value {
     }
     if let Some(id) = line.supersedes {
         set(&mut message, "supersedes", json!(id));
+    }
+    if let Some(kind) = line.kind {
+        set(&mut message, "kind", json!(kind));
+        set(&mut message, "in_reply_to", json!(line.in_reply_to));
+        set(&mut message, "hops", json!(line.hops));
     }
     if let Some(error) = &line.error {
         set(&mut message, "error", json!(error));

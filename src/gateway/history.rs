@@ -82,9 +82,13 @@ impl HistoryPage {
         Ok(Self { rows, ..older })
     }
 
-    /// Bytes of text on the page, which bound what is kept of a log.
-    pub fn text_bytes(&self) -> usize {
-        self.rows.iter().map(|row| row.text.len()).sum()
+    /// Bytes of what the rows say and show, which bound what is kept of a log.
+    pub fn bytes(&self) -> usize {
+        let of_row = |row: &HistoryRow| {
+            let images: usize = row.images.iter().map(|image| image.bytes.len()).sum();
+            row.text.len() + row.blocks.iter().map(Block::bytes).sum::<usize>() + images
+        };
+        self.rows.iter().map(of_row).sum()
     }
 }
 

@@ -1,7 +1,7 @@
 //! A question: its line and its delivery, in one transaction.
 use std::sync::Arc;
 
-use super::deliveries::{self, NewDelivery};
+use super::deliveries::{self, DeliveryOptions, NewDelivery};
 use super::messages::{self, Idem, NewLine, Place};
 use super::tx::{Command, Tx};
 use super::{conversations, parties};
@@ -85,17 +85,12 @@ impl Command for AcceptChat {
             None
         } else {
             let recipient = parties::ensure_named(tx, PartyKind::Gateway, gateway.as_str())?;
-            let delivery = deliveries::insert(
-                tx,
-                NewDelivery {
-                    message_id: line.id,
-                    conversation_id: id,
-                    recipient_id: recipient.id,
-                    seq: line.seq,
-                    available_at: None,
-                    expires_at: None,
-                },
-            )?;
+            let new = NewDelivery {
+                recipient_id: recipient.id,
+                attempts_max: deliveries::ATTEMPTS_MAX,
+                options: DeliveryOptions::default(),
+            };
+            let delivery = deliveries::insert(tx, &line, new)?.delivery;
             deliveries::tell(tx, &delivery, None, Some(line.clone()))?;
             Some(delivery)
         };

@@ -7,7 +7,7 @@ use diesel::expression::SqlLiteral;
 use diesel::prelude::*;
 use diesel::sql_types::Bool;
 
-use super::dialect::{self, Db};
+use super::dialect::Db;
 use super::parties;
 use super::schema::{conversations, deliveries};
 use super::tx::{Command, Tx};
@@ -16,12 +16,13 @@ use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::{Event, Topic};
 use crate::domain::ids::{ConversationId, DeliveryId, MessageId, PartyId};
 use crate::domain::message::Line;
-use crate::domain::party::Party;
+use crate::domain::party::{Party, PartyKind};
 
 pub use self::events::Entry;
 
 /// Hand-outs of a delivery before it is dead, unless its recipient says otherwise.
 pub const ATTEMPTS_MAX: i32 = 5;
+
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = deliveries)]
 struct Row {
@@ -36,8 +37,10 @@ struct Row {
     reason: Option<String>,
     attempt: i32,
     attempts_max: i32,
+    priority: i32,
     available_at: i64,
     lease_until: Option<i64>,
+    leased_at: Option<i64>,
     expires_at: Option<i64>,
     started: bool,
     result_hash: Option<Vec<u8>>,
@@ -50,8 +53,6 @@ struct Row {
 #[derive(Clone, Debug)]
 pub struct Stored {
     pub delivery: Delivery,
-    /// Order of acceptance over all deliveries.
-    pub n: i64,
     /// Its key was seen by the upstream gateway, so it must not be sent again under another (D4).
     pub started: bool,
     pub events: Vec<Entry>,
@@ -74,10 +75,12 @@ impl TryFrom<Row> for Stored {
         Ok(Self {
             delivery: Delivery {
                 id: DeliveryId::try_from(row.id.as_slice())?,
+                n: row.n,
                 message_id: MessageId::try_from(row.message_id.as_slice())?,
                 conversation_id: ConversationId::try_from(row.conversation_id.as_slice())?,
                 recipient_id: PartyId::try_from(row.recipient_id.as_slice())?,
                 seq: row.seq,
+                priority: row.priority,
                 state,
                 outcome,
                 reason: row.reason,
@@ -85,12 +88,12 @@ impl TryFrom<Row> for Stored {
                 attempts_max: row.attempts_max,
                 available_at: row.available_at,
                 lease_until: row.lease_until,
+                leased_at: row.leased_at,
                 expires_at: row.expires_at,
                 result_hash,
                 created_at: row.created_at,
                 ended_at: row.ended_at,
             },
-            n: row.n,
             started: row.started,
             events: serde_json::from_str(&row.events)
                 .map_err(|error| Error::corrupt(format!("history of a delivery: {error}")))?,
@@ -101,47 +104,68 @@ impl TryFrom<Row> for Stored {
 /// What a new delivery is made of.
 #[derive(Clone, Debug)]
 pub(super) struct NewDelivery {
-    pub(super) message_id: MessageId,
-    pub(super) conversation_id: ConversationId,
     pub(super) recipient_id: PartyId,
-    pub(super) seq: i64,
-    pub(super) available_at: Option<i64>,
-    pub(super) expires_at: Option<i64>,
+    pub(super) attempts_max: i32,
+    pub(super) options: DeliveryOptions,
+}
+
+/// How a sender wants its message handed out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeliveryOptions {
+    /// From 0 to 2; of two that may be handed out the higher one goes first.
+    pub priority: i32,
+    /// Not before this time.
+    pub available_at: Option<i64>,
+    /// Not after this time.
+    pub expires_at: Option<i64>,
+    /// A newer message of the same sender and key takes its place while it waits.
+    pub coalesce_key: Option<String>,
 }
 
 /// A delivery on its way to its table.
 pub(super) struct NewRow {
     pub(super) delivery: Delivery,
-    pub(super) n: i64,
+    pub(super) coalesce_key: Option<String>,
     /// Its history, as stored.
     pub(super) events: String,
 }
 
-/// Inserts a pending delivery.
-pub(super) fn insert(tx: &mut Tx<'_>, new: NewDelivery) -> Result<Delivery, Error> {
+/// A delivery that has moved, on its way to its table.
+pub(super) struct Moved {
+    pub(super) delivery: Delivery,
+    /// Its history, as stored.
+    pub(super) events: String,
+}
+
+/// Inserts a pending delivery of a line that was just appended.
+pub(super) fn insert(tx: &mut Tx<'_>, line: &Line, new: NewDelivery) -> Result<Stored, Error> {
     let now_ms = tx.now_ms();
-    let n = tx.next_delivery_n()?;
+    let options = new.options;
     let delivery = Delivery {
         id: DeliveryId::new(),
-        message_id: new.message_id,
-        conversation_id: new.conversation_id,
+        n: tx.next_delivery_n()?,
+        message_id: line.id,
+        conversation_id: line.conversation_id,
         recipient_id: new.recipient_id,
-        seq: new.seq,
+        seq: line.seq,
+        priority: options.priority,
         state: DeliveryState::Pending,
         outcome: None,
         reason: None,
         attempt: 0,
-        attempts_max: ATTEMPTS_MAX,
-        available_at: new.available_at.unwrap_or(now_ms),
+        attempts_max: new.attempts_max,
+        available_at: options.available_at.unwrap_or(now_ms).max(now_ms),
         lease_until: None,
-        expires_at: new.expires_at,
+        leased_at: None,
+        expires_at: options.expires_at,
         result_hash: None,
         created_at: now_ms,
         ended_at: None,
     };
-    let events = events::text(&[Entry::accepted(now_ms)])?;
-    tx.add_delivery(NewRow { delivery: delivery.clone(), n, events });
-    Ok(delivery)
+    let history = vec![Entry::accepted(now_ms)];
+    let events = events::text(&history)?;
+    tx.add_delivery(NewRow { delivery: delivery.clone(), coalesce_key: options.coalesce_key, events });
+    Ok(Stored { delivery, started: false, events: history })
 }
 
 /// Applies a move and stores the result, with an event for whoever watches. A repeat changes nothing.
@@ -158,11 +182,10 @@ pub(super) fn apply_to(tx: &mut Tx<'_>, mut stored: Stored, action: &Move, annou
         return Ok(stored.delivery);
     }
     events::add_move(&mut stored.events, action, &stored.delivery, now_ms);
-    let delivery = &stored.delivery;
-    dialect::save_move(tx.write()?, delivery, &events::text(&stored.events)?)?;
-    tx.note_open(delivery.conversation_id, from.is_open(), delivery.state.is_open());
+    let events = events::text(&stored.events)?;
+    tx.save_move(Moved { delivery: stored.delivery.clone(), events }, from);
     if announce {
-        tell(tx, delivery, Some(from), None)?;
+        tell(tx, &stored.delivery, Some(from), None)?;
     }
     Ok(stored.delivery)
 }
@@ -370,32 +393,53 @@ pub struct FireDue {
     pub ids: Vec<DeliveryId>,
 }
 
-impl Command for FireDue {
+/// What became of deliveries that were due.
+#[derive(Debug, Default)]
+pub struct Fired {
     /// Those that are now ready to be handed out, each with its conversation's name.
-    type Output = Vec<(Arc<Topic>, Delivery)>;
+    pub ready: Vec<(Arc<Topic>, Delivery)>,
+    /// When each of those that are still open is due next.
+    pub due: Vec<(DeliveryId, Option<i64>)>,
+}
 
-    fn apply(&self, tx: &mut Tx<'_>) -> Result<Self::Output, Error> {
+impl Command for FireDue {
+    type Output = Fired;
+
+    fn apply(&self, tx: &mut Tx<'_>) -> Result<Fired, Error> {
         let now_ms = tx.now_ms();
-        let mut ready = Vec::new();
+        let mut fired = Fired::default();
         for stored in by_ids(tx.read()?, &self.ids)? {
-            let retry_at = now_ms + backoff_ms(stored.delivery.attempt);
+            // For an agent the lease was the wait.
+            let wait_ms = match tx.party(stored.delivery.recipient_id)?.map(|party| party.kind) {
+                Some(PartyKind::Agent) => 0,
+                _ => backoff_ms(stored.delivery.attempt),
+            };
+            let retry_at = now_ms + wait_ms;
             let delivery = match stored.delivery.due_move(now_ms, retry_at) {
                 Some(action) => apply_to(tx, stored, &action, true)?,
-                None => stored.delivery,
+                None => end_wait(tx, stored)?,
             };
-            if delivery.state == DeliveryState::Pending && delivery.available_at <= now_ms {
-                ready.push((tx.topic(delivery.conversation_id)?, delivery));
+            if !delivery.state.is_open() {
+                continue;
+            }
+            fired.due.push((delivery.id, delivery.due_at()));
+            if delivery.state == DeliveryState::Pending && !delivery.must_wait(now_ms) {
+                fired.ready.push((tx.topic(delivery.conversation_id)?, delivery));
             }
         }
-        if !ready.is_empty() {
-            // Their wait is over: they are not due again, but for their ttl.
-            let ids = ready.iter().map(|(_, delivery)| id_of(delivery));
-            diesel::update(deliveries::table.filter(deliveries::id.eq_any(ids)))
-                .set(deliveries::due_at.eq(deliveries::expires_at))
-                .execute(tx.write()?)?;
-        }
-        Ok(ready)
+        Ok(fired)
     }
+}
+
+/// Stores that a wait is over, so that it is not due again but for its ttl.
+fn end_wait(tx: &mut Tx<'_>, mut stored: Stored) -> Result<Delivery, Error> {
+    let now_ms = tx.now_ms();
+    if stored.delivery.state == DeliveryState::Pending && !stored.delivery.must_wait(now_ms) {
+        stored.delivery.end_wait(now_ms);
+        let events = events::text(&stored.events)?;
+        tx.save_move(Moved { delivery: stored.delivery.clone(), events }, DeliveryState::Pending);
+    }
+    Ok(stored.delivery)
 }
 
 /// An operator starts dead deliveries afresh.

@@ -29,6 +29,7 @@ pub struct NewLine {
     pub late: bool,
     pub supersedes: Option<MessageId>,
     pub in_reply_to: Option<MessageId>,
+    pub hops: i32,
     pub error: Option<String>,
     /// The sender's own key for it, and the digest of what the key was sent with (D10).
     pub idem: Option<Idem>,
@@ -67,6 +68,7 @@ impl NewLine {
             late: false,
             supersedes: None,
             in_reply_to: None,
+            hops: 0,
             error: None,
             idem: None,
         }
@@ -80,6 +82,7 @@ struct Row {
     conversation_id: Vec<u8>,
     seq: i64,
     role: i32,
+    kind: Option<i32>,
     text: String,
     blocks: Option<String>,
     sender_id: Vec<u8>,
@@ -88,6 +91,7 @@ struct Row {
     late: bool,
     supersedes: Option<Vec<u8>>,
     in_reply_to: Option<Vec<u8>>,
+    hops: i32,
     error: Option<String>,
 }
 
@@ -103,7 +107,6 @@ pub(super) enum Place {
 /// A line on its way to its table.
 pub(super) struct NewRow {
     pub(super) line: Arc<Line>,
-    pub(super) kind: Option<MessageKind>,
     /// `None` where the line is one text.
     pub(super) blocks: Option<String>,
     pub(super) idem: Option<Idem>,
@@ -134,10 +137,12 @@ pub(super) fn append(tx: &mut Tx<'_>, id: ConversationId, place: Place, new: New
         created_at: now_ms,
         late: new.late,
         supersedes: new.supersedes,
+        kind: new.kind,
         in_reply_to: new.in_reply_to,
+        hops: new.hops,
         error: new.error,
     });
-    tx.add_message(NewRow { line: line.clone(), kind: new.kind, blocks: stored, idem: new.idem });
+    tx.add_message(NewRow { line: line.clone(), blocks: stored, idem: new.idem });
     Ok(line)
 }
 
@@ -298,6 +303,10 @@ fn line(row: Row, senders: &HashMap<PartyId, Party>) -> Result<Line, Error> {
     let optional = |id: Option<Vec<u8>>| id.map(|id| MessageId::try_from(id.as_slice())).transpose();
     let sender_id = PartyId::try_from(row.sender_id.as_slice())?;
     let sender = senders.get(&sender_id).ok_or_else(|| Error::corrupt("a message without its sender's party"))?;
+    let kind = row
+        .kind
+        .map(|code| MessageKind::from_code(code).ok_or_else(|| Error::corrupt("a message of an unknown kind")))
+        .transpose()?;
     let blocks = match row.blocks {
         Some(json) => {
             serde_json::from_str(&json).map_err(|error| Error::corrupt(format!("blocks of a message: {error}")))?
@@ -318,7 +327,9 @@ fn line(row: Row, senders: &HashMap<PartyId, Party>) -> Result<Line, Error> {
         created_at: row.created_at,
         late: row.late,
         supersedes: optional(row.supersedes)?,
+        kind,
         in_reply_to: optional(row.in_reply_to)?,
+        hops: row.hops,
         error: row.error,
     })
 }

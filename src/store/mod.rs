@@ -35,7 +35,7 @@ use std::sync::atomic::AtomicI64;
 
 pub use dialect::{Db, Pooling, Settings, explain, migrate_all, revert_all};
 pub use open::{LOCK_FILE, Location, Opener, ServerLock};
-pub use readers::Readers;
+pub use readers::{Place, Readers};
 pub use tx::{Command, Probe, Tx};
 pub use writer::{
     Lane, WriterHandle, WriterOptions, WriterParts, WriterSeed, WriterStats, queues as writer_queues,
@@ -84,18 +84,6 @@ impl Store {
         Error: From<E>,
     {
         self.readers.read(query).await
-    }
-
-    /// The same for work that nobody waits for and of which there may be much, see [`Readers::read_in_background`].
-    pub async fn read_in_background<T, E>(
-        &self,
-        query: impl FnOnce(&mut Db) -> Result<T, E> + Send + 'static,
-    ) -> Result<T, Error>
-    where
-        T: Send + 'static,
-        Error: From<E>,
-    {
-        self.readers.read_in_background(query).await
     }
 
     pub fn writer(&self) -> &WriterHandle {

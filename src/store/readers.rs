@@ -1,12 +1,12 @@
 //! The pool of read-only connections. Reads run on blocking threads; a bounded number waits, for a bounded time.
 //!
 //! What links read for hundreds of sessions at once after a reconnect goes by a lane of its own, which takes half of the
-//! connections at most: whoever else reads does not wait behind it.
+//! connections, at least one: whoever else reads does not wait behind it.
 use std::sync::Arc;
 use std::time::Duration;
 
 use r2d2::ManageConnection;
-use tokio::sync::Semaphore;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
 use super::dialect::{self, Db, Pooling};
 use super::open::Opener;
@@ -14,7 +14,7 @@ use crate::domain::error::Error;
 
 /// How long a read waits for its turn before it answers `store_busy`.
 const WAIT: Duration = Duration::from_secs(5);
-/// Reads that may wait for one connection; beyond it they are refused at once (LIM-1).
+/// Reads that run or wait for each connection; beyond it they are refused at once (LIM-1).
 const WAITING_PER_CONNECTION_MAX: usize = 64;
 
 /// Makes and checks pooled connections.
@@ -50,6 +50,14 @@ impl std::fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
+/// A place in the lane of what nobody waits for.
+#[derive(Debug)]
+pub struct Place(#[expect(dead_code, reason = "it counts by being held")] OwnedSemaphorePermit);
+
+fn closed(_: AcquireError) -> Error {
+    Error::internal("the readers are closed")
+}
+
 /// Read-only connections. Cheap to clone.
 #[derive(Clone)]
 pub struct Readers {
@@ -57,6 +65,7 @@ pub struct Readers {
     turns: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
     background: Arc<Semaphore>,
+    background_waiting: Arc<Semaphore>,
     pooling: Pooling,
     opener: Opener,
 }
@@ -78,6 +87,7 @@ impl Readers {
             turns: Arc::new(Semaphore::new(size)),
             waiting: Arc::new(Semaphore::new(size * WAITING_PER_CONNECTION_MAX)),
             background: Arc::new(Semaphore::new((size / 2).max(1))),
+            background_waiting: Arc::new(Semaphore::new(size * WAITING_PER_CONNECTION_MAX)),
             pooling,
             opener,
         })
@@ -92,17 +102,17 @@ impl Readers {
         let Ok(_waiting) = self.waiting.clone().try_acquire_owned() else { return Err(Error::store_busy()) };
         let turn = tokio::time::timeout(WAIT, self.turns.clone().acquire_owned()).await;
         let Ok(Ok(turn)) = turn else { return Err(Error::store_busy()) };
-        let this = self.clone();
-        let work = move || {
-            // Held until the query has ended, also when whoever asked has gone.
-            let _turn = turn;
-            this.read_blocking(query)
-        };
-        actix_rt::task::spawn_blocking(work).await.map_err(|_| Error::internal("a query panicked"))?
+        self.run(turn, query).await
     }
 
-    /// The same for work that nobody waits for and of which there may be much: it waits as long as it takes. Callers bound
-    /// how many such reads they have under way.
+    /// Waits for a place in the lane of what nobody waits for, as long as it takes. Whoever holds one reads soon or lets
+    /// it go.
+    pub async fn background_place(&self) -> Result<Place, Error> {
+        self.background.clone().acquire_owned().await.map(Place).map_err(closed)
+    }
+
+    /// Runs a query that nobody waits for, in that lane. What it is about is held in memory meanwhile, so that the line is
+    /// bounded as well.
     pub async fn read_in_background<T, E>(
         &self,
         query: impl FnOnce(&mut Db) -> Result<T, E> + Send + 'static,
@@ -111,9 +121,29 @@ impl Readers {
         T: Send + 'static,
         Error: From<E>,
     {
-        let place = self.background.clone().acquire_owned().await;
-        let _place = place.map_err(|_| Error::internal("the readers are closed"))?;
-        self.read(query).await
+        let Ok(_waiting) = self.background_waiting.clone().try_acquire_owned() else { return Err(Error::store_busy()) };
+        let place = self.background_place().await?;
+        let turn = self.turns.clone().acquire_owned().await.map_err(closed)?;
+        self.run((turn, place), query).await
+    }
+
+    /// Runs a query on a thread that may block. `held` is let go of when the query has ended, also when whoever asked has
+    /// gone.
+    async fn run<T, E>(
+        &self,
+        held: impl Send + 'static,
+        query: impl FnOnce(&mut Db) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        Error: From<E>,
+    {
+        let this = self.clone();
+        let work = move || {
+            let _held = held;
+            this.read_blocking(query)
+        };
+        actix_rt::task::spawn_blocking(work).await.map_err(|_| Error::internal("a query panicked"))?
     }
 
     /// The same for callers that are on a thread of their own.

@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use diesel::prelude::*;
 
-use super::deliveries::NewRow as DeliveryRow;
+use super::deliveries::{Moved, NewRow as DeliveryRow};
 use super::dialect::{self, Db};
 use super::held::Held;
 use super::memory::{Ends, Memory, remember};
 use super::messages::NewRow as MessageRow;
 use super::schema::{conversations, deliveries};
 use super::{gateways, parties};
+use crate::domain::delivery::DeliveryState;
 use crate::domain::error::Error;
 use crate::domain::event::{Event, Topic};
 use crate::domain::ids::{ConversationId, GatewayId, PartyId, UserId};
@@ -106,6 +107,13 @@ impl<'a> Tx<'a> {
         self.dirty = true;
         self.note_open(row.delivery.conversation_id, false, row.delivery.state.is_open());
         self.held.deliveries.push(row);
+    }
+
+    /// Stores a delivery that has moved, to be written with others.
+    pub(super) fn save_move(&mut self, row: Moved, from: DeliveryState) {
+        self.dirty = true;
+        self.note_open(row.delivery.conversation_id, from.is_open(), row.delivery.state.is_open());
+        self.held.moves.insert(row.delivery.id, row);
     }
 
     /// Notes that a party takes part and has read all up to its own line, the newest one; to be written with others.

@@ -135,22 +135,26 @@ impl GatewayLink {
         }
         let name = SessionName::told(self.parts.gateway.id.clone(), key, self.status.default_agent.as_deref());
         let (store, key) = (self.parts.store.clone(), key.to_owned());
-        async move { store.write(TrackSession { name }).await }
-            .into_actor(self)
-            .map(move |tracked, this, ctx| match tracked {
-                Ok(Some(conversation)) => {
-                    this.untracked.remove(&key);
-                    // Read anew: it may have been deleted while this was on its way.
-                    this.want(conversation.id, Wanted::Join, ctx);
-                }
-                // It was deleted here.
-                Ok(None) => {}
-                Err(error) => {
-                    this.untracked.remove(&key);
-                    log::warn!("a session could not be tracked: {error}");
-                }
-            })
-            .spawn(ctx);
+        async move {
+            let Some(conversation) = store.write(TrackSession { name }).await? else { return Ok(None) };
+            // It waits for its place before it counts as being read: whoever asks in it meanwhile does not wait with it.
+            Ok(Some((conversation, store.readers().background_place().await?)))
+        }
+        .into_actor(self)
+        .map(move |tracked: Result<_, Error>, this, ctx| match tracked {
+            Ok(Some((conversation, place))) => {
+                this.untracked.remove(&key);
+                // Read anew: it may have been deleted while this was on its way.
+                this.want(conversation.id, Wanted::Join(place), ctx);
+            }
+            // It was deleted here.
+            Ok(None) => {}
+            Err(error) => {
+                this.untracked.remove(&key);
+                log::warn!("a session could not be tracked: {error}");
+            }
+        })
+        .spawn(ctx);
     }
 
     fn perform(&mut self, id: ConversationId, effect: Effect, ctx: &mut Context<Self>) {

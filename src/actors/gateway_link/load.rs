@@ -81,7 +81,7 @@ fn open_sessions(db: &mut Db, id: &GatewayId, party: PartyId) -> Result<Vec<Load
     loop {
         let open = deliveries::open_of_recipient(db, party, after_n, PAGE)?;
         let Some(last) = open.last() else { break };
-        after_n = last.n;
+        after_n = last.delivery.n;
         let waiting: Vec<_> = open
             .into_iter()
             .map(|stored| stored.delivery)

@@ -16,7 +16,7 @@ use crate::domain::delivery::Delivery;
 use crate::domain::error::Error;
 use crate::domain::ids::{ConversationId, MessageId};
 use crate::domain::message::Line;
-use crate::store::{Db, conversations, messages};
+use crate::store::{Db, Place, conversations, messages};
 
 /// Wait before a read that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -29,8 +29,8 @@ pub(super) enum Wanted {
         line: Option<Arc<Line>>,
     },
     Touch(Reply<()>),
-    /// The session itself: it is tracked since now.
-    Join,
+    /// The session itself: it is tracked since now. Nobody waits for it, and a gateway's list may name hundreds.
+    Join(Place),
 }
 
 /// What waits for sessions that are being read, in the order in which it came. Bounded by the questions that may wait in
@@ -132,11 +132,9 @@ impl GatewayLink {
             .iter()
             .filter_map(|wanted| match wanted {
                 Wanted::Question { delivery, line: None } => Some(delivery.message_id),
-                Wanted::Question { .. } | Wanted::Touch(_) | Wanted::Join => None,
+                Wanted::Question { .. } | Wanted::Touch(_) | Wanted::Join(_) => None,
             })
             .collect();
-        // Nobody waits for a session that only joins, and a gateway's list may name hundreds.
-        let is_awaited = !wanted.iter().all(|wanted| matches!(wanted, Wanted::Join));
         let store = self.parts.store.clone();
         async move {
             let query = move |db: &mut Db| {
@@ -144,7 +142,7 @@ impl GatewayLink {
                     unread.into_iter().map(|message| messages::get(db, message)).collect();
                 Ok::<_, Error>((conversations::get(db, id)?, lines?))
             };
-            if is_awaited { store.read(query).await } else { store.read_in_background(query).await }
+            store.read(query).await
         }
         .into_actor(self)
         .map(move |read, this, ctx| {
@@ -155,16 +153,21 @@ impl GatewayLink {
                 Err(error) => {
                     log::warn!("a session could not be read and is tried again: {}", error.cause());
                     let left = refuse_touches(wanted, &error);
-                    ctx.run_later(RETRY, move |this, ctx| this.read(id, left, ctx));
+                    ctx.run_later(RETRY, move |this, ctx| this.read_again(id, left, ctx));
                     return;
                 }
             }
-            let more = this.reading.next(id);
-            if !more.is_empty() {
-                this.read(id, more, ctx);
-            }
+            this.read_again(id, Vec::new(), ctx);
         })
         .spawn(ctx);
+    }
+
+    /// Reads a session again for what is left, or for what came meanwhile if nobody else looks any more.
+    fn read_again(&mut self, id: ConversationId, left: Vec<Wanted>, ctx: &mut Context<Self>) {
+        let wanted = if left.is_empty() { self.reading.next(id) } else { left };
+        if !wanted.is_empty() {
+            self.read(id, wanted, ctx);
+        }
     }
 
     fn on_read(
@@ -192,7 +195,7 @@ impl GatewayLink {
                     self.with_session(id, ctx, |session, now_ms| session.on_question(question, now_ms));
                 }
                 Wanted::Touch(reply) => self.touch(id, reply, ctx),
-                Wanted::Join => {}
+                Wanted::Join(place) => drop(place),
             }
         }
     }
@@ -218,7 +221,7 @@ pub(super) fn refuse_touches(wanted: Vec<Wanted>, error: &Error) -> Vec<Wanted> 
         match wanted {
             // Whoever asked may have gone.
             Wanted::Touch(reply) => drop(reply.send(Err(Error::new(error.code(), error.message().to_owned())))),
-            Wanted::Question { .. } | Wanted::Join => left.push(wanted),
+            Wanted::Question { .. } | Wanted::Join(_) => left.push(wanted),
         }
     }
     left

@@ -390,6 +390,7 @@ impl Session {
             self.contact = Contact::Unknown;
         }
         if let Some(run) = &mut self.run {
+            run.looked = None;
             if matches!(run.stage, Stage::Sending | Stage::Held | Stage::Running | Stage::Resuming { .. }) {
                 run.stage = Stage::Unsure;
             }

@@ -45,6 +45,7 @@ pub(super) async fn map(
     let row_ids: Vec<String> = page.rows.iter().map(|row| row.id.clone()).collect();
     let (looked_at, old) = (source.clone(), protocol < 4);
     let (LookedUp { known, elsewhere }, done) = store
+        .readers()
         .read_in_background(move |db| {
             let looked_up = look_up(db, id, &runs, &keys, old)?;
             Ok::<_, Error>((looked_up, upstream::known_rows(db, &looked_at, &row_ids)?))

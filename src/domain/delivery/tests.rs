@@ -5,10 +5,12 @@ use super::*;
 fn fresh(attempts_max: i32, expires_at: Option<i64>) -> Delivery {
     Delivery {
         id: DeliveryId::new(),
+        n: 1,
         message_id: MessageId::new(),
         conversation_id: ConversationId::new(),
         recipient_id: PartyId::new(),
         seq: 1,
+        priority: 0,
         state: DeliveryState::Pending,
         outcome: None,
         reason: None,
@@ -16,6 +18,7 @@ fn fresh(attempts_max: i32, expires_at: Option<i64>) -> Delivery {
         attempts_max,
         available_at: 0,
         lease_until: None,
+        leased_at: None,
         expires_at,
         result_hash: None,
         created_at: 0,
@@ -57,9 +60,11 @@ fn the_report_table_of_the_contract_holds() {
     let mut delivery = fresh(5, None);
     delivery.apply(&Move::Fail { attempt: None, reason: "no".into() }, 0).expect("fail of a pending one");
     assert_eq!(delivery.apply(&report(1, None), 1).expect_err("ended").code(), ErrorCode::DeliveryEnded);
-    // A number that was never given out is the caller's mistake.
+    // A number that was never given out is the caller's mistake, whatever has become of the delivery.
     let mut delivery = fresh(5, None);
     assert_eq!(delivery.apply(&report(1, Some(3)), 0).expect_err("too new").code(), ErrorCode::ValidationError);
+    delivery.apply(&report(1, None), 0).expect("completes");
+    assert_eq!(delivery.apply(&report(1, Some(3)), 1).expect_err("too new").code(), ErrorCode::ValidationError);
 }
 
 #[test]
@@ -71,6 +76,18 @@ fn a_ttl_acts_on_pending_only() {
     assert_eq!(delivery.due_move(60, 0), Some(Move::Expire));
     delivery.apply(&Move::Expire, 60).expect("expires");
     assert_eq!(delivery.state, DeliveryState::Expired);
+}
+
+#[test]
+fn a_clock_that_is_set_back_holds_nothing_back_that_never_had_to_wait() {
+    let mut delivery = Delivery { created_at: 1_000, available_at: 1_000, ..fresh(5, None) };
+    delivery.apply(&Move::Lease { until: None }, 400).expect("it does not wait");
+    delivery.apply(&Move::Nack { attempt: None, retry_at: 2_000, reason: None }, 500).expect("nack");
+    assert_eq!(delivery.due_at(), Some(2_000));
+    delivery.apply(&Move::Lease { until: None }, 1_999).expect_err("it waits");
+    delivery.end_wait(2_000);
+    assert_eq!(delivery.due_at(), None);
+    delivery.apply(&Move::Lease { until: None }, 1_500).expect("its wait was over once");
 }
 
 #[test]
@@ -139,7 +156,7 @@ proptest! {
                     prop_assert_eq!(delivery.state.is_open(), delivery.ended_at.is_none());
                     if delivery.state == DeliveryState::Dead { prop_assert!(delivery.reason.is_some()); }
                     if delivery.state == DeliveryState::Pending {
-                        let waits = delivery.available_at > delivery.created_at;
+                        let waits = delivery.must_wait(now_ms);
                         prop_assert_eq!(delivery.due_at().is_some(), waits || delivery.expires_at.is_some());
                     }
                     prop_assert_eq!(delivery.outcome.is_some(), delivery.state == DeliveryState::Completed);

@@ -154,7 +154,7 @@ pub(super) async fn list(
         })
         .await?;
     let more = page::cut(&mut found, rows);
-    let next = found.last().filter(|_| more).map(|(stored, _)| page::number_cursor(stored.n));
+    let next = found.last().filter(|_| more).map(|(stored, _)| page::number_cursor(stored.delivery.n));
     Ok(Listing::of(&req).total(total).page(found.iter().map(Shown::from).collect(), next))
 }
 

@@ -7,6 +7,7 @@ use crate::domain::error::Error;
 /// Entries kept of a delivery's own history; a redriven one could go on for ever.
 const EVENTS_MAX: usize = 64;
 const LEASED: &str = "leased";
+const EXTENDED: &str = "extended";
 /// The recipient has taken the hand-out.
 const SENT: &str = "sent";
 
@@ -46,7 +47,11 @@ pub(super) fn add_move(events: &mut Vec<Entry>, action: &Move, after: &Delivery,
         reason: after.reason.clone(),
         ..Entry::new(at, what_happened(action, after))
     };
-    insert(events, events.len(), entry);
+    // One entry for all extensions in a row, with the newest time: a long job has many.
+    match events.last_mut().filter(|last| last.what == EXTENDED && entry.what == EXTENDED) {
+        Some(last) => *last = entry,
+        None => insert(events, events.len(), entry),
+    }
 }
 
 /// Adds that the recipient has taken the newest hand-out, in its place in time. Once for each hand-out; tells whether
@@ -75,7 +80,7 @@ fn what_happened(action: &Move, after: &Delivery) -> &'static str {
         (_, DeliveryState::Dead) => "dead",
         (Move::Nack { .. }, _) => "nacked",
         (Move::LeaseOver { .. }, _) => "lease_over",
-        (Move::Extend { .. }, _) => "extended",
+        (Move::Extend { .. }, _) => EXTENDED,
         (Move::Redrive, _) => "redriven",
         (_, state) => state.as_str(),
     }

@@ -1,8 +1,9 @@
 use clawbroker::domain::delivery::{DeliveryState, backoff_ms, reason};
 use clawbroker::domain::error::{Error, ErrorCode};
-use clawbroker::domain::ids::DeliveryId;
+use clawbroker::domain::ids::{DeliveryId, TurnId};
 use clawbroker::store::conversations::DeleteConversation;
-use clawbroker::store::deliveries::{self, Cancel, Filter, FireDue, Purge, Redrive};
+use clawbroker::store::deliveries::{self, Cancel, Filter, FireDue, Fired, Purge, Redrive};
+use clawbroker::store::turns::BeginTurn;
 
 use crate::harness::test_store::START_MS;
 use crate::harness::{TestStore, sql};
@@ -16,6 +17,10 @@ fn set(store: &TestStore, id: DeliveryId, columns: &str) {
 
 fn whats(stored: &deliveries::Stored) -> Vec<&str> {
     stored.events.iter().map(|entry| entry.what.as_str()).collect()
+}
+
+fn ids_of(fired: &Fired) -> Vec<DeliveryId> {
+    fired.ready.iter().map(|(_, delivery)| delivery.id).collect()
 }
 
 /// DLV-2: whatever waits for time is found when its time comes, soonest first.
@@ -35,27 +40,37 @@ async fn time_moves_what_waits_for_it(store: TestStore) {
 
     store.told();
     let fire = || FireDue { ids: ids.clone() };
-    let ready = store.write(fire()).await.unwrap();
-    assert_eq!(
-        ready.iter().map(|(_, delivery)| delivery.id).collect::<Vec<_>>(),
-        [ids[0], ids[2]],
-        "nothing else is due yet"
-    );
+    let fired = store.write(fire()).await.unwrap();
+    assert_eq!(ids_of(&fired), [ids[0], ids[2]], "nothing else is due yet");
+    let times = [None, Some(at(5_000)), Some(at(1_000)), Some(at(2_000))];
+    assert_eq!(fired.due, std::iter::zip(ids.clone(), times).collect::<Vec<_>>(), "each is looked at again in its time");
     assert!(store.told().is_empty());
     assert_eq!(due().await, expected, "a ttl goes on");
 
     store.clock.advance_ms(2_000);
-    let ready = store.write(fire()).await.unwrap();
-    assert_eq!(ready.iter().map(|(_, delivery)| delivery.id).collect::<Vec<_>>(), [ids[0]]);
+    let fired = store.write(fire()).await.unwrap();
+    assert_eq!(ids_of(&fired), [ids[0]]);
     assert_eq!(store.told(), ["delivery pending -> expired", "delivery leased -> pending"]);
     let given_back = store.delivery(ids[3]).await;
     assert_eq!(given_back.delivery.available_at, at(2_000) + backoff_ms(1));
     assert_eq!(whats(&given_back), ["accepted", "lease_over"]);
 
     store.clock.advance_ms(60_000);
-    let ready = store.write(fire()).await.unwrap();
-    assert_eq!(ready.len(), 3, "all but the expired one");
+    let fired = store.write(fire()).await.unwrap();
+    assert_eq!(ids_of(&fired), [ids[0], ids[1], ids[3]], "all but the expired one");
     assert_eq!(due().await, [], "what has waited is not due again and again");
+    let waited = store.delivery(ids[1]).await.delivery;
+    assert!(!waited.must_wait(START_MS), "nor does it wait again when the clock is set back");
+}
+
+/// Another node's clock was ahead, or ours was set back.
+async fn what_was_accepted_by_a_later_clock_is_handed_out(store: TestStore) {
+    let (caller, conversation) = store.chat().await;
+    let id = store.ask(&caller, conversation.id, "x").await.delivery.unwrap().id;
+    let later = START_MS + 3_000;
+    set(&store, id, &format!("created_at = {later}, available_at = {later}"));
+    store.write(BeginTurn { turn_id: TurnId::new(), delivery_id: id }).await.unwrap();
+    assert_eq!(store.delivery(id).await.delivery.state, DeliveryState::Leased);
 }
 
 async fn the_last_lease_that_runs_out_is_the_end(store: TestStore) {
@@ -147,7 +162,7 @@ async fn lists_and_counts_find_what_they_are_asked_for(store: TestStore) {
     assert!(all.iter().all(|(_, party)| party.reference == "gw"));
     let pending = list(Filter { state: Some(DeliveryState::Pending), ..Filter::default() }, 2).await;
     assert_eq!(pending.iter().map(|(s, _)| s.delivery.id).collect::<Vec<_>>(), [open[2].id, open[1].id]);
-    let rest = Filter { state: Some(DeliveryState::Pending), after_n: Some(pending[1].0.n), ..Filter::default() };
+    let rest = Filter { state: Some(DeliveryState::Pending), after_n: Some(pending[1].0.delivery.n), ..Filter::default() };
     assert_eq!(list(rest, 10).await[0].0.delivery.id, open[0].id);
     assert!(list(Filter { created_before: Some(START_MS), ..Filter::default() }, 10).await.is_empty());
     let counts = store.read(deliveries::counts).await.unwrap();
@@ -156,7 +171,7 @@ async fn lists_and_counts_find_what_they_are_asked_for(store: TestStore) {
     let recipient = open[0].recipient_id;
     let first = store.read(move |db| deliveries::open_of_recipient(db, recipient, 0, 1)).await.unwrap();
     assert_eq!(first[0].delivery.id, open[0].id);
-    let after = first[0].n;
+    let after = first[0].delivery.n;
     let rest = store.read(move |db| deliveries::open_of_recipient(db, recipient, after, 10)).await.unwrap();
     assert_eq!(rest.iter().map(|s| s.delivery.id).collect::<Vec<_>>(), [open[1].id, open[2].id]);
     let message = open[0].message_id;
@@ -165,6 +180,7 @@ async fn lists_and_counts_find_what_they_are_asked_for(store: TestStore) {
 
 on_both_databases!(
     time_moves_what_waits_for_it,
+    what_was_accepted_by_a_later_clock_is_handed_out,
     the_last_lease_that_runs_out_is_the_end,
     a_dead_delivery_is_redriven_unless_it_had_started,
     a_cancelled_delivery_stays_cancelled,

@@ -10,7 +10,7 @@ use crate::harness::test_store::CONNECTIONS;
 
 on_both_databases!(what_is_read_in_the_background_holds_nobody_up, a_line_of_readers_that_is_too_long_is_refused);
 
-/// Reads that may wait for those who are waited for.
+/// Reads that may run or wait in either lane.
 const LINE: u32 = 64 * CONNECTIONS;
 
 type Read = LocalBoxFuture<'static, Result<(), Error>>;
@@ -28,14 +28,16 @@ fn held() -> (mpsc::Sender<()>, impl FnOnce(&mut Db) -> Result<(), Error> + Send
 
 async fn what_is_read_in_the_background_holds_nobody_up(store: TestStore) {
     let (mut gates, mut reads) = (Vec::new(), Vec::new());
-    for _ in 0..LINE + 10 {
+    for _ in 0..LINE {
         let (gate, query) = held();
         let store = (*store).clone();
-        let mut read: Read = Box::pin(async move { store.read_in_background(query).await });
+        let mut read: Read = Box::pin(async move { store.readers().read_in_background(query).await });
         assert!(poll_immediate(&mut read).await.is_none(), "it waits");
         gates.push(gate);
         reads.push(read);
     }
+    let refused = store.readers().read_in_background(|_: &mut Db| Ok::<_, Error>(())).await.unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::StoreBusy, "its own line is bounded");
     assert_eq!(store.number("SELECT count(*) AS value FROM users").await, 0);
     drop(gates);
     for read in join_all(reads).await {

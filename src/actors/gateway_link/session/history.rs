@@ -6,7 +6,7 @@ use super::{
     BUSY_RETRY_MS, Contact, Effect, End, HISTORY_ROWS_MAX, LOOK_BYTES_MAX, LOOK_ROWS_MAX, Purpose, RESUME_LOOK_MS,
     RequestError, STORE_RETRY_MS, Session, Stage, Wake,
 };
-use crate::domain::error::Error;
+use crate::domain::error::{Error, ErrorCode};
 use crate::domain::ids::GatewayId;
 use crate::gateway::frames::{ChatEvent, ChatState};
 use crate::gateway::history::{HistoryPage, HistoryRow};
@@ -222,8 +222,10 @@ impl Session {
             Err(error) => {
                 log::warn!(session = &*self.topic.key; "the tail of a session could not be mapped: {error}");
                 self.tail.failures += 1;
-                if self.tail.failures <= TAIL_TRIES_MAX {
-                    return vec![Effect::WakeIn { ms: STORE_RETRY_MS << self.tail.failures, wake: Wake::Tail }];
+                // A store that is busy is no reason to give up.
+                if self.tail.failures <= TAIL_TRIES_MAX || error.code() == ErrorCode::StoreBusy {
+                    let doublings = self.tail.failures.min(TAIL_TRIES_MAX);
+                    return vec![Effect::WakeIn { ms: STORE_RETRY_MS << doublings, wake: Wake::Tail }];
                 }
             }
         }
@@ -274,8 +276,16 @@ impl Session {
         let mut effects = match result {
             Ok(page) if self.run.as_ref().map(|run| run.turn_id) == looked_for => self.judge(page, now_ms),
             Ok(_) => Vec::new(),
-            Err(RequestError::Closed) => return Vec::new(),
-            Err(_) => self.look_later(RESUME_LOOK_MS),
+            Err(error) => {
+                // The next look begins anew.
+                if let Some(run) = &mut self.run {
+                    run.looked = None;
+                }
+                if matches!(error, RequestError::Closed) {
+                    return Vec::new();
+                }
+                self.look_later(RESUME_LOOK_MS)
+            }
         };
         if again && is_missing(self) {
             effects.extend(self.look());
@@ -346,7 +356,7 @@ impl Session {
                 self.look()
             }
             Verdict::LookFurther if page.next_offset.is_some() && !run.looked_far => {
-                run.looked_far = page.rows.len() >= LOOK_ROWS_MAX || page.text_bytes() >= LOOK_BYTES_MAX;
+                run.looked_far = page.rows.len() >= LOOK_ROWS_MAX || page.bytes() >= LOOK_BYTES_MAX;
                 if run.looked_far {
                     return self.wait_or_give_up(None, &page, now_ms);
                 }

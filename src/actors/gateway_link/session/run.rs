@@ -56,8 +56,9 @@ impl Session {
                     return self.end(End::dead(sentence, "upstream_refused", false));
                 }
                 if run.question.is_some() {
-                    // Nothing was sent yet: one that is not wanted any more ends here. After a gap the log is read first.
-                    return match (run.abort_wanted, self.unread) {
+                    // Nothing was sent yet: one that is not wanted any more ends here. After a gap, or when another run was
+                    // heard of meanwhile, the log is read first.
+                    return match (run.abort_wanted, self.unread || self.other_run.is_some()) {
                         (true, _) => self.end(End::aborted(None)),
                         (false, true) => self.look(),
                         (false, false) => self.send(now_ms),
