@@ -1,6 +1,7 @@
 //! What an active node makes sure of before it begins: the user `admin` with a token, the configured tokens, the
 //! configured gateway.
 use crate::config::{Config, LocalClients};
+use crate::domain::agent::KEY_PREFIX;
 use crate::domain::error::Error;
 use crate::domain::gateway::GatewayUrl;
 use crate::domain::ids::GatewayId;
@@ -29,13 +30,23 @@ pub struct Bootstrapped {
     pub first_start: bool,
 }
 
-/// Makes a new token: 256 random bits behind our prefix.
+/// Makes a new token.
 pub fn new_token() -> Result<Secret, Error> {
+    random_behind(TOKEN_PREFIX)
+}
+
+/// Makes a new key of an agent.
+pub fn new_agent_key() -> Result<Secret, Error> {
+    random_behind(KEY_PREFIX)
+}
+
+/// Makes a credential: 256 random bits behind a prefix.
+fn random_behind(prefix: &str) -> Result<Secret, Error> {
     use base64::Engine;
     let mut bytes = zeroize::Zeroizing::new([0_u8; 32]);
     getrandom::fill(bytes.as_mut_slice()).map_err(|_| Error::internal("no randomness"))?;
     let text = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes.as_slice());
-    Ok(Secret::new(format!("{TOKEN_PREFIX}{text}")))
+    Ok(Secret::new(format!("{prefix}{text}")))
 }
 
 /// Returns what is stored of a token.

@@ -1,11 +1,14 @@
-//! What everybody may read without asking an actor: the gateways' live status, the runs in progress, who may call.
+//! What everybody may read without asking an actor: the gateways' live status, the runs in progress, who may call. The
+//! agents among them are in `agents.rs`.
 //!
 //! Written by the actors that own the facts, read by the edge. Locks are held for a look-up, never across an await.
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::domain::event::Live;
+use super::agents::Agents;
+use super::digests::Digests;
+use crate::domain::event::{Event, Live};
 use crate::domain::gateway::{Gateway, LinkState, LinkStatus};
 use crate::domain::ids::{ConversationId, GatewayId, TokenId, TurnId, UserId};
 use crate::domain::user::{Caller, Role};
@@ -22,7 +25,9 @@ pub struct GatewayCard {
 pub struct Directory {
     gateways: RwLock<HashMap<GatewayId, GatewayCard>>,
     runs: RwLock<HashMap<ConversationId, Arc<Live>>>,
-    callers: RwLock<Callers>,
+    /// Who may call by a token.
+    callers: RwLock<Digests<TokenId, Arc<Caller>>>,
+    agents: Agents,
     /// Whom a trusted local client stands for; `None` where local clients need a token like everybody.
     trusted: RwLock<Option<Arc<Caller>>>,
     /// Tokens used since they were written down last, with the time.
@@ -37,47 +42,39 @@ pub struct Directory {
     sockets_by_user: RwLock<HashMap<UserId, usize>>,
 }
 
-/// Who may call by a token.
-#[derive(Default)]
-struct Callers {
-    by_digest: HashMap<[u8; 32], Arc<Caller>>,
-    digests: HashMap<TokenId, [u8; 32]>,
-}
-
-impl Callers {
-    fn add(&mut self, digest: [u8; 32], caller: Arc<Caller>) {
-        if let Some(token) = caller.token_id {
-            self.digests.insert(token, digest);
-        }
-        self.by_digest.insert(digest, caller);
-    }
-
-    fn of_token(&self, token: TokenId) -> Option<&Arc<Caller>> {
-        self.by_digest.get(self.digests.get(&token)?)
-    }
-
-    fn end(&mut self, token: TokenId) {
-        if let Some(digest) = self.digests.remove(&token) {
-            self.by_digest.remove(&digest);
-        }
-    }
-
-    fn end_those_of(&mut self, user: UserId) {
-        self.by_digest.retain(|_, caller| caller.user_id != user);
-        self.digests.retain(|_, digest| self.by_digest.contains_key(digest));
-    }
-}
-
-fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+pub(super) fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     // A writer that panicked left plain data behind; it is still the best there is.
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+pub(super) fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Directory {
+    /// Takes in what was committed, before whoever made the change is answered: a new credential works at once, an ended
+    /// one no more.
+    pub fn on_event(&self, event: &Event) {
+        match event {
+            Event::Line { topic, end: Some(end), .. } | Event::TurnEnded { topic, end } => {
+                self.end_run(topic.conversation_id, end.turn_id);
+            }
+            Event::ConversationDeleted { topic, .. } => self.forget_runs_of(topic.conversation_id),
+            Event::TokenAdded { digest, caller } => self.add_caller(*digest, caller.clone()),
+            Event::TokenEnded { token_id } => self.end_token(*token_id),
+            Event::UserChanged { user_id, now } => self.change_user(*user_id, now.as_ref()),
+            Event::AgentKeyAdded { digest, key } => self.agents.add(*digest, key.clone()),
+            Event::AgentKeyEnded { key_id } => self.agents.end(*key_id),
+            Event::AgentChanged { agent_id, now } => self.agents.change(*agent_id, now.as_deref()),
+            _ => {}
+        }
+    }
+
+    /// Who may call by an agent's key, and when each agent was seen.
+    pub fn agents(&self) -> &Agents {
+        &self.agents
+    }
+
     /// Returns all gateways, by id.
     pub fn gateways(&self) -> Vec<GatewayCard> {
         let mut cards: Vec<GatewayCard> = read(&self.gateways).values().cloned().collect();
@@ -149,7 +146,7 @@ impl Directory {
 
     /// Finds who a token stands for, by its digest, and notes that it was used.
     pub fn caller(&self, digest: &[u8; 32], now_ms: i64) -> Option<Arc<Caller>> {
-        let caller = read(&self.callers).by_digest.get(digest).cloned()?;
+        let caller = read(&self.callers).get(digest).cloned()?;
         if caller.expires_at.is_some_and(|at| at <= now_ms) {
             return None;
         }
@@ -160,11 +157,9 @@ impl Directory {
     }
 
     pub fn set_callers(&self, callers: Vec<([u8; 32], Caller)>) {
-        let mut known = Callers::default();
-        for (digest, caller) in callers {
-            known.add(digest, Arc::new(caller));
-        }
-        *write(&self.callers) = known;
+        let known =
+            callers.into_iter().filter_map(|(digest, caller)| Some((caller.token_id?, digest, Arc::new(caller))));
+        *write(&self.callers) = known.collect();
     }
 
     /// Returns the caller as it is now, by its token: what was found earlier may have ended or got another role.
@@ -173,7 +168,7 @@ impl Directory {
             return self.trusted().filter(|trusted| trusted.user_id == caller.user_id);
         };
         let callers = read(&self.callers);
-        let found = callers.of_token(token)?;
+        let found = callers.of(&token)?;
         found.expires_at.is_none_or(|at| at > now_ms).then(|| found.clone())
     }
 
@@ -188,21 +183,23 @@ impl Directory {
 
     /// Lets a token count from now on.
     pub fn add_caller(&self, digest: [u8; 32], caller: Arc<Caller>) {
-        write(&self.callers).add(digest, caller);
+        if let Some(token) = caller.token_id {
+            write(&self.callers).add(token, digest, caller);
+        }
     }
 
     /// Ends a token.
     pub fn end_token(&self, id: TokenId) {
-        write(&self.callers).end(id);
+        write(&self.callers).end(&id);
     }
 
     /// Has the tokens of a user stand for its new name and role, or ends them.
     pub fn change_user(&self, id: UserId, now: Option<&(String, Role)>) {
         let mut callers = write(&self.callers);
         match now {
-            None => callers.end_those_of(id),
+            None => callers.retain(|caller| caller.user_id != id),
             Some((name, role)) => {
-                for caller in callers.by_digest.values_mut().filter(|caller| caller.user_id == id) {
+                for caller in callers.values_mut().filter(|caller| caller.user_id == id) {
                     *caller = Arc::new(Caller { name: name.clone(), role: *role, ..Caller::clone(caller) });
                 }
             }
@@ -270,6 +267,7 @@ impl Directory {
     pub fn forget_live(&self) {
         write(&self.runs).clear();
         write(&self.gateways).clear();
+        self.agents.forget();
     }
 
     pub fn sockets(&self) -> u64 {

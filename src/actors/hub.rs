@@ -154,17 +154,7 @@ impl Publish for Hubs {
     fn publish(&self, events: Vec<Event>) {
         let events: Vec<Event> = events.into_iter().map(|event| self.with_part(event)).collect();
         for event in &events {
-            match event {
-                Event::Line { topic, end: Some(end), .. } | Event::TurnEnded { topic, end } => {
-                    self.directory.end_run(topic.conversation_id, end.turn_id);
-                }
-                Event::ConversationDeleted { topic, .. } => self.directory.forget_runs_of(topic.conversation_id),
-                // Before whoever made the change is answered: a new token works at once, an ended one no more.
-                Event::TokenAdded { digest, caller } => self.directory.add_caller(*digest, caller.clone()),
-                Event::TokenEnded { token_id } => self.directory.end_token(*token_id),
-                Event::UserChanged { user_id, now } => self.directory.change_user(*user_id, now.as_ref()),
-                _ => {}
-            }
+            self.directory.on_event(event);
         }
         let batch: Batch = Arc::new(events.into_iter().map(Arc::new).collect());
         self.fan_out(batch.clone());

@@ -2,8 +2,10 @@
 //!
 //! Requests go down (supervisor → links, scheduler, upkeep → store), events go up ([`supervisor::StoreEvents`],
 //! [`supervisor::ChildStopped`]). No actor knows the supervisor but as a `Recipient`.
+pub mod agents;
 pub mod bootstrap;
 pub mod browser_session;
+mod digests;
 pub mod directory;
 pub mod gateway_link;
 pub mod hub;

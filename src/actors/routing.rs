@@ -74,6 +74,9 @@ pub fn route(event: &Event) -> Route {
         Event::TokenAdded { .. }
         | Event::TokenEnded { .. }
         | Event::UserChanged { .. }
+        | Event::AgentKeyAdded { .. }
+        | Event::AgentKeyEnded { .. }
+        | Event::AgentChanged { .. }
         | Event::Line { .. }
         | Event::TurnEnded { .. }
         | Event::Imported { .. }

@@ -32,16 +32,17 @@ use crate::domain::delivery::Delivery;
 use crate::domain::event::{Event, GatewayChange, Topic};
 use crate::domain::gateway::Gateway;
 use crate::domain::ids::{GatewayId, HomeId, NodeId};
+use crate::store::agent_keys::NoteAgentKeysUsed;
 use crate::store::lease::DropLease;
 use crate::store::users::NoteTokensUsed;
 use crate::store::vault::Vault;
-use crate::store::{Location, Store, WriterSeed, gateways};
+use crate::store::{Lane, Location, Store, WriterSeed, gateways};
 
 /// How often a stand-by asks for the lease: at most so long after its end the node takes over.
 const ASK: Duration = Duration::from_millis(1_000);
 /// How often the active node looks at its own lease.
 const LOOK: Duration = Duration::from_millis(500);
-/// How often the use of tokens is written down.
+/// How often the use of tokens and keys is written down.
 const NOTE_USE: Duration = Duration::from_secs(30);
 /// How long the actors have to tell of themselves.
 const OBSERVE_WAIT: Duration = Duration::from_secs(2);
@@ -176,10 +177,18 @@ impl Supervisor {
     }
 
     fn note_use(&self) {
-        let used = self.parts.directory.take_used();
-        if !used.is_empty() && self.parts.directory.is_active() {
-            // A lost note is a less exact "last used".
-            let _ = self.parts.store.write_later(crate::store::Lane::Bulk, NoteTokensUsed { used });
+        let directory = &self.parts.directory;
+        let used = directory.take_used();
+        let (keys, agents) = directory.agents().take_used(self.parts.clock.now_ms());
+        if !directory.is_active() {
+            return;
+        }
+        // A lost note is a less exact "last used".
+        if !used.is_empty() {
+            let _ = self.parts.store.write_later(Lane::Bulk, NoteTokensUsed { used });
+        }
+        for part in NoteAgentKeysUsed::in_parts(&keys, &agents) {
+            let _ = self.parts.store.write_later(Lane::Bulk, part);
         }
     }
 

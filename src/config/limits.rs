@@ -45,6 +45,10 @@ pub struct Limits {
     pub queued_per_session_max: usize,
     /// Gateways that may be registered; each keeps a connection and an actor.
     pub gateways_max: usize,
+    /// Agents that may be registered (429 `rate_limited`). Their keys are held in memory, some 300 bytes each.
+    pub agents_max: usize,
+    /// Keys of one agent that count at the same time (429 `rate_limited`): rotation needs two.
+    pub keys_per_agent_max: usize,
 }
 
 impl Default for Limits {
@@ -69,6 +73,8 @@ impl Default for Limits {
             import_lines_max: 10_000,
             queued_per_session_max: 1_000,
             gateways_max: 256,
+            agents_max: 200_000,
+            keys_per_agent_max: 16,
         }
     }
 }
@@ -97,6 +103,8 @@ impl Section for Limits {
             import_lines_max,
             queued_per_session_max,
             gateways_max,
+            agents_max,
+            keys_per_agent_max,
         })
     }
 
@@ -123,6 +131,8 @@ impl Section for Limits {
             import_lines_max: 0..=1_000_000,
             queued_per_session_max: 1..=100_000,
             gateways_max: 1..=10_000,
+            agents_max: 1..=10_000_000,
+            keys_per_agent_max: 1..=1_000,
         })
     }
 

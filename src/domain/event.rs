@@ -4,9 +4,12 @@
 //! copied; a frame made of it is serialised once.
 use std::sync::Arc;
 
+use super::agent::{Agent, KeyFacts};
 use super::delivery::{Delivery, DeliveryState};
 use super::gateway::LinkStatus;
-use super::ids::{ConversationId, DeliveryId, GatewayId, MessageId, SocketId, TokenId, TurnId, UserId};
+use super::ids::{
+    AgentId, AgentKeyId, ConversationId, DeliveryId, GatewayId, MessageId, SocketId, TokenId, TurnId, UserId,
+};
 use super::message::Line;
 use super::turn::TurnState;
 use super::user::{Caller, Role};
@@ -70,6 +73,12 @@ pub enum Event {
     TokenAdded { digest: [u8; 32], caller: Arc<Caller> },
     /// A user was changed, to this name and role, or removed; its sockets must close.
     UserChanged { user_id: UserId, now: Option<(String, Role)> },
+    /// A key of an agent was made; it counts from now on.
+    AgentKeyAdded { digest: [u8; 32], key: Arc<KeyFacts> },
+    /// A key of an agent ended.
+    AgentKeyEnded { key_id: AgentKeyId },
+    /// An agent was registered, changed or removed; its keys end with it.
+    AgentChanged { agent_id: AgentId, now: Option<Arc<Agent>> },
     /// This node may no longer speak for the database; all sockets must close.
     SteppedDown,
 }
@@ -138,6 +147,9 @@ impl Event {
             | Self::TokenAdded { .. }
             | Self::TokenEnded { .. }
             | Self::UserChanged { .. }
+            | Self::AgentKeyAdded { .. }
+            | Self::AgentKeyEnded { .. }
+            | Self::AgentChanged { .. }
             | Self::SteppedDown => None,
         }
     }

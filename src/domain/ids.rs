@@ -88,6 +88,10 @@ typed_id!(/// A user who signs in.
     UserId, "user");
 typed_id!(/// A token of a user.
     TokenId, "token");
+typed_id!(/// An agent.
+    AgentId, "agent");
+typed_id!(/// A key of an agent.
+    AgentKeyId, "agent key");
 typed_id!(/// A row of the audit log.
     AuditId, "audit");
 typed_id!(/// A live browser socket; never stored.

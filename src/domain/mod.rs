@@ -1,6 +1,7 @@
 //! The nouns and rules of the broker: plain data and pure functions.
 //!
 //! Nothing here knows actix, diesel or any I/O; every other room may use this one, and this one uses none.
+pub mod agent;
 pub mod clock;
 pub mod conversation;
 pub mod delivery;

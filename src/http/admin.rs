@@ -2,6 +2,9 @@
 //!
 //! Bodies and queries are strict: a field that is not known is refused by name. Secrets go in and never come out. Every
 //! change is a row in the audit log, written in the same transaction.
+mod agent_input;
+mod agent_keys;
+mod agents;
 mod audit;
 mod backup;
 mod conversations;
@@ -26,6 +29,14 @@ pub(super) fn routes(cfg: &mut ServiceConfig) {
         .service(gateways::patch)
         .service(gateways::remove)
         .service(gateway_test::test)
+        .service(agents::list)
+        .service(agents::create)
+        .service(agents::get)
+        .service(agents::patch)
+        .service(agents::remove)
+        .service(agent_keys::list)
+        .service(agent_keys::create)
+        .service(agent_keys::revoke)
         .service(users::list)
         .service(users::create)
         .service(users::patch)

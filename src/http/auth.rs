@@ -4,7 +4,7 @@
 //! call (`call.rs`), so that no route can forget it, and so that a credential is checked before anything else.
 //!
 //! Invariants
-//! - SEC-1: a token is turned into its digest at once; it is never stored, logged or told.
+//! - SEC-1: a token, like an agent's key, is turned into its digest at once; it is never stored, logged or told.
 //! - A long-lived secret is never taken from a URL.
 mod limiter;
 mod tickets;
@@ -21,9 +21,12 @@ pub use tickets::Tickets;
 use super::request::state_of;
 use super::state::AppState;
 use crate::config::LocalClients;
+use crate::domain::agent::KeyFacts;
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::user::{Caller, Role};
 
+/// The header that carries an agent's key.
+pub(super) const AGENT_KEY: &str = "x-api-key";
 /// The WebSocket subprotocol that the server selects; also the version of its frames.
 pub const SUBPROTOCOL: &str = "clawbroker.v1";
 /// Begins the subprotocol that carries a ticket.
@@ -34,10 +37,29 @@ const TICKET: &str = "ticket.";
 pub fn authenticate(req: &HttpRequest) -> Result<Arc<Caller>, Error> {
     let state = state_of(req)?;
     let caller = identify(state, req)?;
+    check_page(state, req)?;
+    Ok(caller)
+}
+
+/// Finds out which agent is calling, by its key. In the ancestor's words, which its clients may know.
+pub(super) fn authenticate_agent(req: &HttpRequest) -> Result<Arc<KeyFacts>, Error> {
+    let state = state_of(req)?;
+    let Some(value) = req.headers().get(AGENT_KEY).filter(|value| !value.is_empty()) else {
+        return Err(Error::new(ErrorCode::Unauthenticated, "Missing X-Api-Key header"));
+    };
+    let key = value.to_str().unwrap_or_default();
+    let found = state.directory.agents().key(&digest(key), state.clock.now_ms());
+    let key = found.ok_or_else(|| wrong_credential(state, req, "Invalid API key"))?;
+    check_page(state, req)?;
+    Ok(key)
+}
+
+/// Refuses a change by a page that may not call.
+fn check_page(state: &AppState, req: &HttpRequest) -> Result<(), Error> {
     if !req.method().is_safe() && origin(state, req.headers()) == Origin::Foreign {
         return Err(foreign_page());
     }
-    Ok(caller)
+    Ok(())
 }
 
 fn identify(state: &AppState, req: &HttpRequest) -> Result<Arc<Caller>, Error> {

@@ -3,7 +3,7 @@
 //! The one place that knows the contract's order of checks: the credential, then what the path names, in the caller's
 //! scope (SEC-2), then the rest of the head; the body comes last, when the handler reads it. A route says all of it in
 //! the type of its first argument, so that it can forget nothing: `Call<Operator, Conversation>` has no query, and under
-//! `/api/admin` refuses one.
+//! `/api/admin` refuses one. An agent's call (`mailbox/key.rs`) is checked in the same order.
 use std::marker::PhantomData;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -64,12 +64,18 @@ impl<R: Right, T: Target, Q: DeserializeOwned + 'static> FromRequest for Call<R,
             let caller = auth::authenticate(&req)?;
             R::check(&caller)?;
             let target = T::find(state_of(&req)?, &caller, body::path(&req)?).await?;
-            accept::check(&req)?;
-            let query = fields::of_query(req.query_string(), unknown_at(req.path()))?;
+            let query = rest_of_head(&req)?;
             Ok(Self { caller, target, query, right: PhantomData })
         }
         .boxed_local()
     }
+}
+
+/// Checks what comes after the credential and the path, whatever the credential was: the form of the answer, then the
+/// query, which is handed out.
+pub(super) fn rest_of_head<Q: DeserializeOwned>(req: &HttpRequest) -> Result<Q, Error> {
+    accept::check(req)?;
+    fields::of_query(req.query_string(), unknown_at(req.path()))
 }
 
 /// What happens to fields of a query that a route does not know: the admin API is strict, the families' clients send

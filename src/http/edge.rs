@@ -16,6 +16,7 @@ use crate::store::{Store, deliveries};
 #[expect(non_camel_case_types, reason = "the names are the label values")]
 pub(super) enum ApiFamily {
     chat,
+    mailbox,
     admin,
     ops,
     socket,
@@ -32,6 +33,7 @@ impl ApiFamily {
             "/" | "/redoc" | "/openapi.json" => Self::pages,
             _ if below("/docs") || below("/redoc") => Self::pages,
             _ if below("/api/gateways") => Self::chat,
+            _ if below("/api/gateway") => Self::mailbox,
             _ if below("/api/admin") => Self::admin,
             _ if below("/ws") || path == "/api/ws-ticket" => Self::socket,
             _ => Self::other,
@@ -121,6 +123,8 @@ mod tests {
             ("/docsx", ApiFamily::other),
             ("/api/gateways/a/sessions/b/messages", ApiFamily::chat),
             ("/api/gatewaysx", ApiFamily::other),
+            ("/api/gateway/heartbeat", ApiFamily::mailbox),
+            ("/api/gateway", ApiFamily::mailbox),
             ("/api/admin/users", ApiFamily::admin),
             ("/api/health", ApiFamily::ops),
             ("/ws/chat/a", ApiFamily::socket),

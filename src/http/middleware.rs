@@ -27,6 +27,9 @@ pub(super) async fn frame(mut req: ServiceRequest, next: Next<impl MessageBody +
     let began = tokio::time::Instant::now();
     let id = RequestId::of(req.headers());
     req.extensions_mut().insert(id.clone());
+    let family = ApiFamily::of(req.path());
+    // The ancestor's agents log it.
+    let trace = (family == ApiFamily::mailbox).then(|| id.traced(req.headers()));
     let (method, path) = (req.method().clone(), req.path().to_owned());
     if method == Method::HEAD {
         // Routed as GET; the encoder knows what came over the wire and leaves the body out.
@@ -48,9 +51,12 @@ pub(super) async fn frame(mut req: ServiceRequest, next: Next<impl MessageBody +
     let status = answer.status().as_u16();
     let took = began.elapsed();
     if let Some(state) = state {
-        state.edge.count(ApiFamily::of(&path), status, took);
+        state.edge.count(family, status, took);
     }
     add_headers(answer.headers_mut(), &id);
+    if let Some(value) = trace.and_then(|trace| HeaderValue::from_str(&trace.0).ok()) {
+        answer.headers_mut().insert(TRACE_ID, value);
+    }
     let (request_id, duration_ms) = (&*id.0, u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
     // Without its query: that is content.
     log::debug!(request_id, method = method.as_str(), path = path.as_str(), status, duration_ms;
@@ -84,6 +90,7 @@ fn with_our_body(answer: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
 }
 
 const REQUEST_ID: HeaderName = HeaderName::from_static(request::HEADER);
+const TRACE_ID: HeaderName = HeaderName::from_static(request::TRACE_HEADER);
 const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 /// Answers that are not pages load nothing and are shown in no frame.

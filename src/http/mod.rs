@@ -5,6 +5,7 @@
 //! contract; `auth` says who may do what; one file for each family of the API. Nothing here knows diesel.
 mod accept;
 mod admin;
+mod agent_keys;
 pub mod auth;
 mod body;
 mod call;
@@ -15,6 +16,7 @@ pub mod error;
 mod fields;
 mod gateway_input;
 mod idempotency;
+mod mailbox;
 mod metrics;
 mod middleware;
 pub mod openapi;

@@ -3,7 +3,9 @@
 //! A route names the answers that are its own. `default` stands for the refusals that it shares with others, and is
 //! replaced here by each of them, so that no answer is left undescribed.
 use utoipa::openapi::path::{Operation, ParameterIn};
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
 use utoipa::openapi::tag::TagBuilder;
 use utoipa::openapi::{
     Components, Content, Header, InfoBuilder, LicenseBuilder, Object, OpenApi, OpenApiBuilder, Ref, RefOr,
@@ -27,6 +29,8 @@ pub(super) fn frame() -> OpenApi {
         .description(Some("A token of a user, `cbk_…`. `clawbroker token create` makes one."))
         .build();
     components.add_security_scheme("token", SecurityScheme::Http(bearer));
+    let key = ApiKeyValue::with_description("X-Api-Key", "A key of an agent, `oc-…`. An admin makes one.");
+    components.add_security_scheme("agentKey", SecurityScheme::ApiKey(ApiKey::Header(key)));
     let tag = |name: &str, text: &str| TagBuilder::new().name(name).description(Some(text)).build();
     OpenApiBuilder::new()
         .info(
@@ -43,6 +47,7 @@ pub(super) fn frame() -> OpenApi {
         )
         .tags(Some([
             tag("chat", "Gateways, their sessions and messages, as people who chat see them"),
+            tag("mailbox", "What agents call to get their messages and to answer them"),
             tag("admin", "Running the broker; strict: unknown fields are refused"),
             tag("operations", "Health, metrics, and this description"),
         ]))

@@ -89,6 +89,22 @@ pub(super) fn after_name(cursor: Option<&str>) -> Result<Option<String>, Error> 
     name.map(|name| Some(name.to_owned())).ok_or_else(wrong_cursor)
 }
 
+/// Where a list goes on that may have a name more than once: after a name and an id.
+pub(super) fn named_cursor(name: &str, id: impl std::fmt::Display) -> String {
+    URL_SAFE_NO_PAD.encode(format!("{id}/{name}"))
+}
+
+/// Reads what [`named_cursor`] made.
+pub(super) fn after_named<T: std::str::FromStr>(cursor: Option<&str>) -> Result<Option<(String, T)>, Error> {
+    let Some(cursor) = cursor else { return Ok(None) };
+    let read = || {
+        let text = String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
+        let (id, name) = text.split_once('/').filter(|(_, name)| !name.contains('\0'))?;
+        Some((name.to_owned(), id.parse().ok()?))
+    };
+    read().map(Some).ok_or_else(wrong_cursor)
+}
+
 fn wrong_cursor() -> Error {
     Error::invalid_at("query", "cursor", "the cursor is not one that this list gave; begin without one", "value_error")
 }
@@ -170,6 +186,11 @@ mod tests {
         assert_eq!(after_name(Some(&name_cursor("ann"))).expect("own").as_deref(), Some("ann"));
         for wrong in [name_cursor("a\0b"), number_cursor(7), "%%".to_owned()] {
             assert!(after_name(Some(&wrong)).is_err(), "{wrong}");
+        }
+        let named = named_cursor("a/b", id);
+        assert_eq!(after_named(Some(&named)).expect("own"), Some(("a/b".to_owned(), id)));
+        for wrong in [named_cursor("a\0b", id), name_cursor("ann"), number_cursor(7)] {
+            assert!(after_named::<ConversationId>(Some(&wrong)).is_err(), "{wrong}");
         }
         for wrong in ["", "x", "%%", &number_cursor(7)] {
             assert!(after_time::<ConversationId>(Some(wrong)).is_err(), "{wrong}");

@@ -14,6 +14,8 @@ use crate::store::audit::Actor;
 
 /// The header that carries the id, both ways.
 pub const HEADER: &str = "x-request-id";
+/// The header for the same of an ancestor; the mailbox family answers with it, too.
+pub(super) const TRACE_HEADER: &str = "x-trace-id";
 /// Longest id that is taken over from a caller: a UUID, or what a proxy makes.
 const ID_BYTES_MAX: usize = 64;
 
@@ -24,9 +26,18 @@ pub struct RequestId(pub Arc<str>);
 impl RequestId {
     /// Takes the caller's id if it is short and plain, else makes a new one.
     pub(super) fn of(headers: &HeaderMap) -> Self {
-        let given = headers.get(HEADER).and_then(|value| value.to_str().ok()).filter(|id| is_plain(id));
-        Self(given.map_or_else(|| uuid::Uuid::now_v7().to_string().into(), Into::into))
+        Self(given(headers, HEADER).map_or_else(|| uuid::Uuid::now_v7().to_string().into(), Into::into))
     }
+
+    /// Returns what the caller calls this request by in the ancestor's way, else this id.
+    pub(super) fn traced(&self, headers: &HeaderMap) -> Self {
+        given(headers, TRACE_HEADER).map_or_else(|| self.clone(), |id| Self(id.into()))
+    }
+}
+
+/// The caller's id in this header, if it is short and plain.
+fn given<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok()).filter(|id| is_plain(id))
 }
 
 fn is_plain(id: &str) -> bool {

@@ -17,7 +17,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::pages::Description;
 use super::state::AppState;
-use super::{admin, chat, middleware, openapi, ops, pages, request, ws};
+use super::{admin, auth, chat, mailbox, middleware, openapi, ops, pages, request, ws};
 use crate::config::Server;
 
 /// Adds every route. Each is described where it is written, so the description of the API is complete by construction.
@@ -25,6 +25,7 @@ pub fn routes(cfg: &mut ServiceConfig) {
     cfg.configure(pages::routes)
         .configure(ops::routes)
         .configure(chat::routes)
+        .configure(mailbox::routes)
         .configure(admin::routes)
         .configure(ws::routes);
 }
@@ -69,6 +70,7 @@ fn cors(server: &Server) -> Cors {
             header::AUTHORIZATION,
             header::CONTENT_TYPE,
             HeaderName::from_static("idempotency-key"),
+            HeaderName::from_static(auth::AGENT_KEY),
             HeaderName::from_static(request::HEADER),
         ])
         .expose_headers([

@@ -256,12 +256,12 @@ pub fn of_message(db: &mut Db, id: MessageId) -> Result<Vec<Stored>, Error> {
 }
 
 /// The condition of the indexes of open deliveries. With a bound number in it SQLite would plan the query anew each time.
-fn open() -> SqlLiteral<Bool> {
+pub(super) fn open() -> SqlLiteral<Bool> {
     diesel::dsl::sql("(deliveries.state < 2)")
 }
 
 /// The condition of the index of ended deliveries.
-fn ended() -> SqlLiteral<Bool> {
+pub(super) fn ended() -> SqlLiteral<Bool> {
     diesel::dsl::sql("(deliveries.state >= 2)")
 }
 

@@ -39,6 +39,8 @@ pub(super) struct Memory {
     pub(super) open: HashMap<ConversationId, usize>,
     /// Gateways that are registered.
     pub(super) gateways: HashSet<GatewayId>,
+    /// How many agents are registered; `None` until they were counted.
+    pub(super) registered_agents: Option<i64>,
 }
 
 impl Memory {

@@ -2,6 +2,8 @@
 //!
 //! Commands change something and run in the writer's transactions ([`Store::write`]); queries read and run on the
 //! readers ([`Store::read`]). One file for each aggregate.
+pub mod agent_keys;
+pub mod agents;
 pub mod audit;
 pub mod chat;
 pub mod claims;

@@ -15,7 +15,7 @@ use super::held::Held;
 use super::memory::{Ends, Memory, remember};
 use super::messages::NewRow as MessageRow;
 use super::schema::{conversations, deliveries};
-use super::{gateways, parties};
+use super::{agents, gateways, parties};
 use crate::domain::delivery::DeliveryState;
 use crate::domain::error::Error;
 use crate::domain::event::{Event, Topic};
@@ -232,6 +232,23 @@ impl<'a> Tx<'a> {
             self.memory.gateways.insert(id.clone());
         }
         Ok(found)
+    }
+
+    /// Returns how many agents are registered: counted once, since there may be many.
+    pub(super) fn registered_agents(&mut self) -> Result<i64, Error> {
+        if let Some(known) = self.memory.registered_agents {
+            return Ok(known);
+        }
+        let known = agents::count(self.read_around_held().0)?;
+        self.memory.registered_agents = Some(known);
+        Ok(known)
+    }
+
+    /// Keeps that count: so many agents came, or went.
+    pub(super) fn note_registered_agents(&mut self, more: i64) {
+        if let Some(known) = &mut self.memory.registered_agents {
+            *known += more;
+        }
     }
 
     /// Gives the next number at the end of the log (D1).

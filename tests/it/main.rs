@@ -13,6 +13,7 @@ mod docs;
 mod fuzz_seeds;
 mod gateway;
 mod hostile;
+mod mailbox;
 mod real_gateway;
 mod routes;
 mod standby;

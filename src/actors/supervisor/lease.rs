@@ -10,7 +10,7 @@ use crate::actors::gateway_link::open_runs;
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::{Event, Publish};
 use crate::store::lease::{LEASE_MS, Lease, RENEW_MS, STANDBY, TakeLease};
-use crate::store::{gateways, users};
+use crate::store::{agent_keys, gateways, users};
 
 impl Supervisor {
     pub(super) fn take_lease(&self) -> TakeLease {
@@ -69,21 +69,22 @@ impl Supervisor {
         let now_ms = self.parts.clock.now_ms();
         async move {
             let bootstrapped = bootstrap::run(&store, &config, &vault).await?;
-            let (gateways, runs, callers) = store
+            let (gateways, runs, callers, keys) = store
                 .read(move |db| {
                     let gateways = gateways::list(db)?;
                     let runs = open_runs(db, &gateways);
-                    Ok::<_, Error>((gateways, runs, users::callers(db, now_ms)?))
+                    Ok::<_, Error>((gateways, runs, users::callers(db, now_ms)?, agent_keys::all_live(db, now_ms)?))
                 })
                 .await?;
-            Ok::<_, Error>((bootstrapped, gateways, runs, callers))
+            Ok::<_, Error>((bootstrapped, gateways, runs, callers, keys))
         }
         .into_actor(self)
         .map(move |begun, this, ctx| match begun {
             // The lease was lost meanwhile.
             _ if round != this.lease_round => {}
-            Ok((bootstrapped, gateways, runs, callers)) => {
+            Ok((bootstrapped, gateways, runs, callers, keys)) => {
                 this.parts.directory.set_callers(callers);
+                this.parts.directory.agents().set_keys(keys);
                 this.parts.directory.set_trusted(bootstrapped.trusted.clone());
                 // Before anybody can end them or ask for them.
                 for (id, live) in runs {

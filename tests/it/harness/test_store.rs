@@ -250,6 +250,10 @@ fn in_short(event: &Event) -> String {
         Event::TokenEnded { .. } => "token ended".into(),
         Event::UserChanged { .. } => "user changed".into(),
         Event::TokenAdded { .. } => "token added".into(),
+        Event::AgentKeyAdded { .. } => "agent key added".into(),
+        Event::AgentKeyEnded { .. } => "agent key ended".into(),
+        Event::AgentChanged { now: Some(_), .. } => "agent changed".into(),
+        Event::AgentChanged { now: None, .. } => "agent removed".into(),
         // The store tells of nothing else.
         other => format!("{other:?}"),
     }

@@ -214,13 +214,13 @@ const STRANGERS: [&str; 6] = [
 
 async fn pages_of_strangers_change_nothing(node: TestNode) {
     let known = Known::make(&node).await;
-    for (name, path, _) in changing() {
+    for (name, path, who) in changing() {
         let call = |origin: &str| {
             let call = node.call(method(name), &known.filled(path)).header("host", "localhost:8000");
             call.header("origin", origin).json(&json!({ "nonsense": 1 }))
         };
         for origin in STRANGERS {
-            call(origin).by(Role::Admin).await.expect_error(403, "forbidden");
+            known.allowed(call(origin), who).await.expect_error(403, "forbidden");
             // Who they are is asked first.
             call(origin).send().await.expect_error(401, "unauthenticated");
         }

@@ -43,6 +43,8 @@ async fn a_nul_is_refused_in_a_body(node: TestNode) {
         ("/api/admin/deliveries/redrive", json!({ "recipient": "gateway:\0" }), "recipient"),
         ("/api/gateways/lab/sessions", json!({ "session_key": "x", "title": "a\0" }), "title"),
         ("/api/admin/conversations", json!({ "agent_id": "\0" }), "agent_id"),
+        ("/api/admin/agents", json!({ "name": "a\0" }), "name"),
+        ("/api/admin/agents", json!({ "name": "a", "labels": { "a": "\0" } }), "labels"),
         (&messages, json!({ "content": "a\0b" }), "content"),
         (&messages, json!({ "content": [{ "type": "text", "text": "a\0b" }] }), "content"),
         (&messages, json!({ "content": "a", "from": "gateway:\0" }), "from"),

@@ -2,6 +2,7 @@
 mod access;
 mod admin;
 mod admin_log;
+mod agents;
 mod auth_under_fire;
 mod chat;
 mod every_code;
@@ -15,4 +16,4 @@ mod repeats;
 mod secrets;
 mod senders;
 
-pub(crate) use node::TestNode;
+pub(crate) use node::{Reply, TestNode};

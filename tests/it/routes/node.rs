@@ -215,6 +215,22 @@ impl TestNode {
         users::caller_of(&self.state.store.write(command).await.expect("a user"), None)
     }
 
+    /// Registers an agent; returns its id and a key of it.
+    pub(crate) async fn agent(&self, name: &str) -> (String, String) {
+        let body = serde_json::json!({ "name": name });
+        let made = self.post("/api/admin/agents").json(&body).by(Role::Admin).await.expect_status(201).json;
+        let id = made["id"].as_str().expect("an id").to_owned();
+        let key = self.agent_key(&id).await;
+        (id, key)
+    }
+
+    /// Makes one more key of an agent.
+    pub(crate) async fn agent_key(&self, id: &str) -> String {
+        let path = format!("/api/admin/agents/{id}/keys");
+        let made = self.post(&path).json(&serde_json::json!({})).by(Role::Admin).await.expect_status(201).json;
+        made["api_key"].as_str().expect("a key").to_owned()
+    }
+
     /// Registers a gateway and has it be connected.
     pub(crate) async fn gateway(&self, id: &str) -> GatewayId {
         let body = serde_json::json!({ "id": id, "name": format!("Gateway {id}"), "url": "ws://127.0.0.1:1" });
@@ -299,6 +315,11 @@ impl Call<'_> {
 
     pub(crate) async fn with_token(self, token: &str) -> Reply {
         self.header("authorization", &format!("Bearer {token}")).send().await
+    }
+
+    /// Sends it with the key of an agent.
+    pub(crate) async fn with_key(self, key: &str) -> Reply {
+        self.header("x-api-key", key).send().await
     }
 
     /// Sends it without a credential.

@@ -30,7 +30,7 @@ fn wrong<'a>(node: &'a TestNode, name: &str, path: &str) -> Call<'a> {
 /// A role that is too low.
 fn too_low(who: Who) -> Option<Role> {
     match who {
-        Who::Anybody | Who::From(Role::Viewer) => None,
+        Who::Anybody | Who::Agent | Who::From(Role::Viewer) => None,
         Who::From(Role::Member) => Some(Role::Viewer),
         Who::From(Role::Operator) | Who::Observer => Some(Role::Member),
         Who::From(Role::Admin) => Some(Role::Operator),
@@ -45,8 +45,9 @@ async fn the_credential_comes_first_and_then_what_the_path_names(node: TestNode)
         if let Some(role) = too_low(who) {
             wrong(&node, name, &unknown).by(role).await.expect_error(403, "forbidden");
         }
-        // A session that does not exist has no messages, which is an answer.
-        let always_there = path.ends_with("/sessions/{key}/messages");
+        // A session that does not exist has no messages, which is an answer; and what says where another path is says so
+        // of every agent.
+        let always_there = path.ends_with("/sessions/{key}/messages") || path.contains("/generate-key/");
         for unknown in [unknown, filled(&path.replace("{gw_id}/sessions/{key}", "lab/sessions/{key}"))] {
             let reply = wrong(&node, name, &unknown).by(Role::Admin).await;
             let expected = if always_there { 406 } else { 404 };
@@ -62,6 +63,10 @@ pub(super) struct Known {
     pub(super) delivery: String,
     user: String,
     token: String,
+    agent: String,
+    key: String,
+    /// A key of the agent, as it says it.
+    pub(super) agent_key: String,
 }
 
 impl Known {
@@ -78,12 +83,17 @@ impl Known {
         let said = post(&path, json!({ "content": "hello" })).await;
         let user = post("/api/admin/users", json!({ "name": "eve", "role": "member" })).await;
         let token = post("/api/admin/tokens", json!({ "name": "t", "user": "eve" })).await;
+        let agent = post("/api/admin/agents", json!({ "name": "Ann" })).await;
+        let key = post(&format!("/api/admin/agents/{}/keys", id(&agent)), json!({ "label": "k" })).await;
         Self {
             conversation: id(&session),
             message: id(&said["message"]),
             delivery: id(&said["deliveries"][0]),
             user: id(&user),
             token: id(&token),
+            agent: id(&agent),
+            key: id(&key),
+            agent_key: key["api_key"].as_str().unwrap().to_owned(),
         }
     }
 
@@ -94,9 +104,11 @@ impl Known {
             Some("deliveries") => &self.delivery,
             Some("users") => &self.user,
             Some("tokens") => &self.token,
+            Some("agents") => &self.agent,
+            _ if path.starts_with("/api/gateway/") => &self.agent,
             _ => "lab",
         };
-        path.replace("{id}", id).replace("{gw_id}", "lab").replace("{key}", "a")
+        path.replace("{id}", id).replace("{gw_id}", "lab").replace("{key}", "a").replace("{key_id}", &self.key)
     }
 
     /// Checks that all of it is as it was.
@@ -112,6 +124,18 @@ impl Known {
         assert_eq!(eve["role"], "member");
         let tokens = get(format!("/api/admin/tokens?user_id={}", self.user)).await;
         assert_eq!((tokens["items"].as_array().unwrap().len(), &tokens["items"][0]["revoked_at"]), (1, &json!(null)));
+        let agent = get(format!("/api/admin/agents/{}", self.agent)).await;
+        assert_eq!((&agent["name"], &agent["status"]), (&json!("Ann"), &json!("running")));
+        let keys = get(format!("/api/admin/agents/{}/keys", self.agent)).await;
+        assert_eq!((keys["items"].as_array().unwrap().len(), &keys["items"][0]["revoked_at"]), (1, &json!(null)));
+    }
+
+    /// Sends a call as somebody who may make it.
+    pub(super) async fn allowed(&self, call: Call<'_>, who: Who) -> super::node::Reply {
+        match who {
+            Who::Agent => call.with_key(&self.agent_key).await,
+            _ => call.by(Role::Admin).await,
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use crate::harness::{Database, Kind};
 on_both_databases!(
     another_secret_is_another_body,
     a_key_counts_also_when_there_is_no_room_for_more,
+    an_agent_and_its_key_are_made_once,
     backups_are_made_one_by_one_and_once_for_each_key,
 );
 
@@ -41,6 +42,43 @@ async fn a_key_counts_also_when_there_is_no_room_for_more(database: Database) {
         }
         node.delete("/api/gateways/lab").by(Role::Admin).await.expect_status(200);
     }
+}
+
+async fn an_agent_and_its_key_are_made_once(database: Database) {
+    let node = TestNode::with(database, |config| {
+        config.limits.agents_max = 1;
+        config.limits.keys_per_agent_max = 1;
+    });
+    let post =
+        |path: &str, key: &str, body: &Value| node.post(path).header("idempotency-key", key).json(body).by(Role::Admin);
+    let new = json!({ "name": "Ann", "labels": { "a": "1", "b": "2" } });
+    let made = post("/api/admin/agents", "k", &new).await.expect_status(201).json;
+    assert_eq!(post("/api/admin/agents", "k", &new).await.expect_status(201).json, made);
+    let other = json!({ "name": "Ann" });
+    post("/api/admin/agents", "k", &other).await.expect_error(409, "idempotency_conflict");
+    let refused = post("/api/admin/agents", "k2", &other).await.expect_error(429, "rate_limited");
+    assert!(refused.text.contains("agents_max"), "{}", refused.text);
+
+    let id = made["id"].as_str().unwrap();
+    let keys = format!("/api/admin/agents/{id}/keys");
+    let key = post(&keys, "k", &json!({ "label": "a" })).await.expect_status(201).json;
+    let again = post(&keys, "k", &json!({ "label": "a" })).await.expect_status(201).json;
+    assert_eq!((&again["id"], &again["secret_shown"], again.get("api_key")), (&key["id"], &json!(true), None));
+    post(&keys, "k", &json!({ "label": "b" })).await.expect_error(409, "idempotency_conflict");
+    let refused = post(&keys, "k2", &json!({ "label": "b" })).await.expect_error(429, "rate_limited");
+    assert!(refused.text.contains("keys_per_agent_max"), "{}", refused.text);
+    node.post("/api/gateway/heartbeat").with_key(key["api_key"].as_str().unwrap()).await.expect_status(200);
+
+    // On the ancestor's path as well.
+    node.delete(&format!("{keys}/{}", key["id"].as_str().unwrap())).by(Role::Admin).await.expect_status(200);
+    let path = format!("/api/gateway/agents/{id}/api-key");
+    let call = || node.post(&path).header("idempotency-key", "k").by(Role::Operator);
+    let first = call().await.expect_status(200).json;
+    let again = call().await.expect_status(200).json;
+    assert_eq!((again.get("api_key"), &again["secret_shown"]), (None, &json!(true)));
+    node.post("/api/gateway/heartbeat").with_key(first["api_key"].as_str().unwrap()).await.expect_status(200);
+    let list = node.get(&keys).by(Role::Admin).await;
+    assert_eq!(list.header("x-total-count"), "2", "the one that was revoked, and this one");
 }
 
 async fn backups_are_made_one_by_one_and_once_for_each_key(node: TestNode) {

@@ -39,6 +39,17 @@ async fn no_answer_holds_a_secret(node: TestNode) {
         .await
         .expect_status(201);
     let token = made.json["token"].as_str().unwrap().to_owned();
+    let (agent, key) = node.agent("Ann").await;
+    let keys = format!("/api/admin/agents/{agent}/keys");
+    texts.push(node.post(&keys).json(&json!({ "label": [key], "api_key": key })).by(Role::Admin).await.text);
+    for wrong in [key.as_str(), &key[..20]] {
+        // Also where it is not looked for, and where it is nearly right.
+        texts.push(node.post("/api/gateway/heartbeat").with_token(wrong).await.expect_status(401).text);
+        let wrong = format!("{wrong}x");
+        texts.push(node.post("/api/gateway/heartbeat").with_key(&wrong).await.expect_status(401).text);
+    }
+    let heard = node.post("/api/gateway/heartbeat").with_key(&key).await.expect_status(200);
+    texts.push(format!("{:?} {}", heard.headers, heard.text));
     if node.database.kind() == Kind::Sqlite {
         texts.push(node.post("/api/admin/backup").by(Role::Admin).await.expect_status(201).text);
     }
@@ -54,6 +65,9 @@ async fn no_answer_holds_a_secret(node: TestNode) {
         "/api/admin/gateways/lab",
         "/api/admin/users",
         "/api/admin/tokens",
+        "/api/admin/agents",
+        &format!("/api/admin/agents/{agent}"),
+        &keys,
         "/api/admin/audit?limit=500",
         "/api/admin/stats",
         "/api/admin/actors",
@@ -64,6 +78,7 @@ async fn no_answer_holds_a_secret(node: TestNode) {
     }
     texts.push(format!("{:?}", node.state.config));
     for text in &texts {
-        assert!(!text.contains("c4n4ry") && !text.contains("argon2") && !text.contains(&token), "{text}");
+        let told = ["c4n4ry", "argon2", &token, &key].iter().any(|secret| text.contains(secret));
+        assert!(!told, "{text}");
     }
 }

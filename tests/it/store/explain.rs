@@ -4,12 +4,12 @@ use std::sync::{Arc, Mutex};
 
 use clawbroker::domain::delivery::DeliveryState;
 use clawbroker::domain::error::Error;
-use clawbroker::domain::ids::{ConversationId, DeliveryId, GatewayId, MessageId, PartyId};
+use clawbroker::domain::ids::{AgentId, AgentKeyId, ConversationId, DeliveryId, GatewayId, MessageId, PartyId};
 use clawbroker::domain::search::Search;
 use clawbroker::store::messages::Span;
 use clawbroker::store::upstream::{Source, known_rows};
 use clawbroker::store::{
-    Db, audit, conversations, deliveries, explain, messages, purge, search, turns, upstream, users,
+    Db, agent_keys, agents, audit, conversations, deliveries, explain, messages, purge, search, turns, upstream, users,
 };
 use diesel::Connection;
 use diesel::connection::InstrumentationEvent;
@@ -120,6 +120,22 @@ fn fill(db: &mut Db) {
             id(6, "n"),
             numbers(1, 20_000),
         ),
+        format!(
+            "INSERT INTO agents (id, party_id, slug, name, name_folded, kind, state, role_description, labels, created_at, \
+             updated_at, idem_key) SELECT {}, {}, 'agent-' || n, 'Agent ' || n, 'agent ' || n, 1, 1, '', '{{}}', n, n, \
+             'agents/' || n FROM {}",
+            id(7, "n"),
+            id(1, "n"),
+            numbers(1, 20_000),
+        ),
+        format!(
+            "INSERT INTO agent_keys (id, agent_id, label, prefix, digest, created_at, idem_key) \
+             SELECT {}, {}, '', 'oc-', {}, n, 'keys/' || n FROM {}",
+            id(8, "n"),
+            id(7, "1 + n % 10000"),
+            id(9, "n"),
+            numbers(1, 20_000),
+        ),
         "ANALYZE".to_owned(),
     ];
     for statement in statements {
@@ -196,6 +212,9 @@ async fn no_frequent_query_scans_a_table(database: Database) {
     let (conversation, recipient) = (ConversationId::from_bytes(id(2, 7)), PartyId::from_bytes(id(1, 7)));
     let message = MessageId::from_bytes(id(3, 7));
     let delivery = DeliveryId::from_bytes(id(4, 7));
+    let (agent, key) = (AgentId::from_bytes(id(7, 7)), AgentKeyId::from_bytes(id(8, 7)));
+    let after_agent = ("agent 7".to_owned(), agent);
+    let recipients = [recipient, PartyId::from_bytes(id(1, 8))];
     let gateway: GatewayId = "gw7".parse().unwrap();
     let source = Source { conversation_id: conversation, gateway_id: gateway.clone(), upstream_session: "s7".into() };
     let rows = ["row7".to_owned(), "row2007".to_owned()];
@@ -249,6 +268,16 @@ async fn no_frequent_query_scans_a_table(database: Database) {
         ("open turns of a gateway", Box::new(|db| turns::open_of_gateway(db, &gateway).map(drop))),
         ("history of a thing", Box::new(|db| audit::list(db, &of_thing, 50).map(drop))),
         ("origins", Box::new(|db| known_rows(db, &source, &rows).map(drop))),
+        ("agents by name", Box::new(|db| agents::page(db, None, 50).map(drop))),
+        ("next page of agents", Box::new(|db| agents::page(db, Some(&after_agent), 50).map(drop))),
+        ("one agent", Box::new(|db| agents::get(db, agent).map(drop))),
+        ("agent by slug", Box::new(|db| agents::by_slug(db, "agent-7").map(drop))),
+        ("agents of a name", Box::new(|db| agents::by_folded_name(db, "AGENT 7", 10).map(drop))),
+        ("agent of a party", Box::new(|db| agents::by_party(db, recipient).map(drop))),
+        ("mailboxes", Box::new(|db| agents::mailboxes(db, &recipients).map(drop))),
+        ("keys of an agent", Box::new(|db| agent_keys::of(db, agent, Some(key), 50).map(drop))),
+        ("how many keys", Box::new(|db| agent_keys::count_of(db, agent).map(drop))),
+        ("one key", Box::new(|db| agent_keys::get(db, key).map(drop))),
     ];
     for (name, query) in queries {
         let statements = caught(&mut db, query);
@@ -307,6 +336,7 @@ async fn no_query_of_the_writer_scans_a_table(database: Database) {
     let mut db = database.opener().read_only().unwrap();
     let party = sql::bytes(&db, b"0100000000000007");
     let conversation = sql::bytes(&db, b"0200000000000007");
+    let agent = sql::bytes(&db, b"0700000000000007");
     let queries = [
         format!("SELECT id, idem_hash FROM messages WHERE sender_id = {party} AND idem_key = 'key7' LIMIT 1"),
         "SELECT n FROM deliveries ORDER BY n DESC LIMIT 1".to_owned(),
@@ -330,6 +360,8 @@ async fn no_query_of_the_writer_scans_a_table(database: Database) {
          AND canonical_key = 'agent:main:k7' ORDER BY deleted_at DESC LIMIT 1"
             .to_owned(),
         format!("SELECT 1 FROM turns WHERE conversation_id = {conversation} AND state <> 7 LIMIT 1"),
+        "SELECT id, idem_hash FROM agents WHERE idem_key = 'agents/7' AND deleted_at IS NULL LIMIT 1".to_owned(),
+        format!("SELECT id, idem_hash FROM agent_keys WHERE agent_id = {agent} AND idem_key = 'keys/7' LIMIT 1"),
     ];
     for query in queries {
         assert_no_scan(&mut db, "the writer", &query);

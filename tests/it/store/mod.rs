@@ -1,4 +1,5 @@
 //! The store on both databases: one suite, run twice.
+mod agents;
 mod audit;
 mod backup;
 mod chat;

@@ -1,0 +1,2 @@
+//! The mailbox family as agents use it.
+mod keys;
