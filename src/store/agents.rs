@@ -353,6 +353,7 @@ impl Command for ChangeAgent {
                 agents::updated_at.eq(after.updated_at),
             ))
             .execute(tx.write()?)?;
+        tx.forget_agent(self.id);
         let id = self.id.to_string();
         let target = ("agent", id.as_str());
         audit::record(tx, &self.actor, "agent.change", target, Some(&shown(&before)), Some(&shown(&after)))?;
@@ -383,6 +384,7 @@ impl Command for RemoveAgent {
         let target = self.id.to_string();
         audit::record(tx, &self.actor, "agent.remove", ("agent", &target), Some(&shown(&agent)), None)?;
         tx.note_registered_agents(-1);
+        tx.forget_agent(self.id);
         tx.emit(Event::AgentChanged { agent_id: self.id, now: None });
         Ok(())
     }

@@ -1,4 +1,5 @@
 //! Conversations: named, listed, changed, deleted.
+mod insert;
 mod name;
 
 use diesel::prelude::*;
@@ -16,6 +17,8 @@ use crate::domain::ids::{ConversationId, GatewayId, PartyId, UserId};
 use crate::domain::search::Search;
 use crate::domain::user::Caller;
 
+use self::insert::insert_row;
+pub(super) use self::insert::{insert_named, named};
 pub use self::name::SessionName;
 use self::name::{UNTOLD, untold};
 
@@ -196,27 +199,7 @@ pub(super) fn insert(
         deleted_at: None,
         upstream: Upstream { not_before_ms, ..Upstream::default() },
     };
-    diesel::insert_into(conversations::table)
-        .values((
-            conversations::id.eq(conversation.id.as_bytes().as_slice()),
-            conversations::kind.eq(conversation.kind as i32),
-            conversations::gateway_id.eq(name.gateway_id.as_str()),
-            conversations::key.eq(&conversation.key),
-            conversations::canonical_key.eq(canonical_key),
-            conversations::title.eq(&conversation.title),
-            conversations::agent_id.eq(&conversation.agent_id),
-            conversations::model.eq(&conversation.model),
-            conversations::owner_id.eq(conversation.owner_id.as_ref().map(|id| id.as_bytes().as_slice())),
-            conversations::archived.eq(false),
-            conversations::first_seq.eq(conversation.first_seq),
-            conversations::last_seq.eq(conversation.last_seq),
-            conversations::created_at.eq(now_ms),
-            conversations::updated_at.eq(now_ms),
-            conversations::contacted.eq(false),
-            conversations::mapped_seq.eq(0_i64),
-            conversations::not_before_ms.eq(not_before_ms),
-        ))
-        .execute(tx.write()?)?;
+    insert_row(tx, &conversation, Some(&canonical_key))?;
     Ok(conversation)
 }
 

@@ -1,5 +1,7 @@
 //! Deliveries: every move goes through the state machine of `domain::delivery`, inside a transaction.
 mod events;
+mod insert;
+mod mail;
 
 use std::sync::Arc;
 
@@ -19,6 +21,9 @@ use crate::domain::message::Line;
 use crate::domain::party::{Party, PartyKind};
 
 pub use self::events::Entry;
+pub use self::insert::DeliveryOptions;
+pub(super) use self::insert::{NewDelivery, NewRow, insert};
+pub(super) use self::mail::{Mail, count_open_of_recipient, mail_by_ids, mail_of};
 
 /// Hand-outs of a delivery before it is dead, unless its recipient says otherwise.
 pub const ATTEMPTS_MAX: i32 = 5;
@@ -101,35 +106,6 @@ impl TryFrom<Row> for Stored {
     }
 }
 
-/// What a new delivery is made of.
-#[derive(Clone, Debug)]
-pub(super) struct NewDelivery {
-    pub(super) recipient_id: PartyId,
-    pub(super) attempts_max: i32,
-    pub(super) options: DeliveryOptions,
-}
-
-/// How a sender wants its message handed out.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DeliveryOptions {
-    /// From 0 to 2; of two that may be handed out the higher one goes first.
-    pub priority: i32,
-    /// Not before this time.
-    pub available_at: Option<i64>,
-    /// Not after this time.
-    pub expires_at: Option<i64>,
-    /// A newer message of the same sender and key takes its place while it waits.
-    pub coalesce_key: Option<String>,
-}
-
-/// A delivery on its way to its table.
-pub(super) struct NewRow {
-    pub(super) delivery: Delivery,
-    pub(super) coalesce_key: Option<String>,
-    /// Its history, as stored.
-    pub(super) events: String,
-}
-
 /// A delivery that has moved, on its way to its table.
 pub(super) struct Moved {
     pub(super) delivery: Delivery,
@@ -137,35 +113,10 @@ pub(super) struct Moved {
     pub(super) events: String,
 }
 
-/// Inserts a pending delivery of a line that was just appended.
-pub(super) fn insert(tx: &mut Tx<'_>, line: &Line, new: NewDelivery) -> Result<Stored, Error> {
-    let now_ms = tx.now_ms();
-    let options = new.options;
-    let delivery = Delivery {
-        id: DeliveryId::new(),
-        n: tx.next_delivery_n()?,
-        message_id: line.id,
-        conversation_id: line.conversation_id,
-        recipient_id: new.recipient_id,
-        seq: line.seq,
-        priority: options.priority,
-        state: DeliveryState::Pending,
-        outcome: None,
-        reason: None,
-        attempt: 0,
-        attempts_max: new.attempts_max,
-        available_at: options.available_at.unwrap_or(now_ms).max(now_ms),
-        lease_until: None,
-        leased_at: None,
-        expires_at: options.expires_at,
-        result_hash: None,
-        created_at: now_ms,
-        ended_at: None,
-    };
-    let history = vec![Entry::accepted(now_ms)];
-    let events = events::text(&history)?;
-    tx.add_delivery(NewRow { delivery: delivery.clone(), coalesce_key: options.coalesce_key, events });
-    Ok(Stored { delivery, started: false, events: history })
+impl Moved {
+    pub(super) fn of(stored: &Stored) -> Result<Self, Error> {
+        Ok(Self { delivery: stored.delivery.clone(), events: events::text(&stored.events)? })
+    }
 }
 
 /// Applies a move and stores the result, with an event for whoever watches. A repeat changes nothing.
@@ -182,8 +133,7 @@ pub(super) fn apply_to(tx: &mut Tx<'_>, mut stored: Stored, action: &Move, annou
         return Ok(stored.delivery);
     }
     events::add_move(&mut stored.events, action, &stored.delivery, now_ms);
-    let events = events::text(&stored.events)?;
-    tx.save_move(Moved { delivery: stored.delivery.clone(), events }, from);
+    tx.save_move(&stored, from)?;
     if announce {
         tell(tx, &stored.delivery, Some(from), None)?;
     }
@@ -436,8 +386,7 @@ fn end_wait(tx: &mut Tx<'_>, mut stored: Stored) -> Result<Delivery, Error> {
     let now_ms = tx.now_ms();
     if stored.delivery.state == DeliveryState::Pending && !stored.delivery.must_wait(now_ms) {
         stored.delivery.end_wait(now_ms);
-        let events = events::text(&stored.events)?;
-        tx.save_move(Moved { delivery: stored.delivery.clone(), events }, DeliveryState::Pending);
+        tx.save_move(&stored, DeliveryState::Pending)?;
     }
     Ok(stored.delivery)
 }

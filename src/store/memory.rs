@@ -6,12 +6,60 @@ use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::Arc;
 
+use super::deliveries::{Mail, Stored};
+use crate::domain::agent::AgentFacts;
+use crate::domain::conversation::ConversationKind;
 use crate::domain::event::Topic;
-use crate::domain::ids::{ConversationId, GatewayId, PartyId, UserId};
+use crate::domain::ids::{AgentId, ConversationId, DeliveryId, GatewayId, MessageId, PartyId, UserId};
 use crate::domain::party::{Party, PartyKind};
 
 /// Entries of each kind that may be many; beyond it the kind is emptied and filled anew.
 const REMEMBERED_MAX: usize = 100_000;
+
+/// Deliveries of agents that are remembered; they hold their histories.
+const MAIL_MAX: usize = 20_000;
+
+/// Open deliveries, by their ids and by message and recipient.
+#[derive(Default)]
+pub(super) struct MailMemory {
+    by_id: HashMap<DeliveryId, Mail>,
+    by_message: HashMap<(MessageId, PartyId), DeliveryId>,
+}
+
+impl MailMemory {
+    pub(super) fn get(&self, id: DeliveryId) -> Option<&Mail> {
+        self.by_id.get(&id)
+    }
+
+    pub(super) fn of_message(&self, message: MessageId, recipient: PartyId) -> Option<&Mail> {
+        self.by_id.get(self.by_message.get(&(message, recipient))?)
+    }
+
+    /// Remembers a delivery if it is open.
+    pub(super) fn add(&mut self, mail: Mail) {
+        if !mail.stored.delivery.state.is_open() {
+            return;
+        }
+        if self.by_id.len() >= MAIL_MAX {
+            *self = Self::default();
+        }
+        let delivery = &mail.stored.delivery;
+        self.by_message.insert((delivery.message_id, delivery.recipient_id), delivery.id);
+        self.by_id.insert(delivery.id, mail);
+    }
+
+    /// Keeps a delivery as it is now; one that has ended is forgotten.
+    pub(super) fn note_move(&mut self, stored: &Stored) {
+        let delivery = &stored.delivery;
+        if delivery.state.is_open() {
+            if let Some(known) = self.by_id.get_mut(&delivery.id) {
+                known.stored = stored.clone();
+            }
+        } else if self.by_id.remove(&delivery.id).is_some() {
+            self.by_message.remove(&(delivery.message_id, delivery.recipient_id));
+        }
+    }
+}
 
 /// The ends of a conversation's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +85,14 @@ pub(super) struct Memory {
     pub(super) references: HashMap<(PartyKind, String), PartyId>,
     /// How many deliveries of a conversation are open.
     pub(super) open: HashMap<ConversationId, usize>,
+    /// How many deliveries of a recipient are open.
+    pub(super) open_of: HashMap<PartyId, usize>,
+    /// Open deliveries of agents.
+    pub(super) mail: MailMemory,
+    /// Agents that were not removed.
+    pub(super) agents: HashMap<AgentId, Arc<AgentFacts>>,
+    /// Conversations without a gateway that have not been deleted, by kind and key.
+    pub(super) named: HashMap<(ConversationKind, String), ConversationId>,
     /// Gateways that are registered.
     pub(super) gateways: HashSet<GatewayId>,
     /// How many agents are registered; `None` until they were counted.

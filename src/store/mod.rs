@@ -13,6 +13,7 @@ mod dialect;
 pub mod gateways;
 mod held;
 pub mod lease;
+pub mod mailbox;
 mod memory;
 pub mod messages;
 pub mod open;

@@ -4,19 +4,21 @@
 //! - CNV-1: `seq` is given here, from the last committed number and what this transaction added; a rolled-back command
 //!   takes its numbers back.
 //! - STO-2: a state change and the events it causes belong to the same transaction; events leave only after its commit.
+mod mail;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use diesel::prelude::*;
 
-use super::deliveries::{Moved, NewRow as DeliveryRow};
+use super::deliveries::{Moved, NewRow as DeliveryRow, Stored};
 use super::dialect::{self, Db};
 use super::held::Held;
 use super::memory::{Ends, Memory, remember};
 use super::messages::NewRow as MessageRow;
 use super::schema::{conversations, deliveries};
 use super::{agents, gateways, parties};
-use crate::domain::delivery::DeliveryState;
+use crate::domain::delivery::{Delivery, DeliveryState};
 use crate::domain::error::Error;
 use crate::domain::event::{Event, Topic};
 use crate::domain::ids::{ConversationId, GatewayId, PartyId, UserId};
@@ -105,15 +107,18 @@ impl<'a> Tx<'a> {
     /// Adds a delivery, to be written with others.
     pub(super) fn add_delivery(&mut self, row: DeliveryRow) {
         self.dirty = true;
-        self.note_open(row.delivery.conversation_id, false, row.delivery.state.is_open());
+        self.note_open(&row.delivery, false);
         self.held.deliveries.push(row);
     }
 
     /// Stores a delivery that has moved, to be written with others.
-    pub(super) fn save_move(&mut self, row: Moved, from: DeliveryState) {
+    pub(super) fn save_move(&mut self, stored: &Stored, from: DeliveryState) -> Result<(), Error> {
+        let row = Moved::of(stored)?;
         self.dirty = true;
-        self.note_open(row.delivery.conversation_id, from.is_open(), row.delivery.state.is_open());
-        self.held.moves.insert(row.delivery.id, row);
+        self.note_open(&stored.delivery, from.is_open());
+        self.memory.mail.note_move(stored);
+        self.held.moves.insert(stored.delivery.id, row);
+        Ok(())
     }
 
     /// Notes that a party takes part and has read all up to its own line, the newest one; to be written with others.
@@ -215,9 +220,12 @@ impl<'a> Tx<'a> {
         Ok(open)
     }
 
-    /// Keeps that count: a delivery was open or not, and is now.
-    pub(super) fn note_open(&mut self, id: ConversationId, was_open: bool, is_open: bool) {
-        if let Some(open) = self.memory.open.get_mut(&id) {
+    /// Keeps the counts of open ones: a delivery was open or not, and is now what it is.
+    fn note_open(&mut self, delivery: &Delivery, was_open: bool) {
+        let is_open = delivery.state.is_open();
+        let of_conversation = self.memory.open.get_mut(&delivery.conversation_id);
+        let of_recipient = self.memory.open_of.get_mut(&delivery.recipient_id);
+        for open in of_conversation.into_iter().chain(of_recipient) {
             *open = (*open + usize::from(is_open)).saturating_sub(usize::from(was_open));
         }
     }
@@ -326,6 +334,7 @@ impl<'a> Tx<'a> {
     /// Forgets a conversation that was deleted: nobody writes in it any more.
     pub(super) fn forget_deleted(&mut self, id: ConversationId) {
         self.memory.owners.remove(&id);
+        self.memory.named.retain(|_, known| *known != id);
     }
 
     /// Forgets a conversation whose rows were removed for good.

@@ -1,0 +1,25 @@
+//! Mailboxes of agents: messages are sent, handed out under a lease, reported on and given back.
+//!
+//! Every move is judged here by the row, or by what the writer remembers of it; whoever proposes one may know less.
+//!
+//! Invariants
+//! - DLV-1: a message is handed out to one caller at a time, and each hand-out has a number.
+//! - DLV-3: a request that is reported on twice has one reply.
+//! - STO-2: a report, its line and the reply's delivery are one transaction.
+//! - RTE-1: a reply or a notice begets nothing.
+mod hand_out;
+mod report;
+mod send;
+
+pub use self::hand_out::{Close, GiveBack, HandOut, HandedOut};
+pub use self::report::{Report, Reported};
+pub use self::send::{SendMessage, Sent};
+
+/// How much mail there may be.
+#[derive(Clone, Copy, Debug)]
+pub struct MailLimits {
+    /// Open messages of one mailbox.
+    pub messages_max: usize,
+    /// Hand-outs of a message before it is dead, where its agent has no number of its own.
+    pub attempts_max: i32,
+}
