@@ -11,6 +11,7 @@ mod foreign_files;
 mod gateways;
 mod held;
 mod lease;
+mod mailbox;
 mod messages;
 mod migrations;
 mod parties;
