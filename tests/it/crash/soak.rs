@@ -158,7 +158,7 @@ impl Troublemaker {
             }
             Trouble::GatewayBreaks => self.break_the_gateway(broker).await,
             Trouble::ReaderStops => {
-                let mut raw = opened(Raw::connect_narrow, broker).await;
+                let mut raw = Raw::opened(Raw::connect_narrow, broker, "/ws/chat/gw").await;
                 for chat in 0..self.chats.min(16) {
                     let subscribe = json!({ "type": "subscribe", "sessionKey": target.session_of(chat) });
                     raw.write(&text(&subscribe.to_string())).await;
@@ -214,7 +214,7 @@ impl Troublemaker {
             1 => (frame(0xC1, b"{}"), 4400),
             _ => (text("{\"type\":\"ping\"}").repeat(300), 1000),
         };
-        let mut raw = opened(Raw::connect, broker).await;
+        let mut raw = Raw::opened(Raw::connect, broker, "/ws/chat/gw").await;
         raw.write(&bad).await;
         if closed == 1000 {
             raw.until(|frame| frame["code"] == "rate_limited").await;
@@ -242,21 +242,6 @@ async fn is_connected(broker: &Broker) -> bool {
         broker.post("/api/admin/gateways/gw/test", json!({})).await;
     }
     gateway["state"] == "connected"
-}
-
-/// Opens a browser's socket on a connection of this kind; what is said first is not read.
-async fn opened(connect: impl AsyncFn(&Broker) -> Raw, broker: &Broker) -> Raw {
-    let began = Instant::now();
-    loop {
-        let mut raw = connect(broker).await;
-        raw.write(upgrade(broker, "/ws/chat/gw").as_bytes()).await;
-        let head = raw.head().await;
-        if head.starts_with("HTTP/1.1 101") {
-            return raw;
-        }
-        // A machine with much other work may have said it too slowly.
-        assert!(head.starts_with("HTTP/1.1 408") && began.elapsed() < TROUBLE_MAX, "{head}");
-    }
 }
 
 async fn what_a_broker_holds_comes_back_to_where_it_was(database: Database) {

@@ -11,6 +11,8 @@ use super::{Browser, Database};
 
 /// How long a start may take before a test gives up.
 const READY: Duration = Duration::from_secs(30);
+/// How long an answer may take before a test gives it up.
+const ANSWERED: Duration = Duration::from_secs(45);
 
 /// A running broker; killed with this value.
 pub(crate) struct Broker {
@@ -227,12 +229,12 @@ impl Broker {
         held_sockets().filter(|(local, _)| *local == own).count()
     }
 
-    /// Calls the API as the admin; returns the status and the body, which is JSON or a text.
+    /// Calls the API as the admin; returns the status and the body, which is JSON or a text. Without an answer the status
+    /// is 0.
     pub(crate) async fn call(&self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
         let method = method.parse().expect("a method");
-        let mut request = awc::Client::new()
-            .request(method, format!("http://{}{path}", self.address))
-            .timeout(Duration::from_secs(20));
+        let mut request =
+            awc::Client::new().request(method, format!("http://{}{path}", self.address)).timeout(ANSWERED);
         if !self.token.is_empty() {
             request = request.insert_header(("Authorization", format!("Bearer {}", self.token)));
         }

@@ -66,13 +66,17 @@ async fn a_question_is_answered_once_wherever_the_connection_breaks(database: Da
             let how = BREAKS[(n + round) % BREAKS.len()];
             let session = format!("s{round}-{}", asked.len());
             let answer = format!("one two three four five six, {session}");
+            let question = format!("say[chunks=6,ms=2]: {answer}");
+            let faults = asked.len() + 1;
             let one = async {
                 stage.middle.breaks(*step, how);
+                let asks = browser.ask(&session, &question);
                 if OF_THE_LINK.contains(step) {
-                    stage.middle.cut();
+                    tokio::join!(stage.cut_until_played(faults), asks);
+                } else {
+                    asks.await;
+                    stage.played(faults).await;
                 }
-                browser.ask(&session, &format!("say[chunks=6,ms=2]: {answer}")).await;
-                stage.played(asked.len() + 1).await;
                 stage.bystander.is_served().await;
                 stage.connected().await;
                 browser.until_end_of(&session).await;

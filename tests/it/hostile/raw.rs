@@ -91,20 +91,42 @@ impl Raw {
     }
 
     pub(super) async fn open_at(broker: &Broker, path: &str) -> Self {
-        Self::connect(broker).await.greeted(broker, path).await
+        Self::opened(Self::connect, broker, path).await.greeted().await
     }
 
     /// The same with a small receive buffer.
     pub(super) async fn open_narrow(broker: &Broker) -> Self {
-        Self::connect_narrow(broker).await.greeted(broker, "/ws/chat/calm").await
+        Self::opened(Self::connect_narrow, broker, "/ws/chat/calm").await.greeted().await
     }
 
-    async fn greeted(mut self, broker: &Broker, path: &str) -> Self {
-        self.write(upgrade(broker, path).as_bytes()).await;
-        let head = self.head().await;
-        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    async fn greeted(mut self) -> Self {
         assert_eq!(self.frame().await["type"], "connected");
         self
+    }
+
+    /// Opens a socket on a connection of this kind; what is said first is not read.
+    pub(crate) async fn opened(connect: impl AsyncFn(&Broker) -> Self, broker: &Broker, path: &str) -> Self {
+        let (raw, head) = Self::asked(connect, broker, &upgrade(broker, path)).await;
+        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        raw
+    }
+
+    /// Sends a request on a connection of this kind, and reads the head of its answer. A machine with much other work may
+    /// have said it too slowly: then it is said again.
+    pub(super) async fn asked(
+        connect: impl AsyncFn(&Broker) -> Self,
+        broker: &Broker,
+        request: &str,
+    ) -> (Self, String) {
+        let began = tokio::time::Instant::now();
+        loop {
+            let mut raw = connect(broker).await;
+            raw.write(request.as_bytes()).await;
+            let head = raw.head().await;
+            if !head.starts_with("HTTP/1.1 408") || began.elapsed() > PATIENCE {
+                return (raw, head);
+            }
+        }
     }
 
     /// Has room for what comes from now on.
@@ -123,7 +145,7 @@ impl Raw {
     }
 
     /// Reads the head of an answer; what there is of it when the connection ends.
-    pub(crate) async fn head(&mut self) -> String {
+    pub(super) async fn head(&mut self) -> String {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             match tokio::time::timeout(PATIENCE, self.stream.read_u8()).await.expect("an answer comes") {
@@ -175,18 +197,16 @@ impl Raw {
 
     /// Reads to the close frame and the end behind it; returns its code and the frames before it.
     pub(crate) async fn closed(&mut self) -> (Option<u16>, Vec<Value>) {
-        let (mut frames, mut code) = (Vec::new(), None);
+        let mut frames = Vec::new();
         loop {
             match self.next().await {
-                Said::Frame(frame) => {
-                    assert_eq!(code, None, "nothing is said behind a close frame: {frame}");
-                    frames.push(frame);
+                Said::Frame(frame) => frames.push(frame),
+                Said::Close(code) => {
+                    let behind = tokio::time::timeout(PATIENCE, self.said()).await.expect("the connection ends");
+                    assert_eq!(behind, Said::Gone, "nothing is said behind a close frame");
+                    return (Some(code), frames);
                 }
-                Said::Close(said) => {
-                    assert_eq!(code, None, "a socket is closed once");
-                    code = Some(said);
-                }
-                Said::Gone => return (code, frames),
+                Said::Gone => return (None, frames),
                 Said::Ping | Said::Pong(_) => {}
             }
         }

@@ -160,7 +160,10 @@ async fn a_reader_that_never_comes_back_is_cut(database: Database) {
     }
     let memory = memory_before(&broker);
     let mut lines = 2;
-    while broker.log().matches(AWAY).count() < slow.len() {
+    let said_kib = |lines: i64| slow.len() as u64 * (lines as u64 - 2) * LINE_BYTES as u64 / 1_024;
+    // A system that holds little has the broker send them away early. Then more is said, until half of it is more than the
+    // broker takes for its own work.
+    while broker.log().matches(AWAY).count() < slow.len() || said_kib(lines) < 64 << 10 {
         assert!(lines < 400, "readers that have stopped are given 24 MB each");
         say_lines(&broker, 1).await;
         lines += 1;
@@ -168,10 +171,8 @@ async fn a_reader_that_never_comes_back_is_cut(database: Database) {
             bystander.is_served().await;
         }
     }
-    // Most of what was said to them is with the system, and the rest is not kept. A system that holds little of it has the
-    // broker send them away early, and what it takes for its own work is then more than half of that.
-    let said_kib = slow.len() as u64 * (lines as u64 - 2) * LINE_BYTES as u64 / 1_024;
-    has_not_grown(&broker, memory, (said_kib / 2).max(32 << 10));
+    // Most of what was said to them is with the system, and the rest is not kept.
+    has_not_grown(&broker, memory, said_kib(lines) / 2);
     // They are still there, and do not read.
     nothing_is_held(&broker).await;
     for mut raw in slow {

@@ -37,7 +37,7 @@ async fn silence_in_the_handshake_is_not_waited_for(database: Database) {
     for step in steps.iter().chain(&steps[2..]) {
         stage.middle.breaks(*step, How::FallsSilent);
     }
-    stage.middle.cut();
+    stage.cut_until_played(1).await;
     browser.until_type("disconnected").await;
     browser.ask("a", "say: at last").await;
     stage.played(steps.len() + 3).await;
@@ -64,7 +64,7 @@ async fn a_connection_that_is_half_open_is_found(database: Database) {
         let session = format!("h{index}");
         stage.middle.breaks(step, How::FallsSilent);
         if index == 0 {
-            stage.middle.cut();
+            stage.cut_until_played(1).await;
         }
         browser.ask(&session, "say[chunks=4,ms=3]: in spite of silence").await;
         stage.played(index + 1).await;

@@ -370,10 +370,10 @@ async fn a_frame_costs_what_it_brings_and_not_what_it_declares(database: Databas
     for (index, declared) in [1 << 36, i64::MAX as u64, u64::MAX, 33_554_433].into_iter().enumerate() {
         for step in [Step::Upgraded, Step::Answered("connect"), Step::Streaming(2)] {
             stage.middle.breaks(step, How::Declares(declared));
-            if step != Step::Streaming(2) {
-                stage.middle.cut();
-            }
             played += 1;
+            if step != Step::Streaming(2) {
+                stage.cut_until_played(played).await;
+            }
             let session = format!("d{played}");
             browser.ask(&session, &format!("say[chunks=4,ms=3]: behind {index}")).await;
             stage.played(played).await;

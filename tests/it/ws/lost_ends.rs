@@ -33,6 +33,8 @@ on_both_databases!(
     a_run_whose_answer_was_read_is_not_shown,
 );
 
+/// How long a test waits for what comes by itself.
+const PATIENCE: Duration = Duration::from_secs(45);
 /// More than a read waits for its turn.
 const LONGER_THAN_A_READ_WAITS: Duration = Duration::from_millis(5_500);
 
@@ -97,7 +99,7 @@ async fn frame(frames: &mut mpsc::UnboundedReceiver<Value>, what: &str) -> Value
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), wanted).await.unwrap_or_else(|_| panic!("no `{what}` came"))
+    tokio::time::timeout(PATIENCE, wanted).await.unwrap_or_else(|_| panic!("no `{what}` came"))
 }
 
 /// A browser's session on a thread of its own test, with a store that reads one thing at a time.
@@ -158,7 +160,8 @@ impl Scene {
         self.says(json!({ "type": "ping" }));
         let mut heard = Vec::new();
         loop {
-            match self.frames.recv().await.expect("the page lives") {
+            let next = tokio::time::timeout(PATIENCE, self.frames.recv()).await.expect("the ping is answered");
+            match next.expect("the page lives") {
                 frame if frame["type"] == "pong" => return heard,
                 frame => heard.push(frame),
             }
@@ -188,7 +191,7 @@ async fn without_a_turn_of_others<T>(work: impl Future<Output = T>) -> T {
         if let Some(done) = poll_immediate(&mut work).await {
             return done;
         }
-        assert!(began.elapsed() < Duration::from_secs(30), "another thread does it in time");
+        assert!(began.elapsed() < PATIENCE, "another thread does it in time");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
