@@ -192,7 +192,8 @@ impl State {
             seq: delivery.seq,
             priority: delivery.priority,
             place,
-            available_at: delivery.available_at,
+            // What never had to wait does not by a clock that was set back.
+            available_at: if delivery.available_at > delivery.created_at { delivery.available_at } else { i64::MIN },
             expires_at: delivery.expires_at,
             attempt: delivery.attempt,
             line: None,
