@@ -49,7 +49,7 @@ fn every_setting_is_documented() {
 fn documents_lead_to_files_that_exist() {
     let root = env!("CARGO_MANIFEST_DIR");
     for document in
-        ["README.md", "ARCHITECTURE.md", "docs/rest.md", "docs/websocket.md", "docs/gateways.md", "docs/operations.md"]
+        ["README.md", "ARCHITECTURE.md", "docs/rest.md", "docs/websocket.md", "docs/gateways.md", "docs/mailbox.md", "docs/operations.md"]
     {
         let text = read(document);
         let folder = std::path::Path::new(root).join(document);

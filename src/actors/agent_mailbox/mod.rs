@@ -128,7 +128,9 @@ pub fn open(agent: &AgentFacts, parts: MailboxParts) -> Arc<Card> {
     if let Some(card) = parts.directory.agents().cards().of(agent.id) {
         return card;
     }
-    let ctx: Context<AgentMailbox> = Context::new();
+    let mut ctx: Context<AgentMailbox> = Context::new();
+    // Before the first call, which may come before it has started.
+    ctx.set_mailbox_capacity(CALLS_MAX);
     let card = Arc::new(Card::new(agent, ctx.address()));
     // Before anything is read: what is committed from now on is told.
     parts.directory.agents().cards().register(card.clone());
@@ -305,7 +307,6 @@ impl Actor for AgentMailbox {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.set_mailbox_capacity(CALLS_MAX);
         self.load(ctx);
         ctx.run_interval(Duration::from_secs(self.parts.config.idle_s), |this, ctx| {
             let is_idle = !this.card.take_call() && this.waiting.len() == 0 && this.state.handing_out() == 0;
