@@ -21,7 +21,7 @@ use crate::http::state::AppState;
 /// What a poll may say of its lease; the same is allowed for an agent.
 const LEASE_S: std::ops::RangeInclusive<u32> = 10..=43_200;
 /// Fewest bytes of text that a poll may allow; one message always comes.
-const BYTES_MIN: usize = 1_024;
+const BYTES_MIN: u32 = 1_024;
 /// The version of the relationships, of which there are none yet.
 const RELATIONSHIPS: &str = "0";
 
@@ -75,7 +75,7 @@ impl Asked {
         let wait = within("wait", self.wait, 0..=config.poll_wait_max_s)?.unwrap_or(0);
         let rows = page::rows(self.limit, config.poll_rows_default, config.poll_rows_max)?;
         let bytes_max = u32::try_from(config.poll_bytes_max).unwrap_or(u32::MAX);
-        let bytes = within("max_bytes", self.max_bytes, BYTES_MIN as u32..=bytes_max)?;
+        let bytes = within("max_bytes", self.max_bytes, BYTES_MIN..=bytes_max)?;
         let own = agent.lease_seconds.and_then(|seconds| u32::try_from(seconds).ok());
         let lease_s = within("lease", self.lease, LEASE_S)?.or(own).unwrap_or(config.lease_s);
         let ask = Ask {
