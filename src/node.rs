@@ -124,6 +124,7 @@ impl Node {
             edge: Edge::default(),
             started_at: clock.now_ms(),
             links,
+            mailboxes: supervisor.clone().recipient(),
             observe: supervisor.clone().recipient(),
             config,
             store,
@@ -215,6 +216,8 @@ fn serve(state: web::Data<AppState>, listeners: Listeners) -> Result<ServerTask,
         .on_connect(keep_socket)
         .workers(config.worker_threads())
         .tcp_nodelay(true)
+        // Else a poll would go on for a client that has gone, and hand its messages to nobody.
+        .h1_allow_half_closed(false)
         .client_request_timeout(Duration::from_millis(config.client_request_timeout_ms))
         .shutdown_timeout(config.shutdown_timeout_s)
         .disable_signals();

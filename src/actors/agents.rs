@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, RwLock};
 
+use super::agent_mailbox::Cards;
 use super::digests::Digests;
 use super::directory::{read, write};
 use crate::domain::agent::{Agent, KeyFacts};
@@ -17,10 +18,11 @@ pub const ONLINE_MS: i64 = 300_000;
 /// When keys were used and agents seen, to be written down.
 type Used = (Vec<(AgentKeyId, i64)>, Vec<(AgentId, i64)>);
 
-/// The agents' keys and presence, as this node knows them.
+/// The agents' keys and presence and their open mailboxes, as this node knows them.
 #[derive(Default)]
 pub struct Agents {
     known: RwLock<Known>,
+    cards: Cards,
 }
 
 #[derive(Default)]
@@ -62,6 +64,16 @@ impl Known {
 }
 
 impl Agents {
+    /// The mailboxes that are open.
+    pub fn cards(&self) -> &Cards {
+        &self.cards
+    }
+
+    /// Tells whether an agent has keys, or had: one that was removed is not known any more.
+    pub fn knows(&self, id: AgentId) -> bool {
+        read(&self.known).agents.contains_key(&id)
+    }
+
     /// Finds whose key this is, by its digest, and notes that it was used and its agent seen.
     pub fn key(&self, digest: &[u8; 32], now_ms: i64) -> Option<Arc<KeyFacts>> {
         let known = read(&self.known);
@@ -143,7 +155,7 @@ impl Agents {
         (used, seen)
     }
 
-    /// Forgets everything: another node may change it now.
+    /// Forgets the keys: another node may change them now. The mailboxes are told to stop by the event of it.
     pub fn forget(&self) {
         *write(&self.known) = Known::default();
     }

@@ -2,6 +2,7 @@
 //!
 //! Requests go down (supervisor → links, scheduler, upkeep → store), events go up ([`supervisor::StoreEvents`],
 //! [`supervisor::ChildStopped`]). No actor knows the supervisor but as a `Recipient`.
+pub mod agent_mailbox;
 pub mod agents;
 pub mod bootstrap;
 pub mod browser_session;

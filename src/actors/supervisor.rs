@@ -8,6 +8,7 @@
 //!   the sockets are closed and the node stands by.
 //! - A child that ends without being told to is started again after a growing delay; after too many ends it is parked.
 mod lease;
+mod mailboxes;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,7 +32,7 @@ use crate::domain::clock::Clock;
 use crate::domain::delivery::Delivery;
 use crate::domain::event::{Event, GatewayChange, Topic};
 use crate::domain::gateway::Gateway;
-use crate::domain::ids::{GatewayId, HomeId, NodeId};
+use crate::domain::ids::{AgentId, GatewayId, HomeId, NodeId};
 use crate::store::agent_keys::NoteAgentKeysUsed;
 use crate::store::lease::DropLease;
 use crate::store::users::NoteTokensUsed;
@@ -46,6 +47,8 @@ const LOOK: Duration = Duration::from_millis(500);
 const NOTE_USE: Duration = Duration::from_secs(30);
 /// How long the actors have to tell of themselves.
 const OBSERVE_WAIT: Duration = Duration::from_secs(2);
+/// Mailboxes that are asked about themselves; there may be many.
+const MAILBOXES_OBSERVED: usize = 1_000;
 /// Margin by which our own clock ends the lease before the database's does.
 const LEASE_MARGIN_MS: i64 = 1_000;
 
@@ -53,6 +56,8 @@ const LEASE_MARGIN_MS: i64 = 1_000;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Child {
     Link(GatewayId),
+    /// Never started again by itself: the next call that needs it opens it.
+    Mailbox(AgentId),
     Scheduler,
     StoreWriter,
     Upkeep,
@@ -174,6 +179,7 @@ impl Supervisor {
         if let Some(upkeep) = self.upkeep.take() {
             upkeep.do_send(Stop);
         }
+        self.parts.directory.agents().cards().stop_all();
     }
 
     fn note_use(&self) {
@@ -325,6 +331,8 @@ impl Handler<DeliveriesReady> for Supervisor {
         for (topic, delivery) in msg.0 {
             if let Some(gateway_id) = &topic.gateway_id {
                 self.to_link(gateway_id, DeliveryMoved { delivery: Arc::new(delivery), line: None });
+            } else {
+                self.parts.directory.agents().cards().ready(delivery);
             }
         }
     }
@@ -365,6 +373,7 @@ impl Handler<ChildStopped> for Supervisor {
                     Child::Scheduler => this.start_scheduler(ctx),
                     Child::StoreWriter => this.start_writer(ctx),
                     Child::Upkeep => this.start_upkeep(ctx),
+                    Child::Mailbox(_) => {}
                 });
             }
             Verdict::Park => {
@@ -390,6 +399,8 @@ impl Handler<ObserveAll> for Supervisor {
                 "active": self.parts.directory.is_active(),
                 "epoch": self.parts.store.epoch().load(Ordering::SeqCst),
                 "links": self.links.len(),
+                "mailboxes": self.parts.directory.agents().cards().len(),
+                "polls_waiting": self.parts.directory.agents().cards().waiting(),
                 "runs": self.parts.directory.runs(),
                 "sockets": self.parts.directory.sockets(),
                 "restarts": restarts,
@@ -398,6 +409,7 @@ impl Handler<ObserveAll> for Supervisor {
             }),
         };
         let mut children: Vec<Recipient<Observe>> = self.links.values().map(|link| link.clone().recipient()).collect();
+        children.extend(self.parts.directory.agents().cards().observed(MAILBOXES_OBSERVED));
         children.extend(self.writer.iter().map(|writer| writer.clone().recipient()));
         children.extend(self.scheduler.iter().map(|scheduler| scheduler.clone().recipient()));
         children.extend(self.upkeep.iter().map(|upkeep| upkeep.clone().recipient()));

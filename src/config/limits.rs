@@ -49,6 +49,12 @@ pub struct Limits {
     pub agents_max: usize,
     /// Keys of one agent that count at the same time (429 `rate_limited`): rotation needs two.
     pub keys_per_agent_max: usize,
+    /// Open messages of one agent (429 `mailbox_full`). Some 120 bytes of memory each while its mailbox is open.
+    pub mailbox_messages_max: usize,
+    /// Polls that wait at a time (429 `rate_limited`); each is a connection.
+    pub waiting_polls_max: usize,
+    /// Waiting polls of one agent, so that a broken one does not take the places of all.
+    pub waiting_polls_per_agent_max: usize,
 }
 
 impl Default for Limits {
@@ -75,6 +81,9 @@ impl Default for Limits {
             gateways_max: 256,
             agents_max: 200_000,
             keys_per_agent_max: 16,
+            mailbox_messages_max: 100_000,
+            waiting_polls_max: 20_000,
+            waiting_polls_per_agent_max: 1_000,
         }
     }
 }
@@ -105,6 +114,9 @@ impl Section for Limits {
             gateways_max,
             agents_max,
             keys_per_agent_max,
+            mailbox_messages_max,
+            waiting_polls_max,
+            waiting_polls_per_agent_max,
         })
     }
 
@@ -133,6 +145,9 @@ impl Section for Limits {
             gateways_max: 1..=10_000,
             agents_max: 1..=10_000_000,
             keys_per_agent_max: 1..=1_000,
+            mailbox_messages_max: 1..=1_000_000,
+            waiting_polls_max: 1..=1_000_000,
+            waiting_polls_per_agent_max: 1..=1_000_000,
         })
     }
 
@@ -140,6 +155,8 @@ impl Section for Limits {
         self.not_greater("message_bytes_max", self.message_bytes_max, "body_bytes_max", self.body_bytes_max)?;
         self.not_greater("message_bytes_max", self.message_bytes_max, "frame_bytes_max", self.frame_bytes_max)?;
         self.not_greater("sockets_per_user_max", self.sockets_per_user_max, "sockets_max", self.sockets_max)?;
+        let polls = self.waiting_polls_per_agent_max;
+        self.not_greater("waiting_polls_per_agent_max", polls, "waiting_polls_max", self.waiting_polls_max)?;
         self.not_greater("frames_per_second_max", self.frames_per_second_max, "frames_burst_max", self.frames_burst_max)
     }
 }

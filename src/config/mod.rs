@@ -19,6 +19,7 @@ mod limits;
 mod listen;
 mod load;
 mod log;
+mod mailbox;
 mod origin;
 mod section;
 mod server;
@@ -38,6 +39,7 @@ pub use legacy::Legacy;
 pub use limits::Limits;
 pub use listen::ListenAddress;
 pub use log::{Log, LogFilter};
+pub use mailbox::MailboxConfig;
 pub use origin::CorsOrigin;
 pub use section::{Ranged, Section, Show, Shown};
 pub use server::Server;
@@ -54,6 +56,7 @@ pub struct Config {
     pub store: StoreConfig,
     pub limits: Limits,
     pub gateway: GatewayConfig,
+    pub mailbox: MailboxConfig,
     pub log: Log,
     pub legacy: Legacy,
 }
@@ -67,6 +70,7 @@ impl Config {
         self.store.validate()?;
         self.limits.validate()?;
         self.gateway.validate()?;
+        self.mailbox.validate()?;
         self.log.validate()?;
         self.legacy.validate()?;
         self.auth.check_trust(&self.server, &self.app)
@@ -81,6 +85,7 @@ impl Config {
         list(&self.store, &mut all);
         list(&self.limits, &mut all);
         list(&self.gateway, &mut all);
+        list(&self.mailbox, &mut all);
         list(&self.log, &mut all);
         list(&self.legacy, &mut all);
         all
@@ -95,6 +100,7 @@ impl Config {
             StoreConfig::NAME => self.store.ranges(),
             Limits::NAME => self.limits.ranges(),
             GatewayConfig::NAME => self.gateway.ranges(),
+            MailboxConfig::NAME => self.mailbox.ranges(),
             _ => Vec::new(),
         };
         ranges.into_iter().find(|number| number.key == key)

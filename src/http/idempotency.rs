@@ -29,10 +29,13 @@ impl FromRequest for IdempotencyKey {
     }
 }
 
+fn is_plain(value: &[u8]) -> bool {
+    (1..=BYTES_MAX).contains(&value.len()) && value.iter().all(u8::is_ascii_graphic)
+}
+
 fn read(value: &[u8]) -> Result<String, Error> {
-    let plain = (1..=BYTES_MAX).contains(&value.len()) && value.iter().all(u8::is_ascii_graphic);
     match std::str::from_utf8(value) {
-        Ok(key) if plain => Ok(key.to_owned()),
+        Ok(key) if is_plain(value) => Ok(key.to_owned()),
         _ => Err(Error::invalid_at(
             "header",
             "Idempotency-Key",
@@ -58,6 +61,19 @@ impl Key {
     pub(super) fn plain(self) -> Option<String> {
         self.0
     }
+
+    /// The same where the body may carry it, too, in this field.
+    pub(super) fn plain_or(self, field: &str, given: Option<String>) -> Result<Option<String>, Error> {
+        let Some(given) = given else { return Ok(self.0) };
+        if !is_plain(given.as_bytes()) {
+            let message = format!("`{field}` must be 1 to {BYTES_MAX} visible ASCII characters");
+            return Err(Error::invalid(field, message));
+        }
+        if self.0.is_some_and(|key| key != given) {
+            return Err(Error::invalid(field, format!("`{field}` and `Idempotency-Key` must be the same")));
+        }
+        Ok(Some(given))
+    }
 }
 
 #[cfg(test)]
@@ -69,6 +85,21 @@ mod tests {
         assert_eq!(read(b"9b2e-x_1!").expect("plain"), "9b2e-x_1!");
         for wrong in [&b""[..], b"a b", b"a\tb", "ä".as_bytes(), &[b'x'; 256]] {
             assert!(read(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_in_the_body_is_the_same_as_in_the_header() {
+        let of = |header: Option<&str>, body: Option<&str>| {
+            Key(header.map(str::to_owned)).plain_or("message_id", body.map(str::to_owned))
+        };
+        assert_eq!(of(None, None).expect("none"), None);
+        for (header, body) in [(Some("k"), None), (None, Some("k")), (Some("k"), Some("k"))] {
+            assert_eq!(of(header, body).expect("one key").as_deref(), Some("k"));
+        }
+        for (header, body) in [(Some("k"), Some("j")), (None, Some("")), (None, Some("a b"))] {
+            let error = of(header, body).expect_err("refused");
+            assert_eq!(error.fields()[0].field, "message_id");
         }
     }
 }

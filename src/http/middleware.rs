@@ -33,6 +33,7 @@ pub(super) async fn frame(mut req: ServiceRequest, next: Next<impl MessageBody +
     let (method, path) = (req.method().clone(), req.path().to_owned());
     if method == Method::HEAD {
         // Routed as GET; the encoder knows what came over the wire and leaves the body out.
+        req.extensions_mut().insert(request::AsHead);
         req.head_mut().method = Method::GET;
     }
     let state = req.app_data::<web::Data<AppState>>().cloned();

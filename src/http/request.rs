@@ -4,6 +4,7 @@ use std::future::{Ready, ready};
 use std::sync::Arc;
 
 use actix_web::dev::Payload;
+use actix_web::guard::GuardContext;
 use actix_web::http::header::HeaderMap;
 use actix_web::{FromRequest, HttpMessage, HttpRequest, web};
 
@@ -18,6 +19,15 @@ pub const HEADER: &str = "x-request-id";
 pub(super) const TRACE_HEADER: &str = "x-trace-id";
 /// Longest id that is taken over from a caller: a UUID, or what a proxy makes.
 const ID_BYTES_MAX: usize = 64;
+
+/// Says of a request that only the head of its answer is wanted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AsHead;
+
+/// Takes a request whose answer is wanted as a whole; for routes that hand something out with it.
+pub(super) fn is_whole(ctx: &GuardContext<'_>) -> bool {
+    ctx.req_data().get::<AsHead>().is_none()
+}
 
 /// Names a request in its answer, in the log and in the audit.
 #[derive(Clone, Debug, PartialEq, Eq)]

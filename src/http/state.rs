@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 
+use crate::actors::agent_mailbox::OpenMailbox;
 use crate::actors::browser_session::Shared;
 use crate::actors::directory::Directory;
 use crate::actors::hub::Hubs;
@@ -30,6 +31,8 @@ pub struct AppState {
     pub sessions: Arc<Shared>,
     /// Finds the link of a gateway.
     pub links: Recipient<ToLink>,
+    /// Opens the mailbox of an agent.
+    pub mailboxes: Recipient<OpenMailbox>,
     /// Asks every actor about itself.
     pub observe: Recipient<ObserveAll>,
     pub tickets: Tickets,

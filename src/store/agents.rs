@@ -1,4 +1,6 @@
 //! Agents: who has a mailbox. Their keys are in `agent_keys.rs`.
+mod part;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -18,6 +20,8 @@ use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::Event;
 use crate::domain::ids::{AgentId, PartyId, UserId};
 use crate::domain::party::PartyKind;
+
+pub use self::part::part_of_name;
 
 /// Numbers that are tried behind a slug that is taken; then it gets a part of the agent's id.
 const SLUGS_TRIED: usize = 9;

@@ -48,9 +48,15 @@ fn every_setting_is_documented() {
 #[test]
 fn documents_lead_to_files_that_exist() {
     let root = env!("CARGO_MANIFEST_DIR");
-    for document in
-        ["README.md", "ARCHITECTURE.md", "docs/rest.md", "docs/websocket.md", "docs/gateways.md", "docs/operations.md"]
-    {
+    for document in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "docs/rest.md",
+        "docs/websocket.md",
+        "docs/gateways.md",
+        "docs/mailbox.md",
+        "docs/operations.md",
+    ] {
         let text = read(document);
         let folder = std::path::Path::new(root).join(document);
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {

@@ -20,8 +20,7 @@ use crate::ws::connected;
 on_both_databases!(every_code_is_provoked_once);
 
 /// Codes that nothing in `src/` makes yet.
-const LATER: [(ErrorCode, &str); 5] = [
-    (ErrorCode::AmbiguousTarget, "recipients are addressed by name in the mailbox capability"),
+const LATER: [(ErrorCode, &str); 4] = [
     (ErrorCode::PairRateLimited, "agents write to each other in the mailbox capability"),
     (ErrorCode::HopLimit, "messages are passed on in the mailbox capability"),
     (ErrorCode::ChannelFailed, "channels to people are a capability of their own"),
@@ -66,6 +65,7 @@ async fn every_code_is_provoked_once(database: Database) {
     by_the_gateway(&node, &mut seen).await;
     by_the_state_of_the_node(&node, &mut seen).await;
     by_moves_of_a_delivery(&node, &known, &mut seen).await;
+    by_a_name_of_several(&node, &known, &mut seen).await;
     by_the_database(&node, &mut seen).await;
     by_frames(&elsewhere, &mut seen).await;
     let expected: BTreeSet<&str> = ErrorCode::ALL
@@ -159,6 +159,14 @@ async fn by_moves_of_a_delivery(node: &TestNode, known: &Known, seen: &mut Seen)
     seen.inside(ErrorCode::StaleAttempt, report(0, 1));
     report(1, 1).expect("the first report");
     seen.inside(ErrorCode::ResultConflict, report(1, 2));
+}
+
+async fn by_a_name_of_several(node: &TestNode, known: &Known, seen: &mut Seen) {
+    node.agent("Ben the first").await;
+    node.agent("Ben the second").await;
+    let body = json!({ "target": "ben", "content": "hello" });
+    let reply = node.post("/api/gateway/send-message").json(&body).with_key(&known.agent_key).await;
+    seen.reply(ErrorCode::AmbiguousTarget, reply);
 }
 
 /// How the database is made to fail for whoever adds a user: in its own words.

@@ -13,12 +13,13 @@ use actix_web::http::header::HeaderMap;
 use actix_web::http::{Method, StatusCode};
 use actix_web::test::{self, TestRequest};
 use actix_web::{body, web};
+use clawbroker::actors::agent_mailbox::{self, Card, MailboxParts, OpenMailbox};
 use clawbroker::actors::bootstrap::{digest, new_token, prefix};
 use clawbroker::actors::browser_session::Shared;
 use clawbroker::actors::directory::Directory;
 use clawbroker::actors::hub::Hubs;
 use clawbroker::actors::messages::{LinkRequest, Report, ToLink, UpstreamSession};
-use clawbroker::actors::supervisor::ObserveAll;
+use clawbroker::actors::supervisor::{ChildStopped, ObserveAll};
 use clawbroker::config::Config;
 use clawbroker::domain::clock::ManualClock;
 use clawbroker::domain::error::{Error, ErrorCode};
@@ -94,6 +95,41 @@ impl Handler<ObserveAll> for Links {
     }
 }
 
+/// Opens the mailboxes of agents, as the supervisor does.
+struct Mailboxes {
+    store: Store,
+    directory: Arc<Directory>,
+    clock: Arc<ManualClock>,
+    config: Arc<Config>,
+}
+
+impl actix::Actor for Mailboxes {
+    type Context = Context<Self>;
+}
+
+impl Handler<OpenMailbox> for Mailboxes {
+    type Result = Result<Arc<Card>, Error>;
+
+    fn handle(&mut self, OpenMailbox(agent): OpenMailbox, ctx: &mut Context<Self>) -> Self::Result {
+        let parts = MailboxParts {
+            store: self.store.clone(),
+            directory: self.directory.clone(),
+            clock: self.clock.clone(),
+            config: self.config.mailbox.clone(),
+            parent: ctx.address().recipient(),
+        };
+        Ok(agent_mailbox::open(&agent, parts))
+    }
+}
+
+impl Handler<ChildStopped> for Mailboxes {
+    type Result = ();
+
+    fn handle(&mut self, stopped: ChildStopped, _: &mut Context<Self>) {
+        assert!(stopped.clean, "{:?} ended unexpectedly", stopped.child);
+    }
+}
+
 type Answer = LocalBoxFuture<Reply>;
 type LocalBoxFuture<T> = std::pin::Pin<Box<dyn Future<Output = T>>>;
 type Serve = Rc<dyn Fn(Request) -> Answer>;
@@ -140,6 +176,13 @@ impl TestNode {
         let links = actix::Actor::start(Links(upstream.clone()));
         let vault = Vault::open(database.data_dir(), Some(&Secret::new("07".repeat(32)))).expect("a key in hex");
         let store = Store::new(writer, opener, 4, epoch).expect("the readers start");
+        let config = Arc::new(config);
+        let mailboxes = actix::Actor::start(Mailboxes {
+            store: store.clone(),
+            directory: directory.clone(),
+            clock: clock.clone(),
+            config: config.clone(),
+        });
         let state = web::Data::new(AppState {
             sessions: Arc::new(Shared {
                 store: store.clone(),
@@ -151,13 +194,14 @@ impl TestNode {
             tickets: Tickets::new(Duration::from_secs(config.auth.ws_ticket_ttl_s), config.auth.ws_tickets_max),
             limiter: Limiter::new(config.auth.wrong_credentials_per_minute, config.auth.counted_addresses_max),
             edge: Edge::default(),
-            config: Arc::new(config),
+            config,
             store,
             directory,
             hubs,
             clock: clock.clone(),
             vault,
             links: links.clone().recipient(),
+            mailboxes: mailboxes.recipient(),
             observe: links.recipient(),
             started_at: START_MS,
         });

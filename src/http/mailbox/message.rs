@@ -1,0 +1,158 @@
+//! Messages as agents see them, with the lines before them.
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::actors::agent_mailbox::Leased;
+use crate::domain::error::Error;
+use crate::domain::ids::ConversationId;
+use crate::domain::message::{Line, MessageRole};
+use crate::domain::party::PartyKind;
+use crate::domain::time::iso;
+use crate::store::{Db, Store, conversations, messages};
+
+/// A message that is handed out.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AgentMessage)]
+pub(super) struct Message {
+    id: String,
+    conversation_id: Option<String>,
+    sender_agent_name: Option<String>,
+    sender_user_name: Option<String>,
+    sender_user_id: Option<String>,
+    content: String,
+    created_at: String,
+    /// The lines before it, oldest first, never itself.
+    history: Vec<HistoryLine>,
+    /// Counts its hand-outs; `report` may name it.
+    delivery_attempt: i32,
+    /// It is not handed out again before this time.
+    lease_until: String,
+    /// `request`: it wants a report; `reply` or `notice`: it does not.
+    kind: Option<&'static str>,
+    /// The message that it answers.
+    in_reply_to: Option<String>,
+    hops: i32,
+}
+
+/// A line before a message.
+#[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = AgentHistoryLine)]
+pub(super) struct HistoryLine {
+    /// `user`, `assistant`, `system` or `tool_call`.
+    role: &'static str,
+    content: String,
+    sender_name: Option<String>,
+    created_at: String,
+}
+
+/// How much comes with the messages of one poll.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    /// Lines before each message, and their bytes of text.
+    pub(super) lines: usize,
+    pub(super) line_bytes: usize,
+    /// Bytes of text of all the messages and the lines before them.
+    pub(super) bytes: usize,
+}
+
+/// What was said before each of some messages, and what their conversations are called.
+#[derive(Debug, Default)]
+struct Before {
+    names: HashMap<ConversationId, String>,
+    lines: Vec<Vec<Arc<Line>>>,
+}
+
+/// Shows messages that were leased. Where what was said before cannot be read now they come without it: giving them back
+/// for that would cost an attempt.
+pub(super) async fn shown(store: &Store, leased: &[Leased], room: Room) -> Vec<Message> {
+    let places: Vec<(ConversationId, i64)> =
+        leased.iter().map(|one| (one.line.conversation_id, one.line.seq)).collect();
+    let said: usize = leased.iter().map(|one| one.line.text.len()).sum();
+    let before = store.read(move |db| before(db, &places, room, said)).await;
+    let Before { names, lines } = before.unwrap_or_else(|error| {
+        log::warn!("messages are handed out without what was said before them: {}", error.cause());
+        Before::default()
+    });
+    let mut lines = lines.into_iter();
+    leased
+        .iter()
+        .map(|one| message(one, names.get(&one.line.conversation_id), lines.next().unwrap_or_default()))
+        .collect()
+}
+
+fn before(db: &mut Db, places: &[(ConversationId, i64)], room: Room, said: usize) -> Result<Before, Error> {
+    let mut found = Before::default();
+    let mut bytes = room.bytes.saturating_sub(said);
+    for (id, seq) in places {
+        if !found.names.contains_key(id)
+            && let Some(conversation) = conversations::get(db, *id)?
+        {
+            found.names.insert(*id, conversation.key);
+        }
+        let bytes_max = bytes.min(room.line_bytes);
+        let lines = if room.lines == 0 || bytes_max == 0 {
+            Vec::new()
+        } else {
+            messages::page(db, *id, messages::Span::Before(*seq), room.lines as i64, bytes_max)?
+        };
+        let lines = fitting(lines, bytes_max);
+        bytes -= lines.iter().map(|line| line.text.len()).sum::<usize>();
+        found.lines.push(lines);
+    }
+    Ok(found)
+}
+
+/// Keeps the newest lines that fit; a page has at least one, whatever its length.
+fn fitting(mut lines: Vec<Arc<Line>>, bytes_max: usize) -> Vec<Arc<Line>> {
+    let mut bytes = 0;
+    let kept = lines
+        .iter()
+        .rev()
+        .take_while(|line| {
+            bytes += line.text.len();
+            bytes <= bytes_max
+        })
+        .count();
+    lines.split_off(lines.len() - kept)
+}
+
+fn message(one: &Leased, conversation: Option<&String>, history: Vec<Arc<Line>>) -> Message {
+    let line = &one.line;
+    let named = |kind: PartyKind| (line.sender_kind == kind).then(|| line.sender.name.clone());
+    Message {
+        id: line.id.to_string(),
+        conversation_id: conversation.cloned(),
+        sender_agent_name: named(PartyKind::Agent),
+        sender_user_name: named(PartyKind::User),
+        sender_user_id: (line.sender_kind == PartyKind::User).then(|| line.sender.id.clone()),
+        content: line.text.clone(),
+        created_at: iso(line.created_at),
+        history: history.iter().map(|line| HistoryLine::of(line)).collect(),
+        delivery_attempt: one.attempt,
+        lease_until: iso(one.lease_until),
+        kind: line.kind.map(|kind| kind.as_str()),
+        in_reply_to: line.in_reply_to.map(|id| id.to_string()),
+        hops: line.hops,
+    }
+}
+
+impl HistoryLine {
+    fn of(line: &Line) -> Self {
+        let role = match line.role {
+            MessageRole::User => "user",
+            MessageRole::Assistant => "assistant",
+            MessageRole::Tool => "tool_call",
+            MessageRole::System | MessageRole::Marker => "system",
+        };
+        let is_somebody = matches!(line.sender_kind, PartyKind::User | PartyKind::Agent);
+        Self {
+            role,
+            content: line.text.clone(),
+            sender_name: is_somebody.then(|| line.sender.name.clone()),
+            created_at: iso(line.created_at),
+        }
+    }
+}

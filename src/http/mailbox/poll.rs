@@ -1,0 +1,199 @@
+//! Polls: an agent gets its messages, each leased to it for a while.
+use std::time::Duration;
+
+use actix_web::http::header::ContentType;
+use actix_web::{HttpResponse, get, web};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::asking::{self, Polled};
+use super::handed_out::HandedOut;
+use super::key::KeyCall;
+use super::message::{self, Message, Room};
+use crate::actors::agent_mailbox::Ask;
+use crate::config::MailboxConfig;
+use crate::domain::agent::{AgentFacts, AgentState};
+use crate::domain::error::Error;
+use crate::http::error::ErrorBody;
+use crate::http::page;
+use crate::http::state::AppState;
+
+/// What a poll may say of its lease; the same is allowed for an agent.
+const LEASE_S: std::ops::RangeInclusive<u32> = 10..=43_200;
+/// Fewest bytes of text that a poll may allow; one message always comes.
+const BYTES_MIN: u32 = 1_024;
+/// The version of the relationships, of which there are none yet.
+const RELATIONSHIPS: &str = "0";
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Asked {
+    /// Seconds to wait for a message if none is there.
+    #[param(minimum = 0, maximum = 60)]
+    wait: Option<u32>,
+    /// Messages at most.
+    #[param(minimum = 1, maximum = 100)]
+    limit: Option<u32>,
+    /// Bytes of text at most, with the lines before the messages; one message always comes.
+    #[param(minimum = 1024)]
+    max_bytes: Option<u32>,
+    /// Seconds for which the messages are not handed out again.
+    #[param(minimum = 10, maximum = 43200)]
+    lease: Option<u32>,
+    /// `explicit`: replies and notices stay leased, too.
+    #[param(value_type = Option<String>)]
+    ack: Option<Ack>,
+    /// The version of the relationships that the caller has; they are left out if it is the newest.
+    relationships: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Ack {
+    Explicit,
+}
+
+/// What a poll brings.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Poll)]
+pub(super) struct Answer {
+    messages: Vec<Message>,
+    /// Whom the agent is related to. Left out if the caller has the newest version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Object>>)]
+    relationships: Option<[(); 0]>,
+    relationships_version: &'static str,
+    /// How many more could be polled now.
+    remaining: usize,
+    /// The agent gets nothing until an operator says otherwise.
+    paused: bool,
+}
+
+impl Asked {
+    /// Reads what the mailbox is asked for, and for how long the caller waits.
+    fn ask(&self, agent: &AgentFacts, config: &MailboxConfig) -> Result<(Ask, Duration), Error> {
+        let wait = within("wait", self.wait, 0..=config.poll_wait_max_s)?.unwrap_or(0);
+        let rows = page::rows(self.limit, config.poll_rows_default, config.poll_rows_max)?;
+        let bytes_max = u32::try_from(config.poll_bytes_max).unwrap_or(u32::MAX);
+        let bytes = within("max_bytes", self.max_bytes, BYTES_MIN..=bytes_max)?;
+        let own = agent.lease_seconds.and_then(|seconds| u32::try_from(seconds).ok());
+        let lease_s = within("lease", self.lease, LEASE_S)?.or(own).unwrap_or(config.lease_s);
+        let ask = Ask {
+            rows,
+            bytes: bytes.map_or(config.poll_bytes_max, |bytes| bytes as usize),
+            lease_ms: i64::from(lease_s) * 1_000,
+            waits: wait > 0,
+            explicit_ack: self.ack == Some(Ack::Explicit),
+        };
+        Ok((ask, Duration::from_secs(u64::from(wait))))
+    }
+}
+
+fn within(field: &str, value: Option<u32>, allowed: std::ops::RangeInclusive<u32>) -> Result<Option<u32>, Error> {
+    if value.is_none_or(|value| allowed.contains(&value)) {
+        return Ok(value);
+    }
+    let message = format!("`{field}` must be a number from {} to {}", allowed.start(), allowed.end());
+    Err(Error::invalid_at("query", field, message, "value_error"))
+}
+
+/// Get the messages that wait for an agent, each leased to it: while the lease lasts it is not handed out again.
+///
+/// A `request` is done when it was reported on; when its lease ends before, it comes again with the next
+/// `delivery_attempt`. A `reply` or a `notice` is done when it was handed out, unless `ack=explicit`. A paused agent gets
+/// nothing.
+#[utoipa::path(
+    tag = "mailbox",
+    operation_id = "pollMessages",
+    security(("agentKey" = [])),
+    params(Asked),
+    responses((status = 200, body = Answer), (status = 507, body = ErrorBody), (status = "default", body = ErrorBody))
+)]
+#[get("/api/gateway/poll", guard = "crate::http::request::is_whole")]
+pub(super) async fn poll(call: KeyCall<Asked>, state: web::Data<AppState>) -> Result<HttpResponse, Error> {
+    let (agent, asked) = (&call.key.agent, &call.query);
+    let config = &state.config.mailbox;
+    let (ask, wait) = asked.ask(agent, config)?;
+    let polled = if agent.state != AgentState::Running && !ask.waits {
+        Polled { handed_out: None, remaining: 0, is_paused: true }
+    } else {
+        asking::poll(&state, agent, ask, wait).await?
+    };
+    let Polled { handed_out, remaining, is_paused } = polled;
+    let answer = |messages: Vec<Message>| Answer {
+        messages,
+        relationships: (asked.relationships.as_deref() != Some(RELATIONSHIPS)).then_some([]),
+        relationships_version: RELATIONSHIPS,
+        remaining,
+        paused: is_paused,
+    };
+    let Some((leased, ticket)) = handed_out else {
+        return Ok(HttpResponse::Ok().json(answer(Vec::new())));
+    };
+    let room = Room { lines: config.history_lines, line_bytes: config.history_bytes_max, bytes: ask.bytes };
+    let messages = message::shown(&state.store, &leased, room).await;
+    let bytes = serde_json::to_vec(&answer(messages)).map_err(Error::internal)?;
+    let body = HandedOut::new(bytes, move || ticket.taken());
+    Ok(HttpResponse::Ok().content_type(ContentType::json()).body(body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::agent::AgentKind;
+    use crate::domain::ids::{AgentId, PartyId};
+
+    fn agent(lease_seconds: Option<i32>) -> AgentFacts {
+        AgentFacts {
+            id: AgentId::new(),
+            party_id: PartyId::new(),
+            name: "ann".into(),
+            kind: AgentKind::OpenClaw,
+            state: AgentState::Running,
+            lease_seconds,
+            attempts_max: None,
+        }
+    }
+
+    fn asked() -> Asked {
+        Asked { wait: None, limit: None, max_bytes: None, lease: None, ack: None, relationships: None }
+    }
+
+    #[test]
+    fn what_is_not_said_is_as_the_agent_and_the_settings_have_it() {
+        let config = MailboxConfig::default();
+        let (ask, wait) = asked().ask(&agent(None), &config).expect("nothing is asked");
+        let plain = Ask { rows: 20, bytes: 4 << 20, lease_ms: 3_600_000, waits: false, explicit_ack: false };
+        assert_eq!((ask, wait), (plain, Duration::ZERO));
+        let (ask, _) = asked().ask(&agent(Some(30)), &config).expect("nothing is asked");
+        assert_eq!(ask.lease_ms, 30_000);
+        let all = Asked {
+            wait: Some(60),
+            limit: Some(100),
+            max_bytes: Some(1_024),
+            lease: Some(10),
+            ack: Some(Ack::Explicit),
+            relationships: None,
+        };
+        let (ask, wait) = all.ask(&agent(Some(30)), &config).expect("allowed");
+        let asked = Ask { rows: 100, bytes: 1_024, lease_ms: 10_000, waits: true, explicit_ack: true };
+        assert_eq!((ask, wait), (asked, Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn what_is_too_much_is_refused_by_name() {
+        let config = MailboxConfig::default();
+        for (asked, field) in [
+            (Asked { wait: Some(61), ..asked() }, "wait"),
+            (Asked { limit: Some(0), ..asked() }, "limit"),
+            (Asked { limit: Some(101), ..asked() }, "limit"),
+            (Asked { max_bytes: Some(1_023), ..asked() }, "max_bytes"),
+            (Asked { max_bytes: Some((4 << 20) + 1), ..asked() }, "max_bytes"),
+            (Asked { lease: Some(9), ..asked() }, "lease"),
+            (Asked { lease: Some(43_201), ..asked() }, "lease"),
+        ] {
+            let error = asked.ask(&agent(None), &config).expect_err(field);
+            assert_eq!((error.fields()[0].field.as_str(), error.fields()[0].place), (field, "query"));
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Whom a message is for, and what may be sent.
+use clawbroker::domain::user::Role;
+use serde_json::{Value, json};
+
+use super::{SEND, messages, send};
+use crate::routes::{Reply, TestNode};
+
+on_both_databases!(
+    an_agent_is_found_by_id_slug_name_and_part,
+    nobody_guesses_who_is_meant,
+    what_cannot_be_sent_is_refused_by_name,
+    a_message_with_a_key_is_sent_once,
+);
+
+async fn to(node: &TestNode, key: &str, target: &str) -> Reply {
+    node.post(SEND).json(&json!({ "target": target, "content": "hello" })).with_key(key).await
+}
+
+async fn an_agent_is_found_by_id_slug_name_and_part(node: TestNode) {
+    let (_, ann) = node.agent("Ann").await;
+    let (id, ben) = node.agent("Ben's Ärger").await;
+    node.agent("100% sure").await;
+    node.agent("snake_case").await;
+    for target in [id.as_str(), "ben-s-rger", "Ben's Ärger", " ben's ärger ", "ÄRGE", "BEN"] {
+        let sent = to(&node, &ann, target).await.expect_status(200);
+        assert_eq!(sent.json["target"], "Ben's Ärger", "{target}");
+    }
+    assert_eq!(messages(&node, &ben, "").await.len(), 6);
+    // No character stands for others.
+    for (target, name) in [("%", "100% sure"), ("_", "snake_case")] {
+        assert_eq!(to(&node, &ann, target).await.expect_status(200).json["target"], name);
+    }
+}
+
+async fn nobody_guesses_who_is_meant(node: TestNode) {
+    let (id, ann) = node.agent("Ann").await;
+    let (first, _) = node.agent("Ben one").await;
+    let (second, _) = node.agent("Ben two").await;
+    let refused = to(&node, &ann, "ben").await.expect_error(409, "ambiguous_target");
+    let candidates = refused.json["error"]["details"]["candidates"].as_array().unwrap().clone();
+    let mut ids: Vec<&str> = candidates.iter().map(|one| one["id"].as_str().unwrap()).collect();
+    ids.sort_unstable();
+    let mut expected = [first.as_str(), second.as_str()];
+    expected.sort_unstable();
+    assert_eq!(ids, expected);
+    let one = candidates.iter().find(|one| one["id"] == first.as_str()).unwrap();
+    assert_eq!(*one, json!({ "id": first, "slug": "ben-one", "name": "Ben one", "type": "openclaw" }));
+    // Never itself, and never one that is gone.
+    let path = format!("/api/admin/agents/{second}");
+    node.delete(&path).by(Role::Operator).await.expect_status(200);
+    for target in ["Ann", "ann", id.as_str(), second.as_str(), "ben-two", "s%e", &"x".repeat(10_000)] {
+        let refused = to(&node, &ann, target).await.expect_error(404, "not_found");
+        let shown: String = target.chars().take(128).collect();
+        let detail = format!("Target '{shown}' not found. Check your relationships list.");
+        assert_eq!(refused.json["detail"], detail.as_str());
+    }
+    assert_eq!(to(&node, &ann, "ben").await.expect_status(200).json["target"], "Ben one");
+}
+
+async fn what_cannot_be_sent_is_refused_by_name(node: TestNode) {
+    let (_, ann) = node.agent("ann").await;
+    let (_, ben) = node.agent("ben").await;
+    let post = async |body: Value| node.post(SEND).json(&body).with_key(&ann).await;
+    for (body, field) in [
+        (json!({ "content": "x" }), "target"),
+        (json!({ "target": "ben" }), "content"),
+        (json!({ "target": " ", "content": "x" }), "target"),
+        (json!({ "target": "ben", "content": " \n" }), "content"),
+        (json!({ "target": "b\0", "content": "x" }), "target"),
+        (json!({ "target": "ben", "content": "a\0" }), "content"),
+        (json!({ "target": "ben", "content": "x", "message_id": "" }), "message_id"),
+        (json!({ "target": "ben", "content": "x", "message_id": "a b" }), "message_id"),
+    ] {
+        let refused = post(body.clone()).await.expect_error(422, "validation_error");
+        assert_eq!(refused.fields(), [field], "{body}");
+    }
+    let long = "x".repeat(256 << 10);
+    let body = json!({ "target": "ben", "content": format!("{long}x") });
+    post(body).await.expect_error(413, "message_too_large");
+    // The space around it does not count.
+    post(json!({ "target": "ben", "content": format!(" {long} ") })).await.expect_status(200);
+    assert_eq!(messages(&node, &ben, "").await[0]["content"], long.as_str());
+    for (channel, status) in [("agent", 200), (" Agent ", 200), ("", 200), ("feishu", 404)] {
+        let sent = post(json!({ "target": "ben", "content": "x", "channel": channel })).await;
+        assert_eq!(sent.status.as_u16(), status, "{channel}: {}", sent.text);
+    }
+    let native = json!({ "name": "nat", "kind": "native" });
+    node.post("/api/admin/agents").json(&native).by(Role::Operator).await.expect_status(201);
+    to(&node, &ann, "nat").await.expect_error(400, "invalid_request");
+}
+
+async fn a_message_with_a_key_is_sent_once(node: TestNode) {
+    let (_, ann) = node.agent("ann").await;
+    let (_, ben) = node.agent("ben").await;
+    let body = json!({ "target": "ben", "content": "hello", "message_id": "k-1" });
+    let post = |body: &Value| node.post(SEND).json(body);
+    let first = post(&body).with_key(&ann).await.expect_status(200).json;
+    assert_eq!(post(&body).with_key(&ann).await.expect_status(200).json, first);
+    let same = post(&body).header("idempotency-key", "k-1").with_key(&ann).await.expect_status(200);
+    assert_eq!(same.json, first);
+    let other = post(&body).header("idempotency-key", "k-2").with_key(&ann).await;
+    assert_eq!(other.expect_error(422, "validation_error").fields(), ["message_id"]);
+    let changed = json!({ "target": "ben", "content": "bye", "message_id": "k-1" });
+    post(&changed).with_key(&ann).await.expect_error(409, "idempotency_conflict");
+    // It is the sender's own.
+    send(&node, &ben, "ann", "hi").await;
+    let back = json!({ "target": "ann", "content": "hello", "message_id": "k-1" });
+    post(&back).with_key(&ben).await.expect_status(200);
+    assert_eq!(messages(&node, &ben, "").await.len(), 1);
+    assert_eq!(messages(&node, &ann, "").await.len(), 2);
+}
