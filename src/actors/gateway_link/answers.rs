@@ -5,7 +5,7 @@ use actix::prelude::*;
 use serde_json::json;
 
 use super::requests::{For, Request};
-use super::{GatewayLink, Phase, SESSIONS_LISTED, TICK_INTERVAL_MAX, session};
+use super::{GatewayLink, NAMES_PER_SESSION_MAX, Phase, SESSIONS_LISTED, TICK_INTERVAL_MAX, session};
 use crate::actors::messages::UpstreamSession;
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::LinkChange;
@@ -210,8 +210,9 @@ impl GatewayLink {
     }
 
     pub(super) fn on_chat(&mut self, event: ChatEvent, ctx: &mut Context<Self>) {
-        let id = match self.by_run.get(&event.run_id).or_else(|| self.by_canonical.get(&event.session_key)) {
-            Some(id) => *id,
+        let of_run = self.runs.session_of(&event.run_id);
+        let id = match of_run.or_else(|| self.by_canonical.get(&event.session_key).copied()) {
+            Some(id) => id,
             None => {
                 if self.parts.gateway.track == crate::domain::gateway::Track::All {
                     self.open_untracked(&event.session_key, ctx);
@@ -220,7 +221,8 @@ impl GatewayLink {
             }
         };
         // The gateway's own name of the session is learned at first contact; a run of ours may tell it before.
-        if !self.by_canonical.contains_key(&event.session_key) && !event.session_key.is_empty() {
+        let has_room = self.by_canonical.len() < NAMES_PER_SESSION_MAX * self.sessions.len();
+        if has_room && !event.session_key.is_empty() && !self.by_canonical.contains_key(&event.session_key) {
             self.by_canonical.insert(event.session_key.clone(), id);
         }
         self.with_session(id, ctx, |session, now_ms| session.on_event(event, now_ms));

@@ -55,7 +55,7 @@ impl GatewayLink {
             let id = conversation.id;
             self.add_session(conversation);
             if let Some((turn, question)) = turn {
-                self.by_run.insert(turn.run_id.clone(), id);
+                self.runs.insert(turn.run_id.clone(), id);
                 if let Some(session) = self.sessions.get_mut(&id) {
                     session.restore(turn, question, now_ms);
                 }

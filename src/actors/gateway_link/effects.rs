@@ -8,7 +8,7 @@ use serde_json::json;
 use super::reading::Wanted;
 use super::requests::{For, Request};
 use super::session::{Effect, Question, Session, Wake};
-use super::{GatewayLink, RUNS_MAX};
+use super::{GatewayLink, UNTRACKED_MAX};
 use crate::domain::conversation::Conversation;
 use crate::domain::delivery::Delivery;
 use crate::domain::error::Error;
@@ -127,7 +127,7 @@ impl GatewayLink {
 
     /// Tracks a session that somebody else uses on the gateway.
     pub(super) fn open_untracked(&mut self, key: &str, ctx: &mut Context<Self>) {
-        if self.untracked.len() >= RUNS_MAX {
+        if self.untracked.len() >= UNTRACKED_MAX {
             self.untracked.clear();
         }
         if !self.untracked.insert(key.to_owned()) {
@@ -238,12 +238,7 @@ impl GatewayLink {
                     self.cancel(delivery, ctx);
                 }
             }
-            Effect::RunId(run_id) => {
-                if self.by_run.len() >= RUNS_MAX {
-                    self.by_run.clear();
-                }
-                self.by_run.insert(run_id, id);
-            }
+            Effect::RunId(run_id) => self.runs.insert(run_id, id),
         }
     }
 

@@ -13,6 +13,7 @@ mod effects;
 mod load;
 mod reading;
 mod requests;
+mod runs;
 mod session;
 mod socket;
 mod tail;
@@ -26,6 +27,7 @@ use serde_json::json;
 
 use self::reading::{Reading, Wanted, refuse_touches};
 use self::requests::{For, Request, Requests};
+use self::runs::Runs;
 use self::session::{Options, Session};
 use self::socket::Outgoing;
 use super::directory::Directory;
@@ -53,8 +55,10 @@ const TICK: Duration = Duration::from_millis(500);
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Twice the gateway's own tick is always waited for; this is the longest tick that is believed.
 const TICK_INTERVAL_MAX: Duration = Duration::from_secs(300);
-/// Run ids that are known to belong to a session; beyond it the table is emptied, and session keys still tell.
-const RUNS_MAX: usize = 100_000;
+/// Names that the gateway may have for each session: its own and those that clients use.
+const NAMES_PER_SESSION_MAX: usize = 4;
+/// Names of sessions that are not tracked; beyond it they are forgotten, and asked for again.
+const UNTRACKED_MAX: usize = 10_000;
 /// Sessions whose log is read after a reconnect because the gateway says they moved.
 const SESSIONS_LISTED: u32 = 200;
 
@@ -117,7 +121,7 @@ pub struct GatewayLink {
     requests: Requests,
     sessions: HashMap<ConversationId, Session>,
     by_canonical: HashMap<String, ConversationId>,
-    by_run: HashMap<String, ConversationId>,
+    runs: Runs,
     /// Names of sessions that are not tracked: deleted here, or not yet.
     untracked: HashSet<String>,
     status: LinkStatus,
@@ -173,7 +177,7 @@ impl GatewayLink {
             requests: Requests::default(),
             sessions: HashMap::new(),
             by_canonical: HashMap::new(),
-            by_run: HashMap::new(),
+            runs: Runs::default(),
             untracked: HashSet::new(),
             status: LinkStatus { since_ms, ..known },
             backoff: Backoff::default(),
@@ -263,7 +267,7 @@ impl Handler<ConversationGone> for GatewayLink {
             }
             self.by_canonical.retain(|_, id| *id != msg.0);
             if let Some(run) = session.run_id() {
-                self.by_run.remove(run);
+                self.runs.remove(run);
             }
         }
         self.answer_touches(msg.0);
