@@ -171,11 +171,7 @@ impl Move {
             | Self::Nack { attempt, .. }
             | Self::Extend { attempt, .. }
             | Self::Fail { attempt, .. } => *attempt,
-            Self::Lease { .. }
-            | Self::LeaseOver { .. }
-            | Self::Expire
-            | Self::Cancel { .. }
-            | Self::Redrive => None,
+            Self::Lease { .. } | Self::LeaseOver { .. } | Self::Expire | Self::Cancel { .. } | Self::Redrive => None,
         }
     }
 }

@@ -43,7 +43,11 @@ async fn time_moves_what_waits_for_it(store: TestStore) {
     let fired = store.write(fire()).await.unwrap();
     assert_eq!(ids_of(&fired), [ids[0], ids[2]], "nothing else is due yet");
     let times = [None, Some(at(5_000)), Some(at(1_000)), Some(at(2_000))];
-    assert_eq!(fired.due, std::iter::zip(ids.clone(), times).collect::<Vec<_>>(), "each is looked at again in its time");
+    assert_eq!(
+        fired.due,
+        std::iter::zip(ids.clone(), times).collect::<Vec<_>>(),
+        "each is looked at again in its time"
+    );
     assert!(store.told().is_empty());
     assert_eq!(due().await, expected, "a ttl goes on");
 
@@ -162,7 +166,8 @@ async fn lists_and_counts_find_what_they_are_asked_for(store: TestStore) {
     assert!(all.iter().all(|(_, party)| party.reference == "gw"));
     let pending = list(Filter { state: Some(DeliveryState::Pending), ..Filter::default() }, 2).await;
     assert_eq!(pending.iter().map(|(s, _)| s.delivery.id).collect::<Vec<_>>(), [open[2].id, open[1].id]);
-    let rest = Filter { state: Some(DeliveryState::Pending), after_n: Some(pending[1].0.delivery.n), ..Filter::default() };
+    let rest =
+        Filter { state: Some(DeliveryState::Pending), after_n: Some(pending[1].0.delivery.n), ..Filter::default() };
     assert_eq!(list(rest, 10).await[0].0.delivery.id, open[0].id);
     assert!(list(Filter { created_before: Some(START_MS), ..Filter::default() }, 10).await.is_empty());
     let counts = store.read(deliveries::counts).await.unwrap();
