@@ -103,6 +103,8 @@ pub mod reason {
     pub const OUTCOME_UNKNOWN: &str = "outcome_unknown";
     /// The conversation was deleted.
     pub const CONVERSATION_DELETED: &str = "conversation_deleted";
+    /// Its recipient was removed.
+    pub const RECIPIENT_REMOVED: &str = "recipient_removed";
     /// A newer message with the same coalescing key took its place.
     pub const COALESCED: &str = "coalesced";
 }

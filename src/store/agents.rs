@@ -15,7 +15,7 @@ use super::schema::{agent_keys, agents, deliveries};
 use super::tx::{Command, Tx};
 use super::{deliveries as moves, parties};
 use crate::domain::agent::{Agent, AgentKind, AgentState, Slug, fold, slug_of};
-use crate::domain::delivery::DeliveryState;
+use crate::domain::delivery::{DeliveryState, Move, reason};
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::Event;
 use crate::domain::ids::{AgentId, PartyId, UserId};
@@ -366,7 +366,10 @@ impl Command for ChangeAgent {
     }
 }
 
-/// Removes an agent: its keys end, its lines stay.
+/// Deliveries of a removed agent that are ended at a time.
+const ENDED_AT_A_TIME: i64 = 1_000;
+
+/// Removes an agent: its keys end, and so does what waits for it; its lines stay.
 pub struct RemoveAgent {
     pub id: AgentId,
     pub actor: Actor,
@@ -385,11 +388,26 @@ impl Command for RemoveAgent {
             .filter(agent_keys::agent_id.eq(self.id.as_bytes().as_slice()).and(agent_keys::revoked_at.is_null()))
             .set(agent_keys::revoked_at.eq(Some(now_ms)))
             .execute(tx.write()?)?;
+        end_mail(tx, agent.party_id)?;
         let target = self.id.to_string();
         audit::record(tx, &self.actor, "agent.remove", ("agent", &target), Some(&shown(&agent)), None)?;
         tx.note_registered_agents(-1);
         tx.forget_agent(self.id);
         tx.emit(Event::AgentChanged { agent_id: self.id, now: None });
         Ok(())
+    }
+}
+
+/// Cancels everything that is open for a recipient who is no more: nobody would move it (DLV-2).
+fn end_mail(tx: &mut Tx<'_>, party: PartyId) -> Result<(), Error> {
+    loop {
+        let open = moves::open_of_recipient(tx.read()?, party, i64::MIN, ENDED_AT_A_TIME)?;
+        if open.is_empty() {
+            return Ok(());
+        }
+        for stored in open {
+            let action = Move::Cancel { reason: Some(reason::RECIPIENT_REMOVED.to_owned()) };
+            moves::apply_to(tx, stored, &action, true)?;
+        }
     }
 }

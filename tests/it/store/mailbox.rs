@@ -303,6 +303,19 @@ async fn a_reply_to_nobody_is_a_line_only(store: TestStore) {
     assert!(mail(&store, &ann).await.is_empty());
 }
 
+/// DLV-2: nobody would move what waits for an agent that is no more.
+async fn what_waits_for_a_removed_agent_ends_with_it(store: TestStore) {
+    let (ann, ben) = two(&store).await;
+    let (_, leased) = handed(&store, &ann, &ben, "leased").await;
+    store.write(message(&ann, &ben, "waits")).await.unwrap();
+    let waits = mail(&store, &ben).await[1].id;
+    store.write(RemoveAgent { id: ben.id, actor: Actor::system() }).await.unwrap();
+    for id in [leased, waits] {
+        let ended = store.delivery(id).await.delivery;
+        assert_eq!((ended.state, ended.reason.as_deref()), (DeliveryState::Cancelled, Some(reason::RECIPIENT_REMOVED)));
+    }
+}
+
 /// Many commands of one batch leave the same rows as one after the other.
 async fn a_batch_of_cycles_is_stored_whole(store: TestStore) {
     let (ann, ben) = two(&store).await;
@@ -340,5 +353,6 @@ on_both_databases!(
     what_cannot_be_sent_leaves_nothing,
     a_deleted_conversation_takes_its_mail_along_and_a_new_one_begins,
     a_reply_to_nobody_is_a_line_only,
+    what_waits_for_a_removed_agent_ends_with_it,
     a_batch_of_cycles_is_stored_whole,
 );
