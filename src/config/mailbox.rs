@@ -2,7 +2,8 @@
 use serde::Deserialize;
 
 use super::error::ConfigError;
-use super::section::{KIB, MIB, Ranged, Section, Shown, listed, ranged};
+use super::section::{KIB, MIB, Ranged, Section, Shown, listed, ranged, wide};
+use crate::domain::agent::{ATTEMPTS, LEASE_S};
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -67,8 +68,8 @@ impl Section for MailboxConfig {
 
     fn ranges(&self) -> Vec<Ranged> {
         ranged!(self {
-            lease_s: 10..=43_200,
-            attempts_max: 1..=100,
+            lease_s: wide(*LEASE_S.start())..=wide(*LEASE_S.end()),
+            attempts_max: wide(*ATTEMPTS.start())..=wide(*ATTEMPTS.end()),
             poll_wait_max_s: 0..=60,
             poll_rows_default: 1..=100,
             poll_rows_max: 1..=100,
@@ -81,12 +82,7 @@ impl Section for MailboxConfig {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        if self.poll_rows_default <= self.poll_rows_max {
-            return Ok(());
-        }
-        let (value, bound) = (self.poll_rows_default, self.poll_rows_max);
-        let reason = format!("must not be greater than `mailbox.poll_rows_max`, {bound}, but is {value}");
-        Err(Self::invalid("poll_rows_default", reason))
+        self.not_greater("poll_rows_default", self.poll_rows_default, "poll_rows_max", self.poll_rows_max)
     }
 }
 

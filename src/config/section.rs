@@ -42,6 +42,16 @@ pub trait Section {
         self.check()
     }
 
+    /// Checks that a limit which can never be reached is not mistaken for one that holds.
+    fn not_greater<N: TryInto<u64>>(&self, key: &str, value: N, other: &str, bound: N) -> Result<(), ConfigError> {
+        let (value, bound) = (wide(value), wide(bound));
+        if value <= bound {
+            return Ok(());
+        }
+        let section = Self::NAME;
+        Err(Self::invalid(key, format!("must not be greater than `{section}.{other}`, {bound}, but is {value}")))
+    }
+
     /// Makes the error for one key of this section.
     fn invalid(key: &str, reason: impl Into<String>) -> ConfigError {
         ConfigError::Invalid { key: format!("{}.{key}", Self::NAME), origin: None, reason: reason.into() }

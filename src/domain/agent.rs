@@ -1,5 +1,6 @@
 //! Agents: whoever has a mailbox. Remote ones poll it with a key of their own, native ones are hosted here.
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -11,6 +12,11 @@ use super::ids::{AgentId, AgentKeyId, PartyId, UserId};
 
 /// Prefix of every agent's key, so that a leaked one is recognised by scanners. The ancestor's clients know it.
 pub const KEY_PREFIX: &str = "oc-";
+
+/// Seconds that an agent may keep what it polls (decision 1 of the mailbox contract).
+pub const LEASE_S: RangeInclusive<u32> = 10..=43_200;
+/// Hand-outs that a message may have before it is dead.
+pub const ATTEMPTS: RangeInclusive<u32> = 1..=100;
 
 /// Where an agent runs. The numbers are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]

@@ -191,12 +191,7 @@ impl Delivery {
     /// Applies a move at `now_ms`, or says why it is not possible. On an error nothing has changed.
     pub fn apply(&mut self, action: &Move, now_ms: i64) -> Result<Applied, Error> {
         use DeliveryState::{Cancelled, Completed, Dead, Expired, Leased, Pending};
-        if let Some(number) = action.attempt().filter(|number| *number > self.attempt) {
-            return Err(Error::invalid(
-                "delivery_attempt",
-                format!("`delivery_attempt` is {number}, but the newest hand-out was number {}", self.attempt),
-            ));
-        }
+        self.check_number(action.attempt())?;
         match action {
             Move::Lease { until } => match self.state {
                 Pending if !self.must_wait(now_ms) && !self.ttl_over(now_ms) => {
@@ -290,6 +285,17 @@ impl Delivery {
                 }
                 _ => Err(self.refuse(ErrorCode::DeliveryEnded, "is not dead, so it cannot be started afresh")),
             },
+        }
+    }
+
+    /// Refuses the number of a hand-out that never was.
+    pub fn check_number(&self, attempt: Option<i32>) -> Result<(), Error> {
+        match attempt.filter(|number| *number > self.attempt) {
+            None => Ok(()),
+            Some(number) => Err(Error::invalid(
+                "delivery_attempt",
+                format!("`delivery_attempt` is {number}, but the newest hand-out was number {}", self.attempt),
+            )),
         }
     }
 

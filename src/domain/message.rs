@@ -1,6 +1,7 @@
 //! Messages: the lines of a conversation, their roles and blocks (D2).
 use serde::{Deserialize, Serialize};
 
+use super::error::{Error, ErrorCode};
 use super::ids::{ConversationId, MessageId, PartyId};
 use super::party::PartyKind;
 
@@ -91,6 +92,14 @@ pub fn plain_text(blocks: &[Block]) -> String {
 pub const TEXT_BYTES_MAX: usize = 4 << 20;
 /// Ends a text that was cut.
 pub const CUT_MARKER: &str = "\n[cut: the answer was longer than 4 MiB]";
+
+/// Refuses the text of a message that is too long.
+pub fn check_length(text: &str, bytes_max: usize) -> Result<(), Error> {
+    if text.len() <= bytes_max {
+        return Ok(());
+    }
+    Err(Error::new(ErrorCode::MessageTooLarge, format!("a message must not be longer than {bytes_max} bytes")))
+}
 
 /// Cuts a text to [`TEXT_BYTES_MAX`], on a character's border, and says so in it. NUL characters, which PostgreSQL
 /// cannot store, go.

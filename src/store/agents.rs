@@ -124,10 +124,11 @@ pub fn by_party(db: &mut Db, id: PartyId) -> Result<Option<Agent>, Error> {
         .transpose()
 }
 
-/// Finds at most `limit` agents of a name, in any case.
-pub fn by_folded_name(db: &mut Db, name: &str, limit: i64) -> Result<Vec<Agent>, Error> {
+/// Finds at most `limit` agents that are called just so.
+pub fn by_name(db: &mut Db, name: &str, limit: i64) -> Result<Vec<Agent>, Error> {
     agents::table
-        .filter(agents::name_folded.eq(fold(name)).and(agents::deleted_at.is_null()))
+        // The folded name has the index.
+        .filter(agents::name_folded.eq(fold(name)).and(agents::name.eq(name)).and(agents::deleted_at.is_null()))
         .order(agents::id.asc())
         .limit(limit)
         .select(Row::as_select())

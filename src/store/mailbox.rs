@@ -13,7 +13,7 @@ mod send;
 
 pub use self::hand_out::{Close, GiveBack, HandOut, HandedOut};
 pub use self::report::{Report, Reported};
-pub use self::send::{SendMessage, Sent};
+pub use self::send::{SendMessage, Sent, sent_before};
 
 /// How much mail there may be.
 #[derive(Clone, Copy, Debug)]

@@ -157,12 +157,21 @@ pub(super) fn by_key(tx: &mut Tx<'_>, sender: PartyId, key: &str) -> Result<Opti
     if let Some(row) = held.messages.iter().find(is_it) {
         return Ok(row.idem.as_ref().map(|idem| (row.line.id, idem.hash.to_vec())));
     }
+    Ok(stored_by_key(db, sender, key)?.map(|(id, hash)| (id, hash.unwrap_or_default())))
+}
+
+/// The same among what has been written.
+pub(super) fn stored_by_key(
+    db: &mut Db,
+    sender: PartyId,
+    key: &str,
+) -> Result<Option<(MessageId, Option<Vec<u8>>)>, Error> {
     let found: Option<(Vec<u8>, Option<Vec<u8>>)> = messages::table
         .filter(messages::sender_id.eq(sender.as_bytes().as_slice()).and(messages::idem_key.eq(key)))
         .select((messages::id, messages::idem_hash))
         .first(db)
         .optional()?;
-    found.map(|(id, hash)| Ok((MessageId::try_from(id.as_slice())?, hash.unwrap_or_default()))).transpose()
+    found.map(|(id, hash)| Ok((MessageId::try_from(id.as_slice())?, hash))).transpose()
 }
 
 /// Which part of a log to read.

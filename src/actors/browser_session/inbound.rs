@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::ids::GatewayId;
+use crate::domain::message::check_length;
 
 /// A frame of a browser.
 #[derive(Debug, Deserialize)]
@@ -105,10 +106,7 @@ impl Chat {
         if text.trim().is_empty() {
             return Err(bad("`message` must not be empty".to_owned()));
         }
-        if text.len() > bytes_max {
-            let sentence = format!("a message must not be longer than {bytes_max} bytes");
-            return Err(Error::new(ErrorCode::MessageTooLarge, sentence));
-        }
+        check_length(&text, bytes_max)?;
         if text.contains('\0') {
             return Err(bad("`message` must not hold NUL characters".to_owned()));
         }

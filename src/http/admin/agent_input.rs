@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
+use crate::domain::agent::{ATTEMPTS, LEASE_S};
+
 /// Longest name in characters, as the ancestor has it.
 const NAME_CHARS_MAX: usize = 100;
 /// Labels of one agent, and the longest of each half in characters.
@@ -57,10 +59,10 @@ impl<'de, const MIN: i32, const MAX: i32> Deserialize<'de> for Within<MIN, MAX> 
 pub(super) type RoleDescription = Text<4_000>;
 /// The name of the model that an agent thinks with.
 pub(super) type Model = Text<200>;
-/// Seconds that an agent keeps what it polls (`api-mailbox.md`, decision 1).
-pub(super) type LeaseSeconds = Within<10, 43_200>;
+/// Seconds that an agent keeps what it polls.
+pub(super) type LeaseSeconds = Within<{ *LEASE_S.start() as i32 }, { *LEASE_S.end() as i32 }>;
 /// Hand-outs before a message is dead.
-pub(super) type Attempts = Within<1, 100>;
+pub(super) type Attempts = Within<{ *ATTEMPTS.start() as i32 }, { *ATTEMPTS.end() as i32 }>;
 
 /// Marks that operators give agents, to tell them apart.
 #[derive(Default)]

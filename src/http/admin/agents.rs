@@ -83,13 +83,13 @@ impl View {
             updated_at: iso(agent.updated_at),
         }
     }
+}
 
-    /// Shows one agent with what waits for it now.
-    async fn now(agent: Agent, state: &AppState) -> Result<Self, Error> {
-        let party = agent.party_id;
-        let mut mailboxes = state.store.read(move |db| agents::mailboxes(db, &[party])).await?;
-        Ok(Self::of(agent, mailboxes.remove(&party).unwrap_or_default(), state))
-    }
+/// Counts what waits for an agent now.
+async fn waiting(agent: &Agent, state: &AppState) -> Result<Mailbox, Error> {
+    let party = agent.party_id;
+    let mut mailboxes = state.store.read(move |db| agents::mailboxes(db, &[party])).await?;
+    Ok(mailboxes.remove(&party).unwrap_or_default())
 }
 
 /// List the agents, by name.
@@ -189,7 +189,8 @@ pub(super) async fn create(
         agents_max: state.config.limits.agents_max,
     };
     let agent = state.store.write(command).await?;
-    Ok(HttpResponse::Created().json(View::now(agent, &state).await?))
+    // Nothing is read after the commit: a refusal now would deny what was done. And nothing waits for a new one.
+    Ok(HttpResponse::Created().json(View::of(agent, Mailbox::default(), &state)))
 }
 
 /// Refuses a creator who is not a user.
@@ -217,7 +218,8 @@ impl Target for Agent {
 )]
 #[get("/api/admin/agents/{id}")]
 pub(super) async fn get(call: Call<Operator, Agent>, state: web::Data<AppState>) -> Result<HttpResponse, Error> {
-    Ok(HttpResponse::Ok().json(View::now(call.target, &state).await?))
+    let mailbox = waiting(&call.target, &state).await?;
+    Ok(HttpResponse::Ok().json(View::of(call.target, mailbox, &state)))
 }
 
 /// What may be changed; a field that is not sent stays as it is.
@@ -281,8 +283,10 @@ pub(super) async fn patch(
         model: change.model.map(|sent| sent.map(|model| model.0)),
     };
     let command = ChangeAgent { id: call.target.id, changes, actor: info.actor(&call.caller) };
+    // Counted first: a refusal after the commit would deny what was done.
+    let mailbox = waiting(&call.target, &state).await?;
     let agent = state.store.write(command).await?;
-    Ok(HttpResponse::Ok().json(View::now(agent, &state).await?))
+    Ok(HttpResponse::Ok().json(View::of(agent, mailbox, &state)))
 }
 
 /// Remove an agent: its keys end, its lines stay.

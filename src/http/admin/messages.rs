@@ -7,9 +7,9 @@ use utoipa::{IntoParams, ToSchema};
 use super::deliveries::{Shown, WithRecipient};
 use super::party::PartyName;
 use crate::domain::conversation::Conversation;
-use crate::domain::error::{Error, ErrorCode};
+use crate::domain::error::Error;
 use crate::domain::ids::{ConversationId, MessageId};
-use crate::domain::message::{Block, MessageRole, plain_text};
+use crate::domain::message::{Block, MessageRole, check_length, plain_text};
 use crate::domain::party::{Party, PartyKind};
 use crate::domain::wire::message_json;
 use crate::http::auth::{Observer, Operator};
@@ -252,12 +252,7 @@ fn text_of(content: Value, bytes_max: usize) -> Result<String, Error> {
     if text.trim().is_empty() {
         return Err(Error::invalid("content", "must not be empty"));
     }
-    if text.len() > bytes_max {
-        return Err(Error::new(
-            ErrorCode::MessageTooLarge,
-            format!("a message must not be longer than {bytes_max} bytes"),
-        ));
-    }
+    check_length(&text, bytes_max)?;
     Ok(text)
 }
 
@@ -272,6 +267,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::domain::error::ErrorCode;
 
     #[test]
     fn content_is_a_text_or_blocks_of_text() {

@@ -7,6 +7,7 @@ use super::key::KeyCall;
 use super::mail_limits;
 use crate::domain::error::Error;
 use crate::domain::ids::MessageId;
+use crate::domain::message::check_length;
 use crate::http::body::ApiJson;
 use crate::http::error::ErrorBody;
 use crate::http::state::AppState;
@@ -57,6 +58,7 @@ pub(super) async fn report(
     if result.is_empty() {
         return Err(Error::invalid("result", "`result` must not be empty"));
     }
+    check_length(&result, state.config.limits.message_bytes_max)?;
     let reporter = call.key.agent.clone();
     let limits = mail_limits(&state.config);
     state.store.write(Report { reporter, message_id, attempt: delivery_attempt, result, limits }).await?;

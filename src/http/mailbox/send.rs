@@ -6,13 +6,16 @@ use utoipa::ToSchema;
 use super::key::KeyCall;
 use super::mail_limits;
 use super::target::{self, Meant};
-use crate::domain::error::{Error, ErrorCode};
+use crate::domain::agent::AgentFacts;
+use crate::domain::error::Error;
+use crate::domain::message::check_length;
 use crate::http::body::ApiJson;
 use crate::http::error::ErrorBody;
 use crate::http::idempotency::IdempotencyKey;
 use crate::http::state::AppState;
+use crate::store::Db;
 use crate::store::deliveries::DeliveryOptions;
-use crate::store::mailbox::SendMessage;
+use crate::store::mailbox::{SendMessage, Sent, sent_before};
 use crate::store::messages::Idem;
 
 /// A message that is to be sent.
@@ -70,40 +73,54 @@ pub(super) async fn send_message(
     let hash = received.digest;
     let New { target, content, channel, message_id } = received.value;
     let (target, text) = (stripped("target", &target)?, stripped("content", &content)?);
-    let bytes_max = state.config.limits.message_bytes_max;
-    if text.len() > bytes_max {
-        let message = format!("a message must not be longer than {bytes_max} bytes");
-        return Err(Error::new(ErrorCode::MessageTooLarge, message));
-    }
+    check_length(&text, state.config.limits.message_bytes_max)?;
     let idem = key.plain_or("message_id", message_id)?.map(|key| Idem { key, hash });
     let channel = channel.unwrap_or_default().trim().to_lowercase();
     if !matches!(channel.as_str(), "" | "agent") {
         return Err(target::nobody(&target));
     }
-    let (sender, named) = (call.key.agent.id, target.clone());
-    let to = match state.store.read(move |db| target::find(db, sender, &named)).await? {
-        Meant::One(id) => id,
-        Meant::Several(agents) => return Err(target::several(&target, &agents)),
-        Meant::Nobody => return Err(target::nobody(&target)),
+    let (sender, key, named) = (call.key.agent.clone(), idem.clone(), target.clone());
+    let sent = match state.store.read(move |db| before(db, &sender, key.as_ref(), &named)).await? {
+        Before::Sent(sent) => sent,
+        Before::For(Meant::Several(agents)) => return Err(target::several(&target, &agents)),
+        Before::For(Meant::Nobody) => return Err(target::nobody(&target)),
+        Before::For(Meant::One(to)) => {
+            let command = SendMessage {
+                from: call.key.agent.clone(),
+                to,
+                text,
+                idem,
+                in_reply_to: None,
+                options: DeliveryOptions::default(),
+                limits: mail_limits(&state.config),
+            };
+            state.store.write(command).await?
+        }
     };
-    let command = SendMessage {
-        from: call.key.agent.clone(),
-        to,
-        text,
-        idem,
-        in_reply_to: None,
-        options: DeliveryOptions::default(),
-        limits: mail_limits(&state.config),
-    };
-    let sent = state.store.write(command).await?;
-    let name: &str = &sent.target.name;
     Ok(HttpResponse::Ok().json(Accepted {
         status: "accepted",
-        target: name.to_owned(),
         kind: "openclaw_agent",
-        message: format!("Message sent to {name}. Reply will appear in your next poll."),
+        message: format!("Message sent to {}. Reply will appear in your next poll.", sent.target),
+        target: sent.target,
         message_id: sent.line.id.to_string(),
     }))
+}
+
+/// What is known of a message before it is written.
+enum Before {
+    /// It was sent already.
+    Sent(Sent),
+    For(Meant),
+}
+
+/// Looks up the sender's key first: a repeat is answered as the first time, whomever the name means by now (D10).
+fn before(db: &mut Db, sender: &AgentFacts, idem: Option<&Idem>, target: &str) -> Result<Before, Error> {
+    if let Some(idem) = idem
+        && let Some(sent) = sent_before(db, sender.party_id, idem)?
+    {
+        return Ok(Before::Sent(sent));
+    }
+    target::find(db, sender.id, target).map(Before::For)
 }
 
 /// Takes the space around a text away; nothing must not be left.

@@ -42,7 +42,7 @@ fn exact(db: &mut Db, text: &str) -> Result<Vec<Agent>, Error> {
         found.extend(agents::get(db, id)?);
     }
     found.extend(agents::by_slug(db, text)?);
-    found.extend(agents::by_folded_name(db, text, READ_MAX)?.into_iter().filter(|agent| agent.name == text));
+    found.extend(agents::by_name(db, text, READ_MAX)?);
     // One may be found in two ways.
     found.sort_by_key(|agent| agent.id);
     found.dedup_by_key(|agent| agent.id);

@@ -49,6 +49,7 @@ impl Command for Report {
 impl Report {
     /// Ends what asks for no answer; what was said about it is not kept (RTE-1).
     fn end(&self, tx: &mut Tx<'_>, mail: Mail) -> Result<Reported, Error> {
+        mail.stored.delivery.check_number(self.attempt)?;
         let repeated = mail.stored.delivery.state == DeliveryState::Completed;
         if !repeated {
             let action = Move::Complete { outcome: Outcome::HandedOut, attempt: self.attempt, result_hash: None };

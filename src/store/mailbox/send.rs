@@ -6,12 +6,14 @@ use crate::domain::agent::{AgentFacts, AgentKind};
 use crate::domain::conversation::ConversationKind;
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::Event;
-use crate::domain::ids::{AgentId, ConversationId, MessageId};
+use crate::domain::ids::{AgentId, ConversationId, MessageId, PartyId};
 use crate::domain::message::{Line, MessageKind, MessageRole};
-use crate::store::conversations;
+use crate::domain::party::PartyKind;
 use crate::store::deliveries::{self, DeliveryOptions, Mail, NewDelivery};
+use crate::store::dialect::Db;
 use crate::store::messages::{self, Idem, NewLine, Place};
 use crate::store::tx::{Command, Tx};
+use crate::store::{conversations, parties};
 
 /// Accepts a request of one agent to another.
 pub struct SendMessage {
@@ -30,7 +32,8 @@ pub struct SendMessage {
 #[derive(Clone, Debug)]
 pub struct Sent {
     pub line: Arc<Line>,
-    pub target: Arc<AgentFacts>,
+    /// The recipient's name.
+    pub target: String,
     /// The key had been used for the same message: nothing new was written.
     pub repeated: bool,
 }
@@ -39,10 +42,10 @@ impl Command for SendMessage {
     type Output = Sent;
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Sent, Error> {
-        let target = tx.agent(self.to)?.ok_or_else(|| Error::not_found("agent", self.to))?;
-        if let Some(line) = self.repeated(tx)? {
-            return Ok(Sent { line, target, repeated: true });
+        if let Some(sent) = self.repeated(tx)? {
+            return Ok(sent);
         }
+        let target = tx.agent(self.to)?.ok_or_else(|| Error::not_found("agent", self.to))?;
         if target.kind == AgentKind::Native {
             let message =
                 format!("{} is a native agent; writing to native agents comes with a later version", target.name);
@@ -61,22 +64,18 @@ impl Command for SendMessage {
         };
         let line = append(tx, conversation_id, new)?;
         deliver(tx, &line, &target, self.options.clone(), self.limits)?;
-        Ok(Sent { line, target, repeated: false })
+        Ok(Sent { line, target: target.name.to_string(), repeated: false })
     }
 }
 
 impl SendMessage {
     /// Finds what this key has sent before.
-    fn repeated(&self, tx: &mut Tx<'_>) -> Result<Option<Arc<Line>>, Error> {
+    fn repeated(&self, tx: &mut Tx<'_>) -> Result<Option<Sent>, Error> {
         let Some(idem) = &self.idem else { return Ok(None) };
-        let Some((id, hash)) = messages::by_key(tx, self.from.party_id, &scoped(&idem.key))? else { return Ok(None) };
-        if hash != idem.hash {
-            return Err(Error::new(
-                ErrorCode::IdempotencyConflict,
-                "this idempotency key was used for another message",
-            ));
+        if messages::by_key(tx, self.from.party_id, &scoped(&idem.key))?.is_none() {
+            return Ok(None);
         }
-        messages::get(tx.read()?, id)?.ok_or_else(|| Error::corrupt("a key without its message")).map(Some)
+        sent_before(tx.read()?, self.from.party_id, idem)
     }
 
     /// Counts the requests that led to this one, as far as the sender tells.
@@ -91,6 +90,19 @@ impl SendMessage {
         };
         line.map(|line| line.hops.saturating_add(1)).ok_or_else(|| Error::not_found("message", id))
     }
+}
+
+/// Finds what a sender has sent with this key before, and to whom, whether that agent is still there or not (D10).
+pub fn sent_before(db: &mut Db, sender: PartyId, idem: &Idem) -> Result<Option<Sent>, Error> {
+    let found = messages::stored_by_key(db, sender, &scoped(&idem.key))?;
+    let Some(id) = idem.same(found, "message")? else { return Ok(None) };
+    let line = messages::get(db, id)?.ok_or_else(|| Error::corrupt("a key without its message"))?;
+    let topic = conversations::topic(db, line.conversation_id)?;
+    // The delivery may be gone; the key of the conversation ends with the recipient.
+    let to = topic.key.rsplit('_').next().unwrap_or_default();
+    let to =
+        parties::find(db, PartyKind::Agent, to)?.ok_or_else(|| Error::corrupt("a message without its recipient"))?;
+    Ok(Some(Sent { line, target: to.display_name, repeated: true }))
 }
 
 /// Keys of sent messages cannot meet those of a chat, which begin with a conversation's id.

@@ -129,6 +129,8 @@ async fn a_report_counts_for_its_hand_out_only(node: TestNode) {
     assert_eq!(report(&node, &ben, body(1, "a")).await, code(409, "stale_attempt"));
     assert_eq!(report(&node, &ben, body(3, "a")).await, code(422, "validation_error"));
     assert_eq!(report(&node, &ben, body(2, "")).await, code(422, "validation_error"));
+    let long = "x".repeat((256 << 10) + 1);
+    assert_eq!(report(&node, &ben, body(2, &long)).await, code(413, "message_too_large"));
     assert_eq!(report(&node, &ben, body(2, "a")).await.0, 200);
     assert_eq!(report(&node, &ben, body(1, "a")).await.0, 200);
     assert_eq!(report(&node, &ben, body(2, "b")).await, code(409, "result_conflict"));

@@ -10,6 +10,7 @@ on_both_databases!(
     nobody_guesses_who_is_meant,
     what_cannot_be_sent_is_refused_by_name,
     a_message_with_a_key_is_sent_once,
+    a_retry_is_answered_whomever_the_name_means_by_now,
 );
 
 async fn to(node: &TestNode, key: &str, target: &str) -> Reply {
@@ -55,6 +56,12 @@ async fn nobody_guesses_who_is_meant(node: TestNode) {
         assert_eq!(refused.json["detail"], detail.as_str());
     }
     assert_eq!(to(&node, &ann, "ben").await.expect_status(200).json["target"], "Ben one");
+    // However many have the name in another case.
+    for name in ["EVE"; 12] {
+        node.agent(name).await;
+    }
+    node.agent("Eve").await;
+    assert_eq!(to(&node, &ann, "Eve").await.expect_status(200).json["target"], "Eve");
 }
 
 async fn what_cannot_be_sent_is_refused_by_name(node: TestNode) {
@@ -108,4 +115,31 @@ async fn a_message_with_a_key_is_sent_once(node: TestNode) {
     post(&back).with_key(&ben).await.expect_status(200);
     assert_eq!(messages(&node, &ben, "").await.len(), 1);
     assert_eq!(messages(&node, &ann, "").await.len(), 2);
+}
+
+async fn a_retry_is_answered_whomever_the_name_means_by_now(node: TestNode) {
+    let (_, ann) = node.agent("ann").await;
+    let (id, ben) = node.agent("ben").await;
+    let post = async |content: &str| {
+        let body = json!({ "target": "ben", "content": content, "message_id": "k-1" });
+        node.post(SEND).json(&body).with_key(&ann).await
+    };
+    let first = post("hello").await.expect_status(200).json;
+    let one = format!("/api/admin/agents/{id}");
+    let renamed = json!({ "name": "carl", "slug": "carl" });
+    node.patch(&one).json(&renamed).by(Role::Operator).await.expect_status(200);
+    let to_carl = json!({
+        "status": "accepted", "target": "carl", "type": "openclaw_agent", "message_id": first["message_id"],
+        "message": "Message sent to carl. Reply will appear in your next poll.",
+    });
+    assert_eq!(post("hello").await.expect_status(200).json, to_carl, "nobody is called so");
+    let (_, other) = node.agent("Ben one").await;
+    node.agent("Ben two").await;
+    to(&node, &ann, "ben").await.expect_error(409, "ambiguous_target");
+    assert_eq!(post("hello").await.expect_status(200).json, to_carl, "two are called so");
+    post("bye").await.expect_error(409, "idempotency_conflict");
+    assert_eq!(messages(&node, &ben, "").await.len(), 1);
+    assert_eq!(messages(&node, &other, "").await.len(), 0);
+    node.delete(&one).by(Role::Operator).await.expect_status(200);
+    assert_eq!(post("hello").await.expect_status(200).json, to_carl, "it is gone");
 }

@@ -40,6 +40,9 @@ use serde_json::Value;
 use crate::harness::Database;
 use crate::harness::test_store::{START_MS, roomy};
 
+/// Connections that the node reads with.
+pub(crate) const READERS: u32 = 4;
+
 /// What the links were asked, and what they answer.
 #[derive(Default)]
 pub(crate) struct Upstream {
@@ -175,7 +178,7 @@ impl TestNode {
         let upstream = Arc::<Mutex<Upstream>>::default();
         let links = actix::Actor::start(Links(upstream.clone()));
         let vault = Vault::open(database.data_dir(), Some(&Secret::new("07".repeat(32)))).expect("a key in hex");
-        let store = Store::new(writer, opener, 4, epoch).expect("the readers start");
+        let store = Store::new(writer, opener, READERS, epoch).expect("the readers start");
         let config = Arc::new(config);
         let mailboxes = actix::Actor::start(Mailboxes {
             store: store.clone(),

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use clawbroker::domain::agent::{Agent, AgentKind, AgentState};
+use clawbroker::domain::agent::{Agent, AgentKind, AgentState, fold};
 use clawbroker::domain::error::ErrorCode;
 use clawbroker::domain::ids::AgentId;
 use clawbroker::domain::party::PartyKind;
@@ -110,18 +110,25 @@ async fn registered_agents_are_bounded(store: TestStore) {
     assert_eq!(store.write(bounded("d")).await.unwrap_err().code(), ErrorCode::RateLimited);
 }
 
-async fn names_are_found_in_any_case(store: TestStore) {
+async fn names_are_found_as_they_are_written_and_in_any_case(store: TestStore) {
     for name in ["Ärger", "ärger", "A\u{308}RGER", "Arger"] {
         store.write(new_agent(name)).await.unwrap();
     }
-    let found = store.read(|db| agents::by_folded_name(db, "ÄrGeR", 10)).await.unwrap();
+    let in_any_case = |limit| store.read(move |db| agents::part_of_name(db, &fold("ÄrGeR"), limit));
+    let found = in_any_case(10).await.unwrap();
     let names: Vec<&str> = found.iter().map(|agent| agent.name.as_str()).collect();
     assert_eq!(names, ["Ärger", "ärger", "A\u{308}RGER"]);
-    assert_eq!(store.read(|db| agents::by_folded_name(db, "ärger", 2)).await.unwrap().len(), 2);
+    assert_eq!(in_any_case(2).await.unwrap().len(), 2);
+    // Or just as they are written: those of another form do not take the places.
+    let just_so = |name: &'static str| store.read(move |db| agents::by_name(db, name, 1));
+    for (name, agent) in ["Ärger", "ärger"].into_iter().zip(&found) {
+        assert_eq!(just_so(name).await.unwrap(), [agent.clone()]);
+    }
+    assert!(just_so("ÄRGER").await.unwrap().is_empty());
     let renamed = Changes { name: Some("Zorn".into()), ..Changes::default() };
     store.write(change(&found[0], renamed)).await.unwrap();
-    assert_eq!(store.read(|db| agents::by_folded_name(db, "ärger", 10)).await.unwrap().len(), 2);
-    assert_eq!(store.read(|db| agents::by_folded_name(db, "zorn", 10)).await.unwrap()[0].id, found[0].id);
+    assert_eq!(in_any_case(10).await.unwrap().len(), 2);
+    assert_eq!(just_so("Zorn").await.unwrap()[0].id, found[0].id);
 }
 
 async fn agents_are_listed_by_name_page_by_page(store: TestStore) {
@@ -303,7 +310,7 @@ on_both_databases!(
     a_slug_belongs_to_one_living_agent,
     an_agent_added_twice_with_one_key_is_one_agent,
     registered_agents_are_bounded,
-    names_are_found_in_any_case,
+    names_are_found_as_they_are_written_and_in_any_case,
     agents_are_listed_by_name_page_by_page,
     a_change_tells_what_was_and_what_is,
     keys_end_with_their_agent,

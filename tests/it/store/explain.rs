@@ -272,7 +272,7 @@ async fn no_frequent_query_scans_a_table(database: Database) {
         ("next page of agents", Box::new(|db| agents::page(db, Some(&after_agent), 50).map(drop))),
         ("one agent", Box::new(|db| agents::get(db, agent).map(drop))),
         ("agent by slug", Box::new(|db| agents::by_slug(db, "agent-7").map(drop))),
-        ("agents of a name", Box::new(|db| agents::by_folded_name(db, "AGENT 7", 10).map(drop))),
+        ("agents of a name", Box::new(|db| agents::by_name(db, "Agent 7", 10).map(drop))),
         ("agent of a party", Box::new(|db| agents::by_party(db, recipient).map(drop))),
         ("mailboxes", Box::new(|db| agents::mailboxes(db, &recipients).map(drop))),
         ("keys of an agent", Box::new(|db| agent_keys::of(db, agent, Some(key), 50).map(drop))),

@@ -102,7 +102,7 @@ async fn a_request_is_answered_and_its_reply_delivered(store: TestStore) {
     let (ann, ben) = two(&store).await;
     let sent = store.write(message(&ann, &ben, "how far?")).await.unwrap();
     assert_eq!((sent.line.kind, sent.line.role, sent.line.hops), (Some(MessageKind::Request), MessageRole::User, 1));
-    assert_eq!((sent.line.sender.name.as_str(), sent.repeated, sent.target.id), ("Ann", false, ben.id));
+    assert_eq!((sent.line.sender.name.as_str(), sent.repeated, sent.target.as_str()), ("Ann", false, "Ben"));
     assert_eq!(store.told(), ["line 1", "delivery new -> pending"]);
     let id = mail(&store, &ben).await[0].id;
     let out = hand_out(&store, &ben, &[id]).await;
@@ -238,6 +238,8 @@ async fn a_reply_begets_nothing(store: TestStore) {
         let reported = store.write(report(&ann, reply.message_id, Some(1), words)).await.unwrap();
         assert!(reported.repeated && reported.reply.is_none());
     }
+    let never = store.write(report(&ann, reply.message_id, Some(2), "x")).await;
+    assert_eq!(code(never), Some(ErrorCode::ValidationError), "it was handed out once");
     assert!(mail(&store, &ben).await.is_empty() && mail(&store, &ann).await.is_empty());
     assert_eq!(store.number("SELECT count(*) AS value FROM messages").await, 2);
 }
@@ -257,6 +259,11 @@ async fn a_key_sends_once(store: TestStore) {
     store.write(Purge { ids: vec![id] }).await.unwrap();
     let other = TestStore::with(store.database.clone(), roomy());
     assert_eq!(other.write(with_key(1)).await.unwrap().line, first.line);
+    // Also when its recipient is gone.
+    store.write(RemoveAgent { id: ben.id, actor: Actor::system() }).await.unwrap();
+    let again = store.write(with_key(1)).await.unwrap();
+    assert_eq!((again.line, again.target.as_str(), again.repeated), (first.line, "Ben", true));
+    assert_eq!(store.write(with_key(2)).await.unwrap_err().code(), ErrorCode::IdempotencyConflict);
 }
 
 async fn what_cannot_be_sent_leaves_nothing(store: TestStore) {
