@@ -3,8 +3,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use clawbroker::domain::user::Role;
+use clawbroker::http::auth::digest;
 use serde_json::{Value, json};
 
+use super::{POLL, REPORT, SEND, messages, send};
 use crate::harness::{Broker, Database};
 use crate::routes::{Reply, TestNode};
 
@@ -49,14 +51,20 @@ async fn a_heartbeat_names_the_agent_and_touches_no_disk(node: TestNode) {
 
 async fn a_call_without_a_right_key_is_refused_in_the_ancestors_words(node: TestNode) {
     let (_, key) = node.agent("ann").await;
-    let digest = "0".repeat(64);
+    let stored: String = digest(&key).iter().map(|byte| format!("{byte:02x}")).collect();
     let detail = |reply: Reply| reply.expect_error(401, "unauthenticated").json["detail"].clone();
     assert_eq!(detail(node.post(HEARTBEAT).send().await), "Missing X-Api-Key header");
-    assert_eq!(detail(node.post(HEARTBEAT).with_key("").await), "Missing X-Api-Key header");
+    for call in [node.get(POLL), node.post(HEARTBEAT), node.post(SEND)] {
+        assert_eq!(detail(call.with_key("").await), "Invalid API key");
+    }
+    for call in [node.get(POLL), node.post(SEND), node.post(REPORT)] {
+        assert_eq!(detail(call.send().await), "Missing X-Api-Key header");
+    }
+    assert_eq!(detail(node.post(REPORT).with_key("").await), "Missing X-Api-Key header");
     // A token of a user is no key of an agent, nor is a stored digest, nor part of a key.
     let token = node.token("admin", Role::Admin).await;
     assert_eq!(detail(node.post(HEARTBEAT).by(Role::Admin).await), "Missing X-Api-Key header");
-    for wrong in [token.as_str(), &digest, &key[..45], &key["oc-".len()..], &key.to_uppercase(), "oc-"] {
+    for wrong in [token.as_str(), &stored, &key[..45], &key["oc-".len()..], &key.to_uppercase(), "oc-"] {
         assert_eq!(detail(node.post(HEARTBEAT).with_key(wrong).await), "Invalid API key", "{wrong}");
     }
     // A key of an agent is no token of a user.
@@ -162,6 +170,12 @@ async fn a_page_of_a_stranger_calls_nothing(node: TestNode) {
     call("http://evil.example").with_key(&key).await.expect_error(403, "forbidden");
     call("http://evil.example").send().await.expect_error(401, "unauthenticated");
     call("http://localhost:8000").with_key(&key).await.expect_status(200);
+    // Not even a poll, which changes nothing by its method.
+    let (_, other) = node.agent("ben").await;
+    send(&node, &other, "ann", "hello").await;
+    let stranger = node.get(POLL).header("host", "localhost:8000").header("origin", "http://evil.example");
+    stranger.with_key(&key).await.expect_error(403, "forbidden");
+    assert_eq!(messages(&node, &key, "").await[0]["delivery_attempt"], 1);
     let asked = node.call(actix_web::http::Method::OPTIONS, HEARTBEAT).header("origin", "http://localhost:3000");
     let asked = asked.header("access-control-request-method", "POST");
     let told = asked.header("access-control-request-headers", "x-api-key").send().await.expect_status(200);

@@ -180,6 +180,7 @@ async fn a_poll_takes_no_more_than_it_asked_for(node: TestNode) {
     assert_eq!(size(&last), (1, 0));
     let history = last["messages"][0]["history"].as_array().unwrap();
     assert_eq!(history.len(), 10, "the lines before it, and no more");
+    poll(&node, &ben, "?max_bytes=4194305").await;
     for wrong in ["?limit=0", "?limit=101", "?wait=61", "?lease=9", "?max_bytes=1"] {
         node.get(&format!("{POLL}{wrong}")).with_key(&ben).await.expect_error(422, "validation_error");
     }
