@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use actix_web::http::header::ContentType;
-use actix_web::{HttpResponse, get, web};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, get, web};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -16,6 +16,7 @@ use crate::domain::agent::{AgentState, KeyFacts};
 use crate::domain::error::Error;
 use crate::http::error::ErrorBody;
 use crate::http::page;
+use crate::http::request::Waits;
 use crate::http::state::AppState;
 
 /// What a poll may say of its lease; the same is allowed for an agent.
@@ -113,10 +114,17 @@ fn within(field: &str, value: Option<u32>, allowed: std::ops::RangeInclusive<u32
     responses((status = 200, body = Answer), (status = 507, body = ErrorBody), (status = "default", body = ErrorBody))
 )]
 #[get("/api/gateway/poll", guard = "crate::http::request::is_whole")]
-pub(super) async fn poll(call: KeyCall<Asked>, state: web::Data<AppState>) -> Result<HttpResponse, Error> {
+pub(super) async fn poll(
+    call: KeyCall<Asked>,
+    state: web::Data<AppState>,
+    req: HttpRequest,
+) -> Result<HttpResponse, Error> {
     let (agent, asked) = (&call.key.agent, &call.query);
     let config = &state.config.mailbox;
     let (ask, wait) = asked.ask(&call.key, config)?;
+    if ask.waits {
+        req.extensions_mut().insert(Waits);
+    }
     let polled = if agent.state != AgentState::Running && !ask.waits {
         Polled { handed_out: None, remaining: 0, is_paused: true }
     } else {

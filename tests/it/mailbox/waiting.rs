@@ -24,6 +24,7 @@ on_both_databases!(
     whoever_has_gone_is_passed_over,
     a_hand_out_that_nobody_takes_comes_again,
     a_wait_ends_without_a_message,
+    a_wait_is_no_slow_answer,
     a_revoked_key_waits_no_more,
     an_expired_key_gets_no_mail,
     a_mailbox_that_cannot_be_read_is_not_empty,
@@ -123,6 +124,22 @@ async fn a_wait_ends_without_a_message(node: TestNode) {
     let polled = poll(&node, &ben, "?wait=1").await;
     assert_eq!((&polled["messages"], &polled["paused"]), (&json!([]), &json!(false)));
     assert_eq!(waiting(&node), 0);
+}
+
+async fn a_wait_is_no_slow_answer(node: TestNode) {
+    let (_, ben) = node.agent("ben").await;
+    let counted = async || {
+        let metrics = node.get("/metrics").by(Role::Viewer).await.expect_status(200).text;
+        let mut lines = metrics.lines();
+        let line = lines.find(|line| line.starts_with("clawbroker_request_seconds_count{family=\"mailbox\"}"));
+        line.expect("it is counted").to_owned()
+    };
+    poll(&node, &ben, "").await;
+    let before = counted().await;
+    poll(&node, &ben, "?wait=1").await;
+    assert_eq!(counted().await, before);
+    poll(&node, &ben, "").await;
+    assert_ne!(counted().await, before);
 }
 
 async fn a_revoked_key_waits_no_more(node: TestNode) {
