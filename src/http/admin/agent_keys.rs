@@ -101,7 +101,7 @@ pub(super) struct Made {
     view: View,
 }
 
-/// Make a key of an agent. Keys that it has go on, so that it can change over in its own time. A body may be left out.
+/// Make a key of an agent. Keys that it has go on, so that it can change over in its own time.
 #[utoipa::path(
     tag = "admin",
     operation_id = "adminCreateAgentKey",

@@ -32,13 +32,13 @@ const RELATIONSHIPS: &str = "0";
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Asked {
-    /// Seconds to wait for a message if none is there; the server may wait for less.
+    /// Seconds to wait for a message if none is there.
     #[param(minimum = 0, maximum = 60)]
     wait: Option<u32>,
-    /// Messages at most; the server may give less.
+    /// Messages at most.
     #[param(minimum = 1, maximum = 100)]
     limit: Option<u32>,
-    /// Bytes of text at most, with the lines before the messages; one message always comes. The server may give less.
+    /// Bytes of text at most, with the lines before the messages; one message always comes.
     #[param(minimum = 1024)]
     max_bytes: Option<u32>,
     /// Seconds for which the messages are not handed out again.
