@@ -85,6 +85,11 @@ impl Agents {
         Some(kept.key.clone())
     }
 
+    /// Tells whether a key counts, without noting a use of it.
+    pub fn counts(&self, id: AgentKeyId, now_ms: i64) -> bool {
+        read(&self.known).keys.of(&id).is_some_and(|kept| !has_ended(&kept.key, now_ms))
+    }
+
     /// Returns when an agent called last, if it did since this node became active.
     pub fn seen_at(&self, id: AgentId) -> Option<i64> {
         let seen_at = read(&self.known).agents.get(&id)?.seen_at.load(Ordering::Relaxed);
@@ -208,9 +213,11 @@ mod tests {
         let (old, new) = (key(&ann, None), key(&ann, Some(100)));
         agents.add([1; 32], old.clone());
         agents.add([2; 32], new.clone());
-        assert_eq!((agents.key(&[1; 32], 50), agents.key(&[2; 32], 99)), (Some(old.clone()), Some(new)));
+        assert_eq!((agents.key(&[1; 32], 50), agents.key(&[2; 32], 99)), (Some(old.clone()), Some(new.clone())));
+        let counts = |at: i64| (agents.counts(old.key_id, at), agents.counts(new.key_id, at));
+        assert_eq!((counts(99), counts(100)), ((true, true), (true, false)));
         agents.end(old.key_id);
-        assert_eq!(agents.key(&[1; 32], 50), None);
+        assert_eq!((agents.key(&[1; 32], 50), counts(99)), (None, (false, true)));
         assert_eq!(agents.key(&[2; 32], 100), None, "it expires at this time");
         assert_eq!(agents.seen_at(ann.id), Some(99), "what was refused was not seen");
         assert_eq!(agents.keys(), 1);

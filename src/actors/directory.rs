@@ -64,7 +64,7 @@ impl Directory {
             Event::TokenEnded { token_id } => self.end_token(*token_id),
             Event::UserChanged { user_id, now } => self.change_user(*user_id, now.as_ref()),
             Event::AgentKeyAdded { digest, key } => self.agents.add(*digest, key.clone()),
-            Event::AgentKeyEnded { key_id } => self.agents.end(*key_id),
+            Event::AgentKeyEnded { key_id, .. } => self.agents.end(*key_id),
             Event::AgentChanged { agent_id, now } => self.agents.change(*agent_id, now.as_deref()),
             _ => {}
         }

@@ -76,7 +76,7 @@ pub enum Event {
     /// A key of an agent was made; it counts from now on.
     AgentKeyAdded { digest: [u8; 32], key: Arc<KeyFacts> },
     /// A key of an agent ended.
-    AgentKeyEnded { key_id: AgentKeyId },
+    AgentKeyEnded { agent_id: AgentId, key_id: AgentKeyId },
     /// An agent was registered, changed or removed; its keys end with it.
     AgentChanged { agent_id: AgentId, now: Option<Arc<Agent>> },
     /// Whether a batch was committed is not known; if it was, nobody was told of it (D12).

@@ -41,16 +41,23 @@ pub fn authenticate(req: &HttpRequest) -> Result<Arc<Caller>, Error> {
     Ok(caller)
 }
 
-/// Finds out which agent is calling, by its key. In the ancestor's words, which its clients may know.
+/// Finds out which agent is calling, by its key. In the ancestor's words, which its clients may know. A page of a foreign
+/// origin may not even read: a poll takes mail.
 pub(super) fn authenticate_agent(req: &HttpRequest) -> Result<Arc<KeyFacts>, Error> {
     let state = state_of(req)?;
-    let Some(value) = req.headers().get(AGENT_KEY).filter(|value| !value.is_empty()) else {
-        return Err(Error::new(ErrorCode::Unauthenticated, "Missing X-Api-Key header"));
+    let value = req.headers().get(AGENT_KEY);
+    let Some(value) = value.filter(|value| !value.is_empty()) else {
+        // An empty header is a missing one only where the ancestor read it so. Nothing was guessed.
+        let is_missing = value.is_none() || req.path() == "/api/gateway/report";
+        let message = if is_missing { "Missing X-Api-Key header" } else { "Invalid API key" };
+        return Err(Error::new(ErrorCode::Unauthenticated, message));
     };
     let key = value.to_str().unwrap_or_default();
     let found = state.directory.agents().key(&digest(key), state.clock.now_ms());
     let key = found.ok_or_else(|| wrong_credential(state, req, "Invalid API key"))?;
-    check_page(state, req)?;
+    if origin(state, req.headers()) == Origin::Foreign {
+        return Err(foreign_page());
+    }
     Ok(key)
 }
 

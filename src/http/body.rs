@@ -47,6 +47,22 @@ impl Body {
         self.parse(&bytes)
     }
 
+    /// Reads the body as a JSON value within the limits; nothing counts as an object without fields.
+    async fn json_or_nothing(&mut self) -> Result<Value, Error> {
+        let bytes = self.bytes().await?;
+        if bytes.is_empty() {
+            return Ok(Value::Object(serde_json::Map::new()));
+        }
+        self.check_type()?;
+        self.parse(&bytes)
+    }
+
+    /// Reads the fields of what came and digests it.
+    fn received<T: DeserializeOwned>(&self, json: Value, unknown: Unknown) -> Result<Received<T>, Error> {
+        let digest = state_of(&self.request)?.vault.digest(&canonical(&json))?;
+        read_fields(json, unknown).map(|value| Received { value, digest })
+    }
+
     /// Reads the body within the limits.
     async fn bytes(&mut self) -> Result<BytesMut, Error> {
         let bytes_max = state_of(&self.request)?.config.limits.body_bytes_max;
@@ -133,8 +149,7 @@ macro_rules! json_body {
             /// Reads the body and digests it.
             pub(super) async fn receive(mut self) -> Result<Received<T>, Error> {
                 let json = self.body.json().await?;
-                let digest = state_of(&self.body.request)?.vault.digest(&canonical(&json))?;
-                read_fields(json, $unknown).map(|value| Received { value, digest })
+                self.body.received(json, $unknown)
             }
         }
 
@@ -159,6 +174,14 @@ json_body!(
     StrictJson, Unknown::Refused
 );
 
+impl<T: DeserializeOwned> StrictJson<T> {
+    /// Reads the body and digests it; no body is one without fields.
+    pub(super) async fn receive_or_nothing(mut self) -> Result<Received<T>, Error> {
+        let json = self.body.json_or_nothing().await?;
+        self.body.received(json, Unknown::Refused)
+    }
+}
+
 fn read_fields<T: DeserializeOwned>(json: Value, unknown: Unknown) -> Result<T, Error> {
     let Value::Object(object) = json else {
         return Err(Error::invalid_at("body", "", "the body must be a JSON object", "type_error"));
@@ -174,12 +197,7 @@ impl NoBody {
     pub(super) async fn check(mut self) -> Result<(), Error> {
         #[derive(Deserialize)]
         struct NoFields {}
-        let bytes = self.0.bytes().await?;
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        self.0.check_type()?;
-        let json = self.0.parse(&bytes)?;
+        let json = self.0.json_or_nothing().await?;
         read_fields(json, Unknown::Refused).map(|NoFields {}| ())
     }
 }

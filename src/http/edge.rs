@@ -97,8 +97,8 @@ impl Edge {
         Ok(counts)
     }
 
-    /// Counts an answered request.
-    pub(super) fn count(&self, family: ApiFamily, status: u16, took: Duration) {
+    /// Counts an answered request, with how long the answer took if that was ours to say.
+    pub(super) fn count(&self, family: ApiFamily, status: u16, took: Option<Duration>) {
         let status = match status {
             100..200 => "1xx",
             200..300 => "2xx",
@@ -107,7 +107,9 @@ impl Edge {
             _ => "5xx",
         };
         self.requests.get_or_create(&RequestLabels { family, status }).inc();
-        self.durations.get_or_create(&FamilyLabel { family }).observe(took.as_secs_f64());
+        if let Some(took) = took {
+            self.durations.get_or_create(&FamilyLabel { family }).observe(took.as_secs_f64());
+        }
     }
 }
 

@@ -52,7 +52,9 @@ pub(super) async fn frame(mut req: ServiceRequest, next: Next<impl MessageBody +
     let status = answer.status().as_u16();
     let took = began.elapsed();
     if let Some(state) = state {
-        state.edge.count(family, status, took);
+        // How long something takes to happen says nothing about us.
+        let waits = answer.request().extensions().get::<request::Waits>().is_some();
+        state.edge.count(family, status, (!waits).then_some(took));
     }
     add_headers(answer.headers_mut(), &id);
     if let Some(value) = trace.and_then(|trace| HeaderValue::from_str(&trace.0).ok()) {

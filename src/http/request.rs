@@ -24,6 +24,10 @@ const ID_BYTES_MAX: usize = 64;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AsHead;
 
+/// Says of a request that its caller lets the answer wait for something to happen.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waits;
+
 /// Takes a request whose answer is wanted as a whole; for routes that hand something out with it.
 pub(super) fn is_whole(ctx: &GuardContext<'_>) -> bool {
     ctx.req_data().get::<AsHead>().is_none()

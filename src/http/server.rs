@@ -72,6 +72,7 @@ fn cors(server: &Server) -> Cors {
             HeaderName::from_static("idempotency-key"),
             HeaderName::from_static(auth::AGENT_KEY),
             HeaderName::from_static(request::HEADER),
+            HeaderName::from_static(request::TRACE_HEADER),
         ])
         .expose_headers([
             header::LINK,
@@ -79,6 +80,7 @@ fn cors(server: &Server) -> Cors {
             header::RETRY_AFTER,
             HeaderName::from_static("x-total-count"),
             HeaderName::from_static(request::HEADER),
+            HeaderName::from_static(request::TRACE_HEADER),
         ])
         .supports_credentials()
         .max_age(600);

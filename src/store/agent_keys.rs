@@ -222,7 +222,7 @@ impl Command for RevokeAgentKey {
         let before = json!({ "agent": known.agent_id, "label": known.label, "prefix": known.prefix });
         let target = self.id.to_string();
         audit::record(tx, &self.actor, "agent_key.revoke", ("agent_key", &target), Some(&before), None)?;
-        tx.emit(Event::AgentKeyEnded { key_id: self.id });
+        tx.emit(Event::AgentKeyEnded { agent_id: known.agent_id, key_id: self.id });
         Ok(())
     }
 }

@@ -2,6 +2,8 @@
 mod insert;
 mod name;
 
+use std::collections::HashMap;
+
 use diesel::prelude::*;
 
 use super::deliveries;
@@ -112,6 +114,16 @@ pub fn get(db: &mut Db, id: ConversationId) -> Result<Option<Conversation>, Erro
         .optional()?
         .map(Conversation::try_from)
         .transpose()
+}
+
+/// Reads what conversations that were not deleted are called, with one query for all.
+pub fn keys(db: &mut Db, ids: &[ConversationId]) -> Result<HashMap<ConversationId, String>, Error> {
+    let ids: Vec<&[u8]> = ids.iter().map(|id| id.as_bytes().as_slice()).collect();
+    let rows: Vec<(Vec<u8>, String)> = conversations::table
+        .filter(conversations::id.eq_any(ids).and(conversations::deleted_at.is_null()))
+        .select((conversations::id, conversations::key))
+        .load(db)?;
+    rows.into_iter().map(|(id, key)| Ok((ConversationId::try_from(id.as_slice())?, key))).collect()
 }
 
 /// Finds a session by either of its names, so that two keys of one session upstream are one session here.

@@ -49,6 +49,8 @@ pub struct Card {
     pub party_id: PartyId,
     mailbox: Addr<AgentMailbox>,
     news: News,
+    /// All that was there when it was opened has been read.
+    is_loaded: AtomicBool,
     is_paused: AtomicBool,
     /// Somebody called since the mailbox looked last.
     was_called: AtomicBool,
@@ -62,6 +64,7 @@ impl Card {
             party_id: agent.party_id,
             mailbox,
             news: News::new(),
+            is_loaded: AtomicBool::new(false),
             is_paused: AtomicBool::new(false),
             was_called: AtomicBool::new(true),
             waiting: AtomicUsize::new(0),
@@ -79,6 +82,11 @@ impl Card {
     /// Tells whether a poll would find nothing now.
     pub fn is_quiet(&self) -> bool {
         self.news.is_quiet()
+    }
+
+    /// Tells whether the mailbox knows what is there; before that it can only have polls wait.
+    pub fn is_loaded(&self) -> bool {
+        self.is_loaded.load(Ordering::SeqCst)
     }
 
     /// Tells whether its agent gets nothing for now, as the mailbox has heard.
@@ -119,6 +127,10 @@ impl Card {
     /// Notes how much the mailbox has heard, and whether it has nothing to hand out.
     pub(super) fn hear(&self, heard: u64, is_quiet: bool) {
         self.news.hear(heard, is_quiet);
+    }
+
+    pub(super) fn set_loaded(&self) {
+        self.is_loaded.store(true, Ordering::SeqCst);
     }
 
     pub(super) fn set_paused(&self, is_paused: bool) {

@@ -76,6 +76,7 @@ impl Cards {
                 Event::AgentChanged { agent_id, now } => {
                     open.by_agent.get(agent_id).map(|card| (card, Told::Agent(now.as_ref().map(|agent| agent.state))))
                 }
+                Event::AgentKeyEnded { agent_id, .. } => open.by_agent.get(agent_id).map(|card| (card, Told::KeyEnded)),
                 _ => None,
             };
             if let Some((card, told)) = found {

@@ -20,7 +20,7 @@ pub(super) enum Phase {
     Loading {
         /// What was committed since it was opened; bounded by what the writer commits while a few pages are read.
         behind: Vec<Told>,
-        /// The calls that have come; each is a connection.
+        /// The calls that have come and still wait; each is a connection.
         polls: Vec<Poll>,
     },
     Ready,
@@ -39,6 +39,7 @@ impl Phase {
     pub(super) fn hold_back(&mut self, poll: Poll) -> Option<Poll> {
         match self {
             Self::Loading { polls, .. } => {
+                polls.retain(|poll| !poll.reply.is_closed());
                 polls.push(poll);
                 None
             }
@@ -107,6 +108,7 @@ impl AgentMailbox {
 
     fn be_ready(&mut self, ctx: &mut Context<Self>) {
         let Phase::Loading { behind, polls } = std::mem::replace(&mut self.phase, Phase::Ready) else { return };
+        self.card.set_loaded();
         self.hear(behind, ctx);
         for poll in polls {
             self.on_poll(poll, ctx);

@@ -35,8 +35,8 @@ use crate::config::MailboxConfig;
 use crate::domain::agent::{AgentFacts, AgentState};
 use crate::domain::clock::Clock;
 use crate::domain::delivery::Delivery;
-use crate::domain::error::Error;
-use crate::domain::ids::DeliveryId;
+use crate::domain::error::{Error, ErrorCode};
+use crate::domain::ids::{AgentKeyId, DeliveryId};
 use crate::domain::message::Line;
 use crate::store::mailbox::HandOut;
 use crate::store::{Lane, Store, messages};
@@ -58,6 +58,8 @@ pub struct OpenMailbox(pub Arc<AgentFacts>);
 /// What a poll asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ask {
+    /// The key that the caller showed; nothing is handed out for one that has ended since.
+    pub key_id: AgentKeyId,
     pub rows: usize,
     /// Bytes of text; one message may have more.
     pub bytes: usize,
@@ -92,6 +94,8 @@ enum Told {
     Delivery(Arc<Delivery>, Option<Arc<Line>>),
     /// What an operator wants of the agent now; `None`: it was removed.
     Agent(Option<AgentState>),
+    /// A key of the agent ended; the directory says which count.
+    KeyEnded,
 }
 
 #[derive(Message)]
@@ -173,6 +177,11 @@ impl AgentMailbox {
                 }
                 Told::Agent(Some(state)) => self.set_paused(state != AgentState::Running),
                 Told::Agent(None) => self.leave(ctx),
+                Told::KeyEnded => {
+                    for (reply, ask) in self.waiting.take() {
+                        self.park(reply, ask);
+                    }
+                }
             }
         }
     }
@@ -219,6 +228,7 @@ impl AgentMailbox {
 
     /// Answers a poll with what is ready, or has it wait.
     fn hand_out(&mut self, reply: PollReply, ask: Ask, ctx: &mut Context<Self>) {
+        let Some(reply) = self.admitted(reply, &ask) else { return };
         let picked = self.state.pick(Want { rows: ask.rows, bytes: ask.bytes }, self.now_ms());
         if picked.items.is_empty() {
             self.park(reply, ask);
@@ -229,7 +239,18 @@ impl AgentMailbox {
         }
     }
 
+    /// Hands the reply back if the key of the poll still counts; else refuses the poll.
+    fn admitted(&self, reply: PollReply, ask: &Ask) -> Option<PollReply> {
+        if self.parts.directory.agents().counts(ask.key_id, self.now_ms()) {
+            return Some(reply);
+        }
+        // Whoever asked may have gone.
+        let _ = reply.send(Err(Error::new(ErrorCode::Unauthenticated, "Invalid API key")));
+        None
+    }
+
     fn park(&mut self, reply: PollReply, ask: Ask) {
+        let Some(reply) = self.admitted(reply, &ask) else { return };
         if ask.waits {
             self.waiting.push(reply, ask);
             return;
@@ -291,6 +312,10 @@ impl AgentMailbox {
     }
 
     fn on_poll(&mut self, poll: Poll, ctx: &mut Context<Self>) {
+        // Whoever has gone would cost an attempt.
+        if poll.reply.is_closed() {
+            return;
+        }
         if self.may_hand_out() {
             self.hand_out(poll.reply, poll.ask, ctx);
         } else {

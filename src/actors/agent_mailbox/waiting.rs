@@ -40,6 +40,11 @@ impl<T, W> Waiting<T, W> {
         None
     }
 
+    /// Takes out all of them, the longest first.
+    pub(super) fn take(&mut self) -> VecDeque<(Sender<T>, W)> {
+        std::mem::take(&mut self.queue)
+    }
+
     /// Returns how many wait, with those that have gone and were not noticed yet.
     pub(super) fn len(&self) -> usize {
         self.queue.len()

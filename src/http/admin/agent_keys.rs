@@ -118,7 +118,7 @@ pub(super) async fn create(
     body: StrictJson<New>,
 ) -> Result<HttpResponse, Error> {
     let key = key.read()?;
-    let new = body.receive().await?;
+    let new = body.receive_or_nothing().await?;
     let idem = key.of("admin/agents/keys", &call.caller, new.digest);
     let new = new.value;
     let expires_at = new.expires_at.map(|text| parse_iso("expires_at", &text)).transpose()?;

@@ -13,6 +13,8 @@ use crate::http::state::AppState;
 
 /// How often a mailbox that has gone is opened again for one call.
 const OPENED_MAX: usize = 3;
+/// Longest wait for the mailbox's answer of a poll that does not wait for a message.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
 
 /// What a poll brought.
 pub(super) struct Polled {
@@ -30,7 +32,7 @@ impl Polled {
 
 /// Polls for at most `wait`; a poll that does not wait is answered from the agent's card if nothing is there.
 pub(super) async fn poll(state: &AppState, agent: &Arc<AgentFacts>, ask: Ask, wait: Duration) -> Result<Polled, Error> {
-    let until = Instant::now() + wait;
+    let until = Instant::now() + if ask.waits { wait } else { ANSWER_MAX };
     let mut place = None;
     let mut opened = 0;
     loop {
@@ -43,8 +45,12 @@ pub(super) async fn poll(state: &AppState, agent: &Arc<AgentFacts>, ask: Ask, wa
         }
         let (reply, answer) = oneshot::channel();
         card.poll(Poll { ask, reply })?;
-        let Some(answered) = in_time(answer, ask.waits.then_some(until)).await else {
+        let Some(answered) = in_time(answer, until).await else {
             check(state)?;
+            // It is not known that nothing is there: the store could not be read, or the mailbox is overrun.
+            if !ask.waits || !card.is_loaded() {
+                return Err(Error::store_busy());
+            }
             return Ok(Polled::nothing(0, card.is_paused()));
         };
         let Ok(answered) = answered else {
@@ -58,7 +64,8 @@ pub(super) async fn poll(state: &AppState, agent: &Arc<AgentFacts>, ask: Ask, wa
             }
             continue;
         };
-        let Answer { ticket, remaining, is_paused } = answered?;
+        // What ended all keys may be that this node stands by now.
+        let Answer { ticket, remaining, is_paused } = answered.or_else(|error| check(state).and(Err(error)))?;
         let Some(mut ticket) = ticket else {
             return Ok(Polled::nothing(remaining, is_paused));
         };
@@ -97,9 +104,8 @@ fn take_place(state: &AppState, card: &Arc<Card>) -> Result<Place, Error> {
 
 type Answered = Result<Result<Answer, Error>, oneshot::error::RecvError>;
 
-/// Waits for the mailbox, until that time if there is one. `None`: the time is over.
-async fn in_time(mut answer: oneshot::Receiver<Result<Answer, Error>>, until: Option<Instant>) -> Option<Answered> {
-    let Some(until) = until else { return Some(answer.await) };
+/// Waits for the mailbox until that time. `None`: it is over.
+async fn in_time(mut answer: oneshot::Receiver<Result<Answer, Error>>, until: Instant) -> Option<Answered> {
     if let Ok(answered) = timeout_at(until, &mut answer).await {
         return Some(answered);
     }

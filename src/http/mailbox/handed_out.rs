@@ -1,7 +1,8 @@
-//! The body of an answer that hands something out: it tells whether the client took it.
+//! The body of an answer that hands something out: it tells whether all of it went out.
 //!
 //! The encoder asks for the end of a body at once where the body is small, before any byte has left the process. This one
-//! lets it write first: between the bytes and the end it makes it come back once.
+//! lets it write first: between the bytes and the end it makes it come back once. What the encoder, the system or the
+//! network still held when a connection broke after that counts as handed out; only an acknowledgement would tell.
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -19,7 +20,7 @@ pub(super) struct HandedOut {
 }
 
 impl HandedOut {
-    /// Makes a body; `taken` is called when all of it was written.
+    /// Makes a body; `taken` is called when all of it was given to the connection.
     pub(super) fn new(bytes: Vec<u8>, taken: impl FnOnce() + 'static) -> Self {
         Self { len: bytes.len() as u64, bytes: Some(bytes.into()), asked: false, taken: Some(Box::new(taken)) }
     }

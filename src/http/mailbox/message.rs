@@ -58,6 +58,9 @@ pub(super) struct Room {
     pub(super) bytes: usize,
 }
 
+/// Where a message stands: its conversation and `seq`.
+type Place = (ConversationId, i64);
+
 /// What was said before each of some messages, and what their conversations are called.
 #[derive(Debug, Default)]
 struct Before {
@@ -68,8 +71,7 @@ struct Before {
 /// Shows messages that were leased. Where what was said before cannot be read now they come without it: giving them back
 /// for that would cost an attempt.
 pub(super) async fn shown(store: &Store, leased: &[Leased], room: Room) -> Vec<Message> {
-    let places: Vec<(ConversationId, i64)> =
-        leased.iter().map(|one| (one.line.conversation_id, one.line.seq)).collect();
+    let places: Vec<Place> = leased.iter().map(|one| (one.line.conversation_id, one.line.seq)).collect();
     let said: usize = leased.iter().map(|one| one.line.text.len()).sum();
     let before = store.read(move |db| before(db, &places, room, said)).await;
     let Before { names, lines } = before.unwrap_or_else(|error| {
@@ -83,26 +85,40 @@ pub(super) async fn shown(store: &Store, leased: &[Leased], room: Room) -> Vec<M
         .collect()
 }
 
-fn before(db: &mut Db, places: &[(ConversationId, i64)], room: Room, said: usize) -> Result<Before, Error> {
-    let mut found = Before::default();
+fn before(db: &mut Db, places: &[Place], room: Room, said: usize) -> Result<Before, Error> {
+    let windows = windows(db, places, room, said)?;
     let mut bytes = room.bytes.saturating_sub(said);
-    for (id, seq) in places {
-        if !found.names.contains_key(id)
-            && let Some(conversation) = conversations::get(db, *id)?
-        {
-            found.names.insert(*id, conversation.key);
-        }
-        let bytes_max = bytes.min(room.line_bytes);
-        let lines = if room.lines == 0 || bytes_max == 0 {
-            Vec::new()
-        } else {
-            messages::page(db, *id, messages::Span::Before(*seq), room.lines as i64, bytes_max)?
-        };
-        let lines = fitting(lines, bytes_max);
-        bytes -= lines.iter().map(|line| line.text.len()).sum::<usize>();
-        found.lines.push(lines);
+    let mut lines = Vec::with_capacity(places.len());
+    for place in places {
+        let of_place = windows.get(place).cloned().unwrap_or_default();
+        let of_place = fitting(of_place, bytes.min(room.line_bytes));
+        bytes -= of_place.iter().map(|line| line.text.len()).sum::<usize>();
+        lines.push(of_place);
     }
-    Ok(found)
+    let ids: Vec<ConversationId> = places.iter().map(|(id, _)| *id).collect();
+    Ok(Before { names: conversations::keys(db, &ids)?, lines })
+}
+
+/// Reads the lines before each of these places. Places that are close to each other are read at once.
+fn windows(db: &mut Db, places: &[Place], room: Room, said: usize) -> Result<HashMap<Place, Vec<Arc<Line>>>, Error> {
+    let mut windows = HashMap::new();
+    if room.lines == 0 || room.line_bytes == 0 {
+        return Ok(windows);
+    }
+    let lines_max = room.lines as i64;
+    let mut sorted = places.to_vec();
+    sorted.sort_unstable();
+    for close in sorted.chunk_by(|(a, seq), (b, next)| a == b && next - seq <= lines_max) {
+        let Some(((id, first), (_, last))) = close.first().zip(close.last()) else { continue };
+        let bytes_max = room.bytes.min(said + room.line_bytes * close.len());
+        let page = messages::page(db, *id, messages::Span::Before(*last), last - first + lines_max, bytes_max)?;
+        for place in close {
+            let end = page.partition_point(|line| line.seq < place.1);
+            let lines = page.iter().take(end).skip(end.saturating_sub(room.lines)).cloned().collect();
+            windows.insert(*place, lines);
+        }
+    }
+    Ok(windows)
 }
 
 /// Keeps the newest lines that fit; a page has at least one, whatever its length.

@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use actix_web::http::header::ContentType;
-use actix_web::{HttpResponse, get, web};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, get, web};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -12,16 +12,20 @@ use super::key::KeyCall;
 use super::message::{self, Message, Room};
 use crate::actors::agent_mailbox::Ask;
 use crate::config::MailboxConfig;
-use crate::domain::agent::{AgentFacts, AgentState};
+use crate::domain::agent::{AgentState, KeyFacts};
 use crate::domain::error::Error;
 use crate::http::error::ErrorBody;
 use crate::http::page;
+use crate::http::request::Waits;
 use crate::http::state::AppState;
 
 /// What a poll may say of its lease; the same is allowed for an agent.
 const LEASE_S: std::ops::RangeInclusive<u32> = 10..=43_200;
 /// Fewest bytes of text that a poll may allow; one message always comes.
 const BYTES_MIN: u32 = 1_024;
+/// Longest wait, in seconds, and most messages that a poll may ask for; the settings may give less.
+const WAIT_MAX_S: u32 = 60;
+const ROWS_MAX: usize = 100;
 /// The version of the relationships, of which there are none yet.
 const RELATIONSHIPS: &str = "0";
 
@@ -71,16 +75,16 @@ pub(super) struct Answer {
 
 impl Asked {
     /// Reads what the mailbox is asked for, and for how long the caller waits.
-    fn ask(&self, agent: &AgentFacts, config: &MailboxConfig) -> Result<(Ask, Duration), Error> {
-        let wait = within("wait", self.wait, 0..=config.poll_wait_max_s)?.unwrap_or(0);
-        let rows = page::rows(self.limit, config.poll_rows_default, config.poll_rows_max)?;
-        let bytes_max = u32::try_from(config.poll_bytes_max).unwrap_or(u32::MAX);
-        let bytes = within("max_bytes", self.max_bytes, BYTES_MIN..=bytes_max)?;
-        let own = agent.lease_seconds.and_then(|seconds| u32::try_from(seconds).ok());
+    fn ask(&self, key: &KeyFacts, config: &MailboxConfig) -> Result<(Ask, Duration), Error> {
+        let wait = within("wait", self.wait, 0..=WAIT_MAX_S)?.unwrap_or(0).min(config.poll_wait_max_s);
+        let rows = page::rows(self.limit, config.poll_rows_default, ROWS_MAX)?;
+        let bytes = within("max_bytes", self.max_bytes, BYTES_MIN..=u32::MAX)?;
+        let own = key.agent.lease_seconds.and_then(|seconds| u32::try_from(seconds).ok());
         let lease_s = within("lease", self.lease, LEASE_S)?.or(own).unwrap_or(config.lease_s);
         let ask = Ask {
-            rows,
-            bytes: bytes.map_or(config.poll_bytes_max, |bytes| bytes as usize),
+            key_id: key.key_id,
+            rows: rows.min(config.poll_rows_max),
+            bytes: bytes.map_or(config.poll_bytes_max, |bytes| config.poll_bytes_max.min(bytes as usize)),
             lease_ms: i64::from(lease_s) * 1_000,
             waits: wait > 0,
             explicit_ack: self.ack == Some(Ack::Explicit),
@@ -110,10 +114,17 @@ fn within(field: &str, value: Option<u32>, allowed: std::ops::RangeInclusive<u32
     responses((status = 200, body = Answer), (status = 507, body = ErrorBody), (status = "default", body = ErrorBody))
 )]
 #[get("/api/gateway/poll", guard = "crate::http::request::is_whole")]
-pub(super) async fn poll(call: KeyCall<Asked>, state: web::Data<AppState>) -> Result<HttpResponse, Error> {
+pub(super) async fn poll(
+    call: KeyCall<Asked>,
+    state: web::Data<AppState>,
+    req: HttpRequest,
+) -> Result<HttpResponse, Error> {
     let (agent, asked) = (&call.key.agent, &call.query);
     let config = &state.config.mailbox;
-    let (ask, wait) = asked.ask(agent, config)?;
+    let (ask, wait) = asked.ask(&call.key, config)?;
+    if ask.waits {
+        req.extensions_mut().insert(Waits);
+    }
     let polled = if agent.state != AgentState::Running && !ask.waits {
         Polled { handed_out: None, remaining: 0, is_paused: true }
     } else {
@@ -139,12 +150,14 @@ pub(super) async fn poll(call: KeyCall<Asked>, state: web::Data<AppState>) -> Re
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::domain::agent::AgentKind;
-    use crate::domain::ids::{AgentId, PartyId};
+    use std::sync::Arc;
 
-    fn agent(lease_seconds: Option<i32>) -> AgentFacts {
-        AgentFacts {
+    use super::*;
+    use crate::domain::agent::{AgentFacts, AgentKind};
+    use crate::domain::ids::{AgentId, AgentKeyId, PartyId};
+
+    fn key(lease_seconds: Option<i32>) -> KeyFacts {
+        let agent = AgentFacts {
             id: AgentId::new(),
             party_id: PartyId::new(),
             name: "ann".into(),
@@ -152,7 +165,8 @@ mod tests {
             state: AgentState::Running,
             lease_seconds,
             attempts_max: None,
-        }
+        };
+        KeyFacts { key_id: AgentKeyId::new(), agent: Arc::new(agent), expires_at: None }
     }
 
     fn asked() -> Asked {
@@ -162,10 +176,13 @@ mod tests {
     #[test]
     fn what_is_not_said_is_as_the_agent_and_the_settings_have_it() {
         let config = MailboxConfig::default();
-        let (ask, wait) = asked().ask(&agent(None), &config).expect("nothing is asked");
-        let plain = Ask { rows: 20, bytes: 4 << 20, lease_ms: 3_600_000, waits: false, explicit_ack: false };
+        let its = key(None);
+        let (ask, wait) = asked().ask(&its, &config).expect("nothing is asked");
+        let key_id = its.key_id;
+        let plain = Ask { key_id, rows: 20, bytes: 4 << 20, lease_ms: 3_600_000, waits: false, explicit_ack: false };
         assert_eq!((ask, wait), (plain, Duration::ZERO));
-        let (ask, _) = asked().ask(&agent(Some(30)), &config).expect("nothing is asked");
+        let its = key(Some(30));
+        let (ask, _) = asked().ask(&its, &config).expect("nothing is asked");
         assert_eq!(ask.lease_ms, 30_000);
         let all = Asked {
             wait: Some(60),
@@ -175,9 +192,24 @@ mod tests {
             ack: Some(Ack::Explicit),
             relationships: None,
         };
-        let (ask, wait) = all.ask(&agent(Some(30)), &config).expect("allowed");
-        let asked = Ask { rows: 100, bytes: 1_024, lease_ms: 10_000, waits: true, explicit_ack: true };
+        let (ask, wait) = all.ask(&its, &config).expect("allowed");
+        let key_id = its.key_id;
+        let asked = Ask { key_id, rows: 100, bytes: 1_024, lease_ms: 10_000, waits: true, explicit_ack: true };
         assert_eq!((ask, wait), (asked, Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn the_settings_give_less_than_the_contract_allows() {
+        let config = MailboxConfig {
+            poll_wait_max_s: 5,
+            poll_rows_default: 3,
+            poll_rows_max: 3,
+            poll_bytes_max: 2_048,
+            ..MailboxConfig::default()
+        };
+        let most = Asked { wait: Some(60), limit: Some(100), max_bytes: Some(u32::MAX), ..asked() };
+        let (ask, wait) = most.ask(&key(None), &config).expect("it is capped");
+        assert_eq!((ask.rows, ask.bytes, wait), (3, 2_048, Duration::from_secs(5)));
     }
 
     #[test]
@@ -188,11 +220,10 @@ mod tests {
             (Asked { limit: Some(0), ..asked() }, "limit"),
             (Asked { limit: Some(101), ..asked() }, "limit"),
             (Asked { max_bytes: Some(1_023), ..asked() }, "max_bytes"),
-            (Asked { max_bytes: Some((4 << 20) + 1), ..asked() }, "max_bytes"),
             (Asked { lease: Some(9), ..asked() }, "lease"),
             (Asked { lease: Some(43_201), ..asked() }, "lease"),
         ] {
-            let error = asked.ask(&agent(None), &config).expect_err(field);
+            let error = asked.ask(&key(None), &config).expect_err(field);
             assert_eq!((error.fields()[0].field.as_str(), error.fields()[0].place), (field, "query"));
         }
     }

@@ -145,7 +145,7 @@ impl Raw {
     }
 
     /// Reads the head of an answer; what there is of it when the connection ends.
-    pub(super) async fn head(&mut self) -> String {
+    pub(crate) async fn head(&mut self) -> String {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             match tokio::time::timeout(PATIENCE, self.stream.read_u8()).await.expect("an answer comes") {

@@ -3,8 +3,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use clawbroker::domain::user::Role;
+use clawbroker::http::auth::digest;
 use serde_json::{Value, json};
 
+use super::{POLL, REPORT, SEND, messages, send};
 use crate::harness::{Broker, Database};
 use crate::routes::{Reply, TestNode};
 
@@ -49,14 +51,20 @@ async fn a_heartbeat_names_the_agent_and_touches_no_disk(node: TestNode) {
 
 async fn a_call_without_a_right_key_is_refused_in_the_ancestors_words(node: TestNode) {
     let (_, key) = node.agent("ann").await;
-    let digest = "0".repeat(64);
+    let stored: String = digest(&key).iter().map(|byte| format!("{byte:02x}")).collect();
     let detail = |reply: Reply| reply.expect_error(401, "unauthenticated").json["detail"].clone();
     assert_eq!(detail(node.post(HEARTBEAT).send().await), "Missing X-Api-Key header");
-    assert_eq!(detail(node.post(HEARTBEAT).with_key("").await), "Missing X-Api-Key header");
+    for call in [node.get(POLL), node.post(HEARTBEAT), node.post(SEND)] {
+        assert_eq!(detail(call.with_key("").await), "Invalid API key");
+    }
+    for call in [node.get(POLL), node.post(SEND), node.post(REPORT)] {
+        assert_eq!(detail(call.send().await), "Missing X-Api-Key header");
+    }
+    assert_eq!(detail(node.post(REPORT).with_key("").await), "Missing X-Api-Key header");
     // A token of a user is no key of an agent, nor is a stored digest, nor part of a key.
     let token = node.token("admin", Role::Admin).await;
     assert_eq!(detail(node.post(HEARTBEAT).by(Role::Admin).await), "Missing X-Api-Key header");
-    for wrong in [token.as_str(), &digest, &key[..45], &key["oc-".len()..], &key.to_uppercase(), "oc-"] {
+    for wrong in [token.as_str(), &stored, &key[..45], &key["oc-".len()..], &key.to_uppercase(), "oc-"] {
         assert_eq!(detail(node.post(HEARTBEAT).with_key(wrong).await), "Invalid API key", "{wrong}");
     }
     // A key of an agent is no token of a user.
@@ -65,10 +73,19 @@ async fn a_call_without_a_right_key_is_refused_in_the_ancestors_words(node: Test
 
 async fn guesses_are_limited_and_right_keys_are_not(node: TestNode) {
     let (_, key) = node.agent("ann").await;
-    for _ in 0..20 {
-        node.post(HEARTBEAT).with_key("oc-guess").await.expect_error(401, "unauthenticated");
+    // Time goes on meanwhile, which gives back a guess now and then.
+    let mut looked_at = 0;
+    loop {
+        let guess = node.post(HEARTBEAT).with_key("oc-guess").await;
+        if guess.status.as_u16() == 429 {
+            guess.expect_error(429, "rate_limited");
+            break;
+        }
+        guess.expect_error(401, "unauthenticated");
+        looked_at += 1;
+        assert!(looked_at < 100, "nobody counts");
     }
-    node.post(HEARTBEAT).with_key("oc-guess").await.expect_error(429, "rate_limited");
+    assert!(looked_at >= 20, "{looked_at}");
     node.post(HEARTBEAT).with_key(&key).await.expect_status(200);
     // Nothing was guessed, so there is nothing to count.
     node.post(HEARTBEAT).send().await.expect_error(401, "unauthenticated");
@@ -77,7 +94,12 @@ async fn guesses_are_limited_and_right_keys_are_not(node: TestNode) {
 
 async fn keys_overlap_until_the_old_one_is_revoked(node: TestNode) {
     let (id, old) = node.agent("ann").await;
-    let new = node.agent_key(&id).await;
+    let path = format!("/api/admin/agents/{id}/keys");
+    // No body asks for nothing.
+    let made = node.post(&path).by(Role::Admin).await.expect_status(201).json;
+    assert_eq!((&made["label"], &made["expires_at"]), (&json!(""), &Value::Null), "{made}");
+    let new = made["api_key"].as_str().unwrap().to_owned();
+    node.post(&path).body("text/plain", "{}").by(Role::Admin).await.expect_error(415, "unsupported_media_type");
     for key in [&old, &new] {
         node.post(HEARTBEAT).with_key(key).await.expect_status(200);
     }
@@ -162,10 +184,20 @@ async fn a_page_of_a_stranger_calls_nothing(node: TestNode) {
     call("http://evil.example").with_key(&key).await.expect_error(403, "forbidden");
     call("http://evil.example").send().await.expect_error(401, "unauthenticated");
     call("http://localhost:8000").with_key(&key).await.expect_status(200);
+    // Not even a poll, which changes nothing by its method.
+    let (_, other) = node.agent("ben").await;
+    send(&node, &other, "ann", "hello").await;
+    let stranger = node.get(POLL).header("host", "localhost:8000").header("origin", "http://evil.example");
+    stranger.with_key(&key).await.expect_error(403, "forbidden");
+    assert_eq!(messages(&node, &key, "").await[0]["delivery_attempt"], 1);
     let asked = node.call(actix_web::http::Method::OPTIONS, HEARTBEAT).header("origin", "http://localhost:3000");
     let asked = asked.header("access-control-request-method", "POST");
-    let told = asked.header("access-control-request-headers", "x-api-key").send().await.expect_status(200);
-    assert!(told.header("access-control-allow-headers").to_lowercase().contains("x-api-key"), "{:?}", told.headers);
+    let told = asked.header("access-control-request-headers", "x-api-key,x-trace-id").send().await.expect_status(200);
+    for header in ["x-api-key", "x-trace-id"] {
+        assert!(told.header("access-control-allow-headers").to_lowercase().contains(header), "{:?}", told.headers);
+    }
+    let told = call("http://localhost:3000").with_key(&key).await.expect_status(200);
+    assert!(told.header("access-control-expose-headers").to_lowercase().contains("x-trace-id"), "{:?}", told.headers);
 }
 
 /// Calls the real binary by a key.
@@ -178,7 +210,7 @@ async fn heartbeat(broker: &Broker, key: &str) -> (u16, Value) {
 }
 
 async fn keys_and_presence_outlive_the_process(database: Database) {
-    let mut broker = Broker::start(&database, &[], &[]).await;
+    let mut broker = Broker::start(&database, &[], &[("LOG_LEVEL", "trace")]).await;
     let (status, agent) = broker.post("/api/admin/agents", json!({ "name": "Ann" })).await;
     assert_eq!(status, 201, "{agent}");
     let id = agent["id"].as_str().unwrap();
@@ -200,6 +232,8 @@ async fn keys_and_presence_outlive_the_process(database: Database) {
     assert_eq!((&newest["label"], newest["last_used_at"].is_string()), (&json!("kept"), true), "{list}");
     assert_eq!(heartbeat(&broker, key).await.0, 200);
     let (status, refused) = heartbeat(&broker, revoked_key).await;
+    assert_eq!((status, &refused["detail"]), (401, &json!("Invalid API key")));
+    let (status, refused) = heartbeat(&broker, &format!("{key}x")).await;
     assert_eq!((status, &refused["detail"]), (401, &json!("Invalid API key")));
     // A key is in no line of the log, whatever came of it (SEC-1).
     let log = broker.log();

@@ -1,4 +1,5 @@
 //! The mailbox family as agents use it.
+mod broken_off;
 mod keys;
 mod stories;
 mod targets;

@@ -6,6 +6,7 @@ use clawbroker::domain::user::Role;
 use serde_json::{Value, json};
 
 use super::{POLL, REPORT, SEND, completed, deliveries, fire, messages, poll, report, send};
+use crate::harness::Database;
 use crate::harness::test_store::START_MS;
 use crate::routes::TestNode;
 
@@ -17,6 +18,7 @@ on_both_databases!(
     an_explicit_ack_is_waited_for,
     nobody_reports_on_what_is_not_his,
     a_poll_takes_no_more_than_it_asked_for,
+    each_message_comes_with_the_lines_before_it,
     a_mailbox_is_read_again_after_it_has_left_memory,
     a_paused_agent_gets_nothing_until_it_runs_again,
     a_poll_for_the_head_alone_takes_nothing,
@@ -182,9 +184,48 @@ async fn a_poll_takes_no_more_than_it_asked_for(node: TestNode) {
     assert_eq!(size(&last), (1, 0));
     let history = last["messages"][0]["history"].as_array().unwrap();
     assert_eq!(history.len(), 10, "the lines before it, and no more");
+    poll(&node, &ben, "?max_bytes=4194305").await;
     for wrong in ["?limit=0", "?limit=101", "?wait=61", "?lease=9", "?max_bytes=1"] {
         node.get(&format!("{POLL}{wrong}")).with_key(&ben).await.expect_error(422, "validation_error");
     }
+}
+
+async fn each_message_comes_with_the_lines_before_it(database: Database) {
+    let node = TestNode::with(database, |config| config.mailbox.history_lines = 2);
+    let (_, ann) = node.agent("ann").await;
+    let (_, ben) = node.agent("ben").await;
+    let (_, eve) = node.agent("eve").await;
+    for text in ["1", "2", "3", "4", "5"] {
+        send(&node, &ann, "ben", text).await;
+    }
+    // In another conversation.
+    send(&node, &eve, "ben", "a").await;
+    let said = |polled: &[Value]| -> Vec<(String, Vec<String>)> {
+        let text = |line: &Value| line["content"].as_str().unwrap().to_owned();
+        let before =
+            |message: &Value| -> Vec<String> { message["history"].as_array().unwrap().iter().map(text).collect() };
+        let mut said: Vec<_> = polled.iter().map(|message| (text(message), before(message))).collect();
+        said.sort();
+        said
+    };
+    let expected = |list: &[(&str, &[&str])]| -> Vec<(String, Vec<String>)> {
+        let owned = |texts: &[&str]| -> Vec<String> { texts.iter().map(|text| (*text).to_owned()).collect() };
+        list.iter().map(|&(text, before)| (text.to_owned(), owned(before))).collect()
+    };
+    let first = messages(&node, &ben, "?lease=10").await;
+    let close: [(&str, &[&str]); 6] =
+        [("1", &[]), ("2", &["1"]), ("3", &["1", "2"]), ("4", &["2", "3"]), ("5", &["3", "4"]), ("a", &[])];
+    assert_eq!(said(&first), expected(&close));
+    // Those that come again are far from each other.
+    for message in first.iter().filter(|message| ["2", "3", "4"].contains(&message["content"].as_str().unwrap())) {
+        let body = json!({ "message_id": message["id"], "result": "done" });
+        assert_eq!(report(&node, &ben, body).await.0, 200);
+    }
+    node.clock.advance_ms(10_000);
+    fire(&node).await;
+    send(&node, &ann, "ben", "6").await;
+    let far: [(&str, &[&str]); 4] = [("1", &[]), ("5", &["3", "4"]), ("6", &["done", "done"]), ("a", &[])];
+    assert_eq!(said(&messages(&node, &ben, "").await), expected(&far));
 }
 
 async fn a_mailbox_is_read_again_after_it_has_left_memory(node: TestNode) {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clawbroker::actors::agent_mailbox::{Answer, Ask, OpenMailbox, Poll};
 use clawbroker::domain::event::{Event, Publish};
+use clawbroker::domain::time::iso;
 use clawbroker::domain::user::Role;
 use clawbroker::http::auth::digest;
 use futures_util::StreamExt;
@@ -14,6 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{POLL, messages, poll, send};
+use crate::harness::test_store::START_MS;
 use crate::harness::{Broker, Database};
 use crate::routes::{Reply, TestNode};
 
@@ -22,6 +24,10 @@ on_both_databases!(
     whoever_has_gone_is_passed_over,
     a_hand_out_that_nobody_takes_comes_again,
     a_wait_ends_without_a_message,
+    a_wait_is_no_slow_answer,
+    a_revoked_key_waits_no_more,
+    an_expired_key_gets_no_mail,
+    a_mailbox_that_cannot_be_read_is_not_empty,
     only_so_many_may_wait,
     a_paused_agent_may_wait_until_it_runs,
     a_connection_that_was_closed_waits_no_more,
@@ -87,9 +93,10 @@ async fn whoever_has_gone_is_passed_over(node: TestNode) {
 
 /// Asks the mailbox of the agent with this key as a poll does.
 async fn ask(node: &TestNode, key: &str) -> Answer {
-    let agent = node.state.directory.agents().key(&digest(key), 0).expect("a key").agent.clone();
-    let card = node.state.mailboxes.send(OpenMailbox(agent)).await.expect("an answer").expect("it opens");
-    let ask = Ask { rows: 10, bytes: 1_024, lease_ms: 60_000, waits: true, explicit_ack: false };
+    let key = node.state.directory.agents().key(&digest(key), 0).expect("a key");
+    let card = node.state.mailboxes.send(OpenMailbox(key.agent.clone())).await.expect("an answer").expect("it opens");
+    let key_id = key.key_id;
+    let ask = Ask { key_id, rows: 10, bytes: 1_024, lease_ms: 60_000, waits: true, explicit_ack: false };
     let (reply, answer) = oneshot::channel();
     card.poll(Poll { ask, reply }).expect("there is room");
     timeout(LONG, answer).await.expect("in time").expect("the mailbox is there").expect("nothing failed")
@@ -117,6 +124,67 @@ async fn a_wait_ends_without_a_message(node: TestNode) {
     let polled = poll(&node, &ben, "?wait=1").await;
     assert_eq!((&polled["messages"], &polled["paused"]), (&json!([]), &json!(false)));
     assert_eq!(waiting(&node), 0);
+}
+
+async fn a_wait_is_no_slow_answer(node: TestNode) {
+    let (_, ben) = node.agent("ben").await;
+    let counted = async || {
+        let metrics = node.get("/metrics").by(Role::Viewer).await.expect_status(200).text;
+        let mut lines = metrics.lines();
+        let line = lines.find(|line| line.starts_with("clawbroker_request_seconds_count{family=\"mailbox\"}"));
+        line.expect("it is counted").to_owned()
+    };
+    poll(&node, &ben, "").await;
+    let before = counted().await;
+    poll(&node, &ben, "?wait=1").await;
+    assert_eq!(counted().await, before);
+    poll(&node, &ben, "").await;
+    assert_ne!(counted().await, before);
+}
+
+async fn a_revoked_key_waits_no_more(node: TestNode) {
+    let (_, ann) = node.agent("ann").await;
+    let (id, old) = node.agent("ben").await;
+    let new = node.agent_key(&id).await;
+    let of_old = parked(&node, &old, 1).await;
+    let of_new = parked(&node, &new, 2).await;
+    let keys = format!("/api/admin/agents/{id}/keys");
+    let list = node.get(&keys).by(Role::Admin).await.expect_status(200).json;
+    let oldest = list["items"][1]["id"].as_str().unwrap();
+    node.delete(&format!("{keys}/{oldest}")).by(Role::Admin).await.expect_status(200);
+    let refused = timeout(LONG, of_old).await.expect("an answer").expect_error(401, "unauthenticated");
+    assert_eq!(refused.json["detail"], "Invalid API key");
+    send(&node, &ann, "ben", "hello").await;
+    let got = timeout(LONG, of_new).await.expect("an answer").expect_status(200).json;
+    assert_eq!(got["messages"][0]["delivery_attempt"], 1, "{got}");
+}
+
+async fn an_expired_key_gets_no_mail(node: TestNode) {
+    let (_, ann) = node.agent("ann").await;
+    let (id, lasting) = node.agent("ben").await;
+    let body = json!({ "expires_at": iso(START_MS + 1_000) });
+    let path = format!("/api/admin/agents/{id}/keys");
+    let made = node.post(&path).json(&body).by(Role::Admin).await.expect_status(201).json;
+    let waits = parked(&node, made["api_key"].as_str().unwrap(), 1).await;
+    node.clock.advance_ms(1_000);
+    send(&node, &ann, "ben", "hello").await;
+    timeout(LONG, waits).await.expect("an answer").expect_error(401, "unauthenticated");
+    assert_eq!(messages(&node, &lasting, "").await[0]["delivery_attempt"], 1);
+}
+
+async fn a_mailbox_that_cannot_be_read_is_not_empty(node: TestNode) {
+    let (_, ann) = node.agent("ann").await;
+    let (_, ben) = node.agent("ben").await;
+    send(&node, &ann, "ben", "hello").await;
+    // All that may read in the background on the test's four connections.
+    let readers = node.state.store.readers();
+    let places = [readers.background_place().await.expect("one"), readers.background_place().await.expect("two")];
+    for query in ["?wait=1", ""] {
+        node.get(&format!("{POLL}{query}")).with_key(&ben).await.expect_error(503, "store_busy");
+    }
+    drop(places);
+    // Those who have gone meanwhile cost no attempt.
+    assert_eq!(poll(&node, &ben, "?wait=30").await["messages"][0]["delivery_attempt"], 1);
 }
 
 async fn only_so_many_may_wait(database: Database) {
