@@ -332,9 +332,8 @@ impl Handler<DeliveriesReady> for Supervisor {
         for (topic, delivery) in msg.0 {
             if let Some(gateway_id) = &topic.gateway_id {
                 self.to_link(gateway_id, DeliveryMoved { delivery: Arc::new(delivery), line: None });
-            } else {
-                self.parts.directory.agents().cards().ready(delivery);
             }
+            // A mailbox has heard of it by its event, and looks at the clock itself.
         }
     }
 }

@@ -12,7 +12,6 @@ use super::Told;
 use super::card::{Card, Place};
 use crate::actors::directory::{read, write};
 use crate::actors::messages::Observe;
-use crate::domain::delivery::Delivery;
 use crate::domain::event::Event;
 use crate::domain::ids::{AgentId, PartyId};
 
@@ -85,13 +84,6 @@ impl Cards {
         }
         for (card, told) in news.into_values() {
             card.tell(told);
-        }
-    }
-
-    /// Tells a mailbox that the wait of a delivery is over.
-    pub fn ready(&self, delivery: Delivery) {
-        if let Some(card) = read(&self.open).by_party.get(&delivery.recipient_id) {
-            card.tell(vec![Told::Delivery(Arc::new(delivery), None)]);
         }
     }
 

@@ -1,6 +1,4 @@
 //! The beginning of a mailbox: its open deliveries are read page by page, and what comes meanwhile waits behind them.
-use std::time::Duration;
-
 use actix::prelude::*;
 
 use super::{AgentMailbox, Poll, Told};
@@ -12,8 +10,6 @@ use crate::store::{Store, agents};
 
 /// Deliveries read at a time, so that nobody else waits long for the connection.
 const PAGE: i64 = 1_000;
-/// Wait after a read that failed.
-const RETRY: Duration = Duration::from_millis(500);
 
 /// How far a mailbox has come.
 pub(super) enum Phase {
@@ -62,7 +58,7 @@ impl Phase {
 impl AgentMailbox {
     pub(super) fn load(&mut self, ctx: &mut Context<Self>) {
         let (store, id) = (self.parts.store.clone(), self.card.agent_id);
-        async move { store.readers().read_in_background(move |db| agents::get(db, id)).await }
+        async move { store.read(move |db| agents::get(db, id)).await }
             .into_actor(self)
             .map(|found, this, ctx| match found {
                 Ok(Some(agent)) => {
@@ -71,7 +67,7 @@ impl AgentMailbox {
                 }
                 // It was removed while its call was on the way.
                 Ok(None) => this.leave(ctx),
-                Err(error) => this.load_later(&error, Self::load, ctx),
+                Err(error) => this.give_up(&error, ctx),
             })
             .spawn(ctx);
     }
@@ -91,19 +87,21 @@ impl AgentMailbox {
                         _ => this.be_ready(ctx),
                     }
                 }
-                Err(error) => this.load_later(&error, move |this, ctx| this.load_page(after_n, ctx), ctx),
+                Err(error) => this.give_up(&error, ctx),
             })
             .spawn(ctx);
     }
 
-    fn load_later(
-        &self,
-        error: &Error,
-        again: impl FnOnce(&mut Self, &mut Context<Self>) + 'static,
-        ctx: &mut Context<Self>,
-    ) {
+    /// Ends a mailbox that cannot be read; the next call opens it anew.
+    fn give_up(&mut self, error: &Error, ctx: &mut Context<Self>) {
         log::warn!("the messages of an agent could not be read: {}", error.cause());
-        ctx.run_later(RETRY, again);
+        if let Phase::Loading { polls, .. } = &mut self.phase {
+            for poll in polls.drain(..) {
+                // Whoever asked may have gone.
+                let _ = poll.reply.send(Err(Error::store_busy()));
+            }
+        }
+        self.leave(ctx);
     }
 
     fn be_ready(&mut self, ctx: &mut Context<Self>) {
@@ -118,5 +116,5 @@ impl AgentMailbox {
 }
 
 async fn page(store: Store, party: PartyId, after_n: i64) -> Result<Vec<Stored>, Error> {
-    store.readers().read_in_background(move |db| deliveries::open_of_recipient(db, party, after_n, PAGE)).await
+    store.read(move |db| deliveries::open_of_recipient(db, party, after_n, PAGE)).await
 }

@@ -47,8 +47,8 @@ pub use self::ticket::{Leased, Ticket};
 
 /// Calls that may wait to be handled; more are refused with `store_busy`.
 const CALLS_MAX: usize = 4_096;
-/// Longest sleep until the next delivery is available.
-const SLEEP_MAX: Duration = Duration::from_secs(3_600);
+/// Longest sleep until the next delivery is available; the clock may be set meanwhile.
+const SLEEP_MAX: Duration = Duration::from_secs(60);
 
 /// Open the mailbox of an agent, or find it open.
 #[derive(Message)]
@@ -268,6 +268,8 @@ impl AgentMailbox {
             .map(move |found, this, ctx| {
                 let now_ms = this.now_ms();
                 match found {
+                    // Whoever has gone would cost an attempt.
+                    _ if reply.is_closed() => drop(this.state.taken_back(&ids_of(&picked), now_ms)),
                     Ok(lines) => {
                         let left = picked.fill(&lines, ask.bytes);
                         if picked.items.is_empty() {
@@ -316,6 +318,7 @@ impl AgentMailbox {
         if poll.reply.is_closed() {
             return;
         }
+        self.state.on_time(self.now_ms());
         if self.may_hand_out() {
             self.hand_out(poll.reply, poll.ask, ctx);
         } else {
@@ -334,6 +337,7 @@ impl Actor for AgentMailbox {
     fn started(&mut self, ctx: &mut Self::Context) {
         self.load(ctx);
         ctx.run_interval(Duration::from_secs(self.parts.config.idle_s), |this, ctx| {
+            this.waiting.sweep();
             let is_idle = !this.card.take_call() && this.waiting.len() == 0 && this.state.handing_out() == 0;
             if is_idle && this.phase.is_ready() {
                 this.leave(ctx);

@@ -305,7 +305,7 @@ impl State {
         self.handing_out
     }
 
-    /// Returns when the next one is available. The scheduler tells that, too, but not of what was refused.
+    /// Returns when the next one is available. Nobody else tells.
     pub(super) fn next_at(&self) -> Option<i64> {
         self.later.first().map(|(at, _)| *at)
     }

@@ -85,6 +85,9 @@ impl Ticket {
                 return Err(error);
             }
             Err(_) => {
+                // The writer's thread has ended; if the node goes on, nobody else tells what was leased.
+                self.give_back(self.items.iter().map(|item| (item.delivery, None)).collect());
+                self.card.refused(Refused(self.items.iter().map(|item| item.delivery).collect()));
                 return Err(Error::new(ErrorCode::ShuttingDown, "the server is stopping; repeat the call"));
             }
         };

@@ -25,9 +25,14 @@ impl<T, W> Waiting<T, W> {
     pub(super) fn push(&mut self, reply: Sender<T>, want: W) {
         self.queue.push_back((reply, want));
         if self.queue.len() >= self.sweep_at {
-            self.queue.retain(|(reply, _)| !reply.is_closed());
-            self.sweep_at = (2 * self.queue.len()).max(SWEEP_MIN);
+            self.sweep();
         }
+    }
+
+    /// Takes out the polls that have gone.
+    pub(super) fn sweep(&mut self) {
+        self.queue.retain(|(reply, _)| !reply.is_closed());
+        self.sweep_at = (2 * self.queue.len()).max(SWEEP_MIN);
     }
 
     /// Takes out the poll that has waited longest and is still there.

@@ -12,15 +12,13 @@ use super::key::KeyCall;
 use super::message::{self, Message, Room};
 use crate::actors::agent_mailbox::Ask;
 use crate::config::MailboxConfig;
-use crate::domain::agent::{AgentState, KeyFacts};
+use crate::domain::agent::{AgentState, KeyFacts, LEASE_S};
 use crate::domain::error::Error;
 use crate::http::error::ErrorBody;
 use crate::http::page;
 use crate::http::request::Waits;
 use crate::http::state::AppState;
 
-/// What a poll may say of its lease; the same is allowed for an agent.
-const LEASE_S: std::ops::RangeInclusive<u32> = 10..=43_200;
 /// Fewest bytes of text that a poll may allow; one message always comes.
 const BYTES_MIN: u32 = 1_024;
 /// Longest wait, in seconds, and most messages that a poll may ask for; the settings may give less.

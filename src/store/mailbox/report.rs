@@ -69,17 +69,22 @@ impl Report {
         if mail.stored.delivery.clone().apply(&action, tx.now_ms())? == Applied::Repeated {
             return Ok(Reported { repeated: true, reply: None });
         }
+        let conversation_id = mail.stored.delivery.conversation_id;
+        tx.owner(conversation_id).map_err(|error| match error.code() {
+            ErrorCode::NotFound => Error::new(ErrorCode::DeliveryEnded, "the conversation of this message was deleted"),
+            _ => error,
+        })?;
         let reporter = tx.party(self.reporter.party_id)?.ok_or_else(|| Error::corrupt("an agent without its party"))?;
         let asker = tx.party(mail.sender_id)?.ok_or_else(|| Error::corrupt("a message without its sender's party"))?;
         let asker = tx.agent_of(&asker)?;
-        let delivery = deliveries::apply_to(tx, mail.stored, &action, true)?;
+        deliveries::apply_to(tx, mail.stored, &action, true)?;
         let new = NewLine {
             kind: Some(MessageKind::Reply),
             in_reply_to: Some(self.message_id),
             hops: mail.hops,
             ..NewLine::text(MessageRole::Assistant, reporter, self.result.as_str())
         };
-        let reply = append(tx, delivery.conversation_id, new)?;
+        let reply = append(tx, conversation_id, new)?;
         // A person sees the line; an agent that was removed meanwhile gets nothing.
         if let Some(asker) = asker {
             deliver(tx, &reply, &asker, DeliveryOptions::default(), self.limits)?;

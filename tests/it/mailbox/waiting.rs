@@ -176,13 +176,11 @@ async fn a_mailbox_that_cannot_be_read_is_not_empty(node: TestNode) {
     let (_, ann) = node.agent("ann").await;
     let (_, ben) = node.agent("ben").await;
     send(&node, &ann, "ben", "hello").await;
-    // All that may read in the background on the test's four connections.
-    let readers = node.state.store.readers();
-    let places = [readers.background_place().await.expect("one"), readers.background_place().await.expect("two")];
+    let held = node.hold_readers().await;
     for query in ["?wait=1", ""] {
         node.get(&format!("{POLL}{query}")).with_key(&ben).await.expect_error(503, "store_busy");
     }
-    drop(places);
+    held.let_go().await;
     // Those who have gone meanwhile cost no attempt.
     assert_eq!(poll(&node, &ben, "?wait=30").await["messages"][0]["delivery_attempt"], 1);
 }

@@ -1,14 +1,9 @@
 //! The admin API: agents and their keys.
-use std::sync::mpsc;
-
-use clawbroker::domain::error::Error;
 use clawbroker::domain::user::Role;
-use clawbroker::store::Db;
-use futures_util::future::{join_all, poll_immediate};
 use serde_json::{Value, json};
 
 use super::TestNode;
-use super::node::{READERS, Reply};
+use super::node::Reply;
 
 on_both_databases!(
     an_agent_is_registered_changed_and_removed,
@@ -75,24 +70,10 @@ async fn an_agent_is_registered_changed_and_removed(node: TestNode) {
 
 async fn what_is_done_is_not_denied_because_nobody_can_read(node: TestNode) {
     node.token("operator", Role::Operator).await;
-    let (mut gates, mut reads) = (Vec::new(), Vec::new());
-    for _ in 0..READERS {
-        let (gate, opened) = mpsc::channel::<()>();
-        let store = node.state.store.clone();
-        let mut read = Box::pin(async move {
-            // Nothing is ever sent: the error is what ends the wait.
-            store.read(move |_: &mut Db| Ok::<_, Error>(opened.recv().unwrap_err())).await
-        });
-        assert!(poll_immediate(&mut read).await.is_none(), "it holds its connection");
-        gates.push(gate);
-        reads.push(read);
-    }
+    let held = node.hold_readers().await;
     let made = create(&node, json!({ "name": "ann" })).await.expect_status(201).json;
     let one = format!("{AGENTS}/{}", made["id"].as_str().unwrap());
-    drop(gates);
-    for read in join_all(reads).await {
-        read.expect("it waited as long as it took");
-    }
+    held.let_go().await;
     assert_eq!(node.get(&one).by(Role::Operator).await.expect_status(200).json, made);
     // A change counts first.
     let (_, ben) = node.agent("ben").await;

@@ -3,7 +3,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::atomic::AtomicI64;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -34,14 +34,15 @@ use clawbroker::http::state::AppState;
 use clawbroker::store::audit::Actor;
 use clawbroker::store::users::{self, AddToken, AddUser};
 use clawbroker::store::vault::Vault;
-use clawbroker::store::{Store, WriterParts, spawn_writer};
+use clawbroker::store::{Db, Store, WriterParts, spawn_writer};
+use futures_util::future::{join_all, poll_immediate};
 use serde_json::Value;
 
 use crate::harness::Database;
 use crate::harness::test_store::{START_MS, roomy};
 
 /// Connections that the node reads with.
-pub(crate) const READERS: u32 = 4;
+const READERS: u32 = 4;
 
 /// What the links were asked, and what they answer.
 #[derive(Default)]
@@ -424,5 +425,41 @@ impl Reply {
     pub(crate) fn fields(&self) -> Vec<&str> {
         let items = self.json["error"]["details"]["items"].as_array().map(Vec::as_slice).unwrap_or_default();
         items.iter().map(|item| item["field"].as_str().unwrap_or_default()).collect()
+    }
+}
+
+/// Reads that hold every connection for reading until they are let go.
+pub(crate) struct HeldReaders {
+    gates: Vec<mpsc::Sender<()>>,
+    reads: Vec<LocalBoxFuture<Result<(), Error>>>,
+}
+
+impl TestNode {
+    /// Has nobody else read for a while.
+    pub(crate) async fn hold_readers(&self) -> HeldReaders {
+        let mut held = HeldReaders { gates: Vec::new(), reads: Vec::new() };
+        for _ in 0..READERS {
+            let (gate, opened) = mpsc::channel();
+            let store = self.state.store.clone();
+            let query = move |_: &mut Db| {
+                // Nothing is ever sent: the error is what ends the wait.
+                opened.recv().unwrap_err();
+                Ok::<_, Error>(())
+            };
+            let mut read: LocalBoxFuture<_> = Box::pin(async move { store.read(query).await });
+            assert!(poll_immediate(&mut read).await.is_none(), "it holds its connection");
+            held.gates.push(gate);
+            held.reads.push(read);
+        }
+        held
+    }
+}
+
+impl HeldReaders {
+    pub(crate) async fn let_go(self) {
+        drop(self.gates);
+        for read in join_all(self.reads).await {
+            read.expect("it waited as long as it took");
+        }
     }
 }
