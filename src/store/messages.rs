@@ -160,12 +160,11 @@ pub(super) fn by_key(tx: &mut Tx<'_>, sender: PartyId, key: &str) -> Result<Opti
     Ok(stored_by_key(db, sender, key)?.map(|(id, hash)| (id, hash.unwrap_or_default())))
 }
 
+/// A line that was found by its key, with the digest that the key came with.
+pub(super) type Keyed = (MessageId, Option<Vec<u8>>);
+
 /// The same among what has been written.
-pub(super) fn stored_by_key(
-    db: &mut Db,
-    sender: PartyId,
-    key: &str,
-) -> Result<Option<(MessageId, Option<Vec<u8>>)>, Error> {
+pub(super) fn stored_by_key(db: &mut Db, sender: PartyId, key: &str) -> Result<Option<Keyed>, Error> {
     let found: Option<(Vec<u8>, Option<Vec<u8>>)> = messages::table
         .filter(messages::sender_id.eq(sender.as_bytes().as_slice()).and(messages::idem_key.eq(key)))
         .select((messages::id, messages::idem_hash))
