@@ -83,7 +83,6 @@ pub fn route(event: &Event) -> Route {
         | Event::SessionRefused { .. }
         | Event::Live { .. }
         | Event::Link { .. }
-        | Event::OutcomeUnknown
         | Event::SteppedDown => Route::Nobody,
     }
 }

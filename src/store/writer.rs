@@ -11,8 +11,7 @@
 //! - LIM-1: both lanes are bounded; a full one answers `store_busy`.
 //! - D5: on PostgreSQL each transaction checks that this node is still the active one.
 //! - D12: after an I/O error or a commit of unknown outcome the connection is opened anew and the log
-//!   carried over into the file before anything else; nothing is tried again. If it may have been committed, that is told:
-//!   what was not heard of then must be read.
+//!   carried over into the file before anything else; nothing is tried again.
 mod job;
 
 use std::sync::Arc;
@@ -29,7 +28,7 @@ use super::open::Opener;
 use super::tx::{Command, Tx};
 use crate::domain::clock::Clock;
 use crate::domain::error::{Error, ErrorCode};
-use crate::domain::event::{Event, Publish};
+use crate::domain::event::Publish;
 
 /// How the writer works; the numbers come from `config/store.rs`.
 #[derive(Clone, Debug)]
@@ -172,7 +171,7 @@ struct Worker {
 
 /// How a batch ended.
 enum Ended {
-    Committed(Vec<Event>),
+    Committed(Vec<crate::domain::event::Event>),
     /// A command failed after it had written: repeat with savepoints.
     Repeat,
     /// Nothing was written; all get this error's like.
@@ -184,8 +183,6 @@ enum Ended {
 enum Fate {
     Keep,
     Reopen,
-    /// It may have been committed all the same: reopen, and say so.
-    Doubt,
 }
 
 impl Worker {
@@ -262,14 +259,11 @@ impl Worker {
                 for job in batch.iter_mut() {
                     job.refuse(copy_of(&error));
                 }
-                if fate != Fate::Keep {
+                if fate == Fate::Reopen {
                     // Dropping the connection rolls back whatever it held.
                     self.db = None;
                     self.memory.clear();
                     self.seed.stats.broken.store(1, Ordering::Relaxed);
-                }
-                if fate == Fate::Doubt {
-                    self.seed.parts.publish.publish(vec![Event::OutcomeUnknown]);
                 }
             }
         }
@@ -359,7 +353,7 @@ impl Worker {
                     dialect::Fault::NoSpace | dialect::Fault::Damaged => Ended::Failed(error.into(), Fate::Reopen),
                     dialect::Fault::Statement | dialect::Fault::Locked | dialect::Fault::Broken => {
                         log::error!("a commit failed with an unknown outcome, the connection is opened anew: {error}");
-                        Ended::Failed(unknown_outcome(), Fate::Doubt)
+                        Ended::Failed(unknown_outcome(), Fate::Reopen)
                     }
                 }
             }

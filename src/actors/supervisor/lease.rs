@@ -154,19 +154,6 @@ impl Supervisor {
     /// Another node speaks for the database now: stop acting, and stand by.
     pub(super) fn step_down(&mut self, ctx: &mut Context<Self>) {
         log::warn!("this node has lost its lease and stands by");
-        self.stop_acting(ctx);
-    }
-
-    /// Something may have been committed that nobody was told of: begin anew from what is stored (D12).
-    pub(super) fn begin_anew(&mut self, ctx: &mut Context<Self>) {
-        if self.parts.directory.is_active() && !self.stopping {
-            log::warn!("what was committed last is not known; this node begins anew from what is stored");
-            self.stop_acting(ctx);
-        }
-    }
-
-    /// Stops everything that acts for the database, and asks for the lease again.
-    fn stop_acting(&mut self, ctx: &mut Context<Self>) {
         self.lease_round += 1;
         self.parts.directory.set_active(false);
         self.parts.directory.set_lease_until(0, None);
