@@ -20,7 +20,7 @@ use crate::http::request::Waits;
 use crate::http::state::AppState;
 
 /// Fewest bytes of text that a poll may allow; one message always comes.
-const BYTES_MIN: u32 = 1_024;
+const BYTES_MIN: i64 = 1_024;
 /// Longest wait, in seconds, and most messages that a poll may ask for; the settings may give less.
 const WAIT_MAX_S: u32 = 60;
 const ROWS_MAX: usize = 100;
@@ -38,7 +38,7 @@ pub(super) struct Asked {
     limit: Option<u32>,
     /// Bytes of text at most, with the lines before the messages; one message always comes.
     #[param(minimum = 1024)]
-    max_bytes: Option<u32>,
+    max_bytes: Option<i64>,
     /// Seconds for which the messages are not handed out again.
     #[param(minimum = 10, maximum = 43200)]
     lease: Option<u32>,
@@ -76,13 +76,15 @@ impl Asked {
     fn ask(&self, key: &KeyFacts, config: &MailboxConfig) -> Result<(Ask, Duration), Error> {
         let wait = within("wait", self.wait, 0..=WAIT_MAX_S)?.unwrap_or(0).min(config.poll_wait_max_s);
         let rows = page::rows(self.limit, config.poll_rows_default, ROWS_MAX)?;
-        let bytes = within("max_bytes", self.max_bytes, BYTES_MIN..=u32::MAX)?;
+        let bytes = within("max_bytes", self.max_bytes, BYTES_MIN..=i64::MAX)?;
         let own = key.agent.lease_seconds.and_then(|seconds| u32::try_from(seconds).ok());
         let lease_s = within("lease", self.lease, LEASE_S)?.or(own).unwrap_or(config.lease_s);
         let ask = Ask {
             key_id: key.key_id,
             rows: rows.min(config.poll_rows_max),
-            bytes: bytes.map_or(config.poll_bytes_max, |bytes| config.poll_bytes_max.min(bytes as usize)),
+            bytes: bytes.map_or(config.poll_bytes_max, |bytes| {
+                config.poll_bytes_max.min(usize::try_from(bytes).unwrap_or(usize::MAX))
+            }),
             lease_ms: i64::from(lease_s) * 1_000,
             waits: wait > 0,
             explicit_ack: self.ack == Some(Ack::Explicit),
@@ -91,8 +93,12 @@ impl Asked {
     }
 }
 
-fn within(field: &str, value: Option<u32>, allowed: std::ops::RangeInclusive<u32>) -> Result<Option<u32>, Error> {
-    if value.is_none_or(|value| allowed.contains(&value)) {
+fn within<T: PartialOrd + std::fmt::Display>(
+    field: &str,
+    value: Option<T>,
+    allowed: std::ops::RangeInclusive<T>,
+) -> Result<Option<T>, Error> {
+    if value.as_ref().is_none_or(|value| allowed.contains(value)) {
         return Ok(value);
     }
     let message = format!("`{field}` must be a number from {} to {}", allowed.start(), allowed.end());
@@ -205,7 +211,7 @@ mod tests {
             poll_bytes_max: 2_048,
             ..MailboxConfig::default()
         };
-        let most = Asked { wait: Some(60), limit: Some(100), max_bytes: Some(u32::MAX), ..asked() };
+        let most = Asked { wait: Some(60), limit: Some(100), max_bytes: Some(i64::MAX), ..asked() };
         let (ask, wait) = most.ask(&key(None), &config).expect("it is capped");
         assert_eq!((ask.rows, ask.bytes, wait), (3, 2_048, Duration::from_secs(5)));
     }
