@@ -113,17 +113,6 @@ pub fn by_slug(db: &mut Db, slug: &str) -> Result<Option<Agent>, Error> {
         .transpose()
 }
 
-/// Finds the agent that a party stands for.
-pub fn by_party(db: &mut Db, id: PartyId) -> Result<Option<Agent>, Error> {
-    agents::table
-        .filter(agents::party_id.eq(id.as_bytes().as_slice()).and(agents::deleted_at.is_null()))
-        .select(Row::as_select())
-        .first(db)
-        .optional()?
-        .map(Agent::try_from)
-        .transpose()
-}
-
 /// Finds at most `limit` agents that are called just so.
 pub fn by_name(db: &mut Db, name: &str, limit: i64) -> Result<Vec<Agent>, Error> {
     agents::table

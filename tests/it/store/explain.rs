@@ -273,7 +273,6 @@ async fn no_frequent_query_scans_a_table(database: Database) {
         ("one agent", Box::new(|db| agents::get(db, agent).map(drop))),
         ("agent by slug", Box::new(|db| agents::by_slug(db, "agent-7").map(drop))),
         ("agents of a name", Box::new(|db| agents::by_name(db, "Agent 7", 10).map(drop))),
-        ("agent of a party", Box::new(|db| agents::by_party(db, recipient).map(drop))),
         ("mailboxes", Box::new(|db| agents::mailboxes(db, &recipients).map(drop))),
         ("keys of an agent", Box::new(|db| agent_keys::of(db, agent, Some(key), 50).map(drop))),
         ("how many keys", Box::new(|db| agent_keys::count_of(db, agent).map(drop))),
