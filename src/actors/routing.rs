@@ -83,6 +83,7 @@ pub fn route(event: &Event) -> Route {
         | Event::SessionRefused { .. }
         | Event::Live { .. }
         | Event::Link { .. }
+        | Event::OutcomeUnknown
         | Event::SteppedDown => Route::Nobody,
     }
 }

@@ -302,6 +302,7 @@ impl Handler<StoreEvents> for Supervisor {
                 (Route::Link(id), Event::ConversationDeleted { topic, .. }) => {
                     self.to_link(&id, ConversationGone(topic.conversation_id));
                 }
+                (_, Event::OutcomeUnknown) => self.begin_anew(ctx),
                 // Before this node is active its links are not started; then they all are.
                 (Route::RestartLink { .. }, _) if !self.parts.directory.is_active() => {}
                 (Route::RestartLink { gateway_id, change }, _) => {

@@ -11,7 +11,8 @@
 //! - LIM-1: both lanes are bounded; a full one answers `store_busy`.
 //! - D5: on PostgreSQL each transaction checks that this node is still the active one.
 //! - D12: after an I/O error or a commit of unknown outcome the connection is opened anew and the log
-//!   carried over into the file before anything else; nothing is tried again.
+//!   carried over into the file before anything else; nothing is tried again. If it may have been committed, that is told
+//!   with the first commit that succeeds again: what was not heard of must be read then.
 mod job;
 
 use std::sync::Arc;
@@ -28,7 +29,7 @@ use super::open::Opener;
 use super::tx::{Command, Tx};
 use crate::domain::clock::Clock;
 use crate::domain::error::{Error, ErrorCode};
-use crate::domain::event::Publish;
+use crate::domain::event::{Event, Publish};
 
 /// How the writer works; the numbers come from `config/store.rs`.
 #[derive(Clone, Debug)]
@@ -153,7 +154,7 @@ pub fn queues(parts: WriterParts) -> (WriterHandle, WriterSeed) {
 impl WriterSeed {
     /// Starts the thread. It ends when all handles are gone and the queues are empty.
     pub fn start(&self) -> Result<std::thread::JoinHandle<()>, Error> {
-        let worker = Worker { seed: self.clone(), db: None, memory: Memory::default() };
+        let worker = Worker { seed: self.clone(), db: None, memory: Memory::default(), in_doubt: false };
         std::thread::Builder::new().name("store".into()).spawn(move || worker.run()).map_err(Error::internal)
     }
 
@@ -167,11 +168,13 @@ struct Worker {
     /// `None` before the first batch and after a fault, until it could be opened.
     db: Option<Db>,
     memory: Memory,
+    /// A batch may have been committed of which nobody was told; they are told when the store is well again.
+    in_doubt: bool,
 }
 
 /// How a batch ended.
 enum Ended {
-    Committed(Vec<crate::domain::event::Event>),
+    Committed(Vec<Event>),
     /// A command failed after it had written: repeat with savepoints.
     Repeat,
     /// Nothing was written; all get this error's like.
@@ -183,6 +186,8 @@ enum Ended {
 enum Fate {
     Keep,
     Reopen,
+    /// It may have been committed all the same: reopen, and say so.
+    Doubt,
 }
 
 impl Worker {
@@ -244,7 +249,10 @@ impl Worker {
             ended => ended,
         };
         match ended {
-            Ended::Committed(events) => {
+            Ended::Committed(mut events) => {
+                if std::mem::take(&mut self.in_doubt) {
+                    events.insert(0, Event::OutcomeUnknown);
+                }
                 self.seed.stats.commits_total.fetch_add(1, Ordering::Relaxed);
                 self.seed.stats.broken.store(0, Ordering::Relaxed);
                 self.seed.stats.last_commit_at.store(self.seed.parts.clock.now_ms(), Ordering::Relaxed);
@@ -259,12 +267,13 @@ impl Worker {
                 for job in batch.iter_mut() {
                     job.refuse(copy_of(&error));
                 }
-                if fate == Fate::Reopen {
+                if fate != Fate::Keep {
                     // Dropping the connection rolls back whatever it held.
                     self.db = None;
                     self.memory.clear();
                     self.seed.stats.broken.store(1, Ordering::Relaxed);
                 }
+                self.in_doubt |= fate == Fate::Doubt;
             }
         }
     }
@@ -353,7 +362,7 @@ impl Worker {
                     dialect::Fault::NoSpace | dialect::Fault::Damaged => Ended::Failed(error.into(), Fate::Reopen),
                     dialect::Fault::Statement | dialect::Fault::Locked | dialect::Fault::Broken => {
                         log::error!("a commit failed with an unknown outcome, the connection is opened anew: {error}");
-                        Ended::Failed(unknown_outcome(), Fate::Reopen)
+                        Ended::Failed(unknown_outcome(), Fate::Doubt)
                     }
                 }
             }

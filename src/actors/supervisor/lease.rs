@@ -154,6 +154,20 @@ impl Supervisor {
     /// Another node speaks for the database now: stop acting, and stand by.
     pub(super) fn step_down(&mut self, ctx: &mut Context<Self>) {
         log::warn!("this node has lost its lease and stands by");
+        self.stop_acting(ASK, ctx);
+    }
+
+    /// Something may have been committed that nobody was told of: begin anew from what is stored (D12).
+    pub(super) fn begin_anew(&mut self, ctx: &mut Context<Self>) {
+        if self.parts.directory.is_active() && !self.stopping {
+            log::warn!("what was committed before a fault is not known; this node begins anew from what is stored");
+            // Nobody else wants the lease; the database had a fault, that is all.
+            self.stop_acting(Duration::ZERO, ctx);
+        }
+    }
+
+    /// Stops everything that acts for the database, and asks for the lease again after a while.
+    fn stop_acting(&mut self, ask_after: Duration, ctx: &mut Context<Self>) {
         self.lease_round += 1;
         self.parts.directory.set_active(false);
         self.parts.directory.set_lease_until(0, None);
@@ -162,6 +176,6 @@ impl Supervisor {
         self.stop_children();
         self.parts.hubs.publish(vec![Event::SteppedDown]);
         self.standby_said = false;
-        self.set_lease_timer(ASK, Self::ask_for_lease, ctx);
+        self.set_lease_timer(ask_after, Self::ask_for_lease, ctx);
     }
 }

@@ -6,7 +6,7 @@ use clawbroker::domain::user::Role;
 use clawbroker::store::audit::Actor;
 use clawbroker::store::conversations::{NewSession, OpenSession};
 use clawbroker::store::users::AddUser;
-use clawbroker::store::{Command, Lane, Tx};
+use clawbroker::store::{Command, Db, Lane, Tx};
 
 use crate::harness::{Kind, TestStore, question, session_name, sql};
 
@@ -91,6 +91,52 @@ async fn a_lost_disk_refuses_the_batch_and_reopens(store: TestStore) {
     assert_eq!((stats.opened_total.load(Ordering::Relaxed), stats.broken.load(Ordering::Relaxed)), (2, 0));
 }
 
+/// D12: a commit that fails may have been made; whoever lives by events must hear of it, and goes on afterwards.
+async fn a_commit_of_unknown_outcome_is_told(store: TestStore) {
+    {
+        let mut db = store.database.connect();
+        match db {
+            // What is deferred fails the commit itself.
+            Db::Sqlite(_) => {
+                sql::run(&mut db, "CREATE TABLE parent (id BIGINT PRIMARY KEY)");
+                let reference = "REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED";
+                sql::run(&mut db, &format!("CREATE TABLE child (id BIGINT PRIMARY KEY, parent BIGINT {reference})"));
+                let insert = "INSERT INTO child VALUES (1, 1)";
+                sql::run(&mut db, &format!("CREATE TRIGGER trap AFTER INSERT ON users BEGIN {insert}; END"));
+            }
+            Db::Postgres(_) => {
+                let body = "BEGIN RAISE EXCEPTION 'not today'; END";
+                sql::run(&mut db, &format!("CREATE FUNCTION trap() RETURNS trigger LANGUAGE plpgsql AS $$ {body} $$"));
+                let when = "AFTER INSERT ON users DEFERRABLE INITIALLY DEFERRED FOR EACH ROW";
+                sql::run(&mut db, &format!("CREATE CONSTRAINT TRIGGER trap {when} EXECUTE FUNCTION trap()"));
+            }
+        }
+    }
+    let add = |name: &str| AddUser {
+        name: name.into(),
+        display_name: name.into(),
+        role: Role::Member,
+        password_hash: None,
+        actor: Actor::system(),
+        idem: None,
+        ensure: false,
+    };
+    store.told();
+    let error = store.write(add("ann")).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::StoreBusy, "{error}");
+    assert!(store.told().is_empty(), "the store is not well yet");
+    {
+        let mut db = store.database.connect();
+        let drop = if matches!(db, Db::Sqlite(_)) { "DROP TRIGGER trap" } else { "DROP TRIGGER trap ON users" };
+        sql::run(&mut db, drop);
+    }
+    store.write(add("ann")).await.unwrap();
+    assert_eq!(store.told(), ["OutcomeUnknown"]);
+    assert_eq!(store.number("SELECT count(*) AS value FROM users WHERE name = 'ann'").await, 1);
+    store.write(add("ben")).await.unwrap();
+    assert!(store.told().is_empty(), "once is enough");
+}
+
 /// A lock that another program holds on the file says nothing about the disk: the connection stays, and nothing waits for
 /// more than the lock.
 async fn a_lock_of_somebody_else_passes(store: TestStore) {
@@ -158,6 +204,7 @@ on_both_databases!(
     a_refusal_after_a_write_fails_alone,
     a_panic_fails_alone_and_the_writer_lives_on,
     a_lost_disk_refuses_the_batch_and_reopens,
+    a_commit_of_unknown_outcome_is_told,
     a_failed_read_does_not_take_its_neighbours_along,
     a_refusal_before_the_first_write_costs_no_replay,
 );
