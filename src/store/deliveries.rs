@@ -192,7 +192,19 @@ fn by_ids(db: &mut Db, ids: &[DeliveryId]) -> Result<Vec<Stored>, Error> {
         .order(deliveries::n.asc())
         .select(Row::as_select())
         .load(db)?;
-    rows.into_iter().map(Stored::try_from).collect()
+    Ok(readable(rows))
+}
+
+/// Leaves out what cannot be read, and says so: one damaged row must not hold up its neighbours (STO-3).
+fn readable(rows: Vec<Row>) -> Vec<Stored> {
+    let stored = |row: Row| {
+        let id = DeliveryId::try_from(row.id.as_slice());
+        Stored::try_from(row).inspect_err(|error| match id {
+            Ok(id) => log::error!("delivery `{id}` cannot be read and is left as it is: {}", error.cause()),
+            Err(_) => log::error!("a delivery cannot be read and is left as it is: {}", error.cause()),
+        })
+    };
+    rows.into_iter().filter_map(|row| stored(row).ok()).collect()
 }
 
 /// Reads the deliveries of a message, in order of acceptance.
@@ -237,13 +249,29 @@ pub(super) fn count_open_of_conversation(db: &mut Db, id: ConversationId) -> Res
 
 /// Reads open deliveries of a recipient after number `after_n`, in order of acceptance.
 pub fn open_of_recipient(db: &mut Db, id: PartyId, after_n: i64, limit: i64) -> Result<Vec<Stored>, Error> {
-    let rows = deliveries::table
+    open_rows(db, id, after_n, limit)?.into_iter().map(Stored::try_from).collect()
+}
+
+fn open_rows(db: &mut Db, id: PartyId, after_n: i64, limit: i64) -> Result<Vec<Row>, Error> {
+    Ok(deliveries::table
         .filter(deliveries::recipient_id.eq(id.as_bytes().as_slice()).and(open()).and(deliveries::n.gt(after_n)))
         .order(deliveries::n.asc())
         .limit(limit)
         .select(Row::as_select())
-        .load(db)?;
-    rows.into_iter().map(Stored::try_from).collect()
+        .load(db)?)
+}
+
+/// The same for whoever works through them: what cannot be read is left out, and said in the log. With the number after
+/// which the next page begins; `None` at the end.
+pub fn work_of_recipient(
+    db: &mut Db,
+    id: PartyId,
+    after_n: i64,
+    limit: i64,
+) -> Result<(Vec<Stored>, Option<i64>), Error> {
+    let rows = open_rows(db, id, after_n, limit)?;
+    let next = rows.last().filter(|_| rows.len() as i64 >= limit).map(|row| row.n);
+    Ok((readable(rows), next))
 }
 
 /// Reads what is due first: id and time, soonest first.

@@ -77,14 +77,14 @@ impl AgentMailbox {
         page(self.parts.store.clone(), self.card.party_id, after_n)
             .into_actor(self)
             .map(move |found, this, ctx| match found {
-                Ok(found) => {
+                Ok((found, next)) => {
                     let now_ms = this.now_ms();
                     for stored in &found {
                         this.state.on_delivery(&stored.delivery, None, now_ms);
                     }
-                    match found.last() {
-                        Some(last) if found.len() as i64 >= PAGE => this.load_page(last.delivery.n, ctx),
-                        _ => this.be_ready(ctx),
+                    match next {
+                        Some(after_n) => this.load_page(after_n, ctx),
+                        None => this.be_ready(ctx),
                     }
                 }
                 Err(error) => this.give_up(&error, ctx),
@@ -115,6 +115,6 @@ impl AgentMailbox {
     }
 }
 
-async fn page(store: Store, party: PartyId, after_n: i64) -> Result<Vec<Stored>, Error> {
-    store.read(move |db| deliveries::open_of_recipient(db, party, after_n, PAGE)).await
+async fn page(store: Store, party: PartyId, after_n: i64) -> Result<(Vec<Stored>, Option<i64>), Error> {
+    store.read(move |db| deliveries::work_of_recipient(db, party, after_n, PAGE)).await
 }

@@ -77,11 +77,10 @@ fn open_sessions(db: &mut Db, id: &GatewayId, party: PartyId) -> Result<Vec<Load
             session.1 = Some((turn, question));
         }
     }
-    let mut after_n = 0;
-    loop {
-        let open = deliveries::open_of_recipient(db, party, after_n, PAGE)?;
-        let Some(last) = open.last() else { break };
-        after_n = last.delivery.n;
+    let mut next = Some(0);
+    while let Some(after_n) = next {
+        let (open, more) = deliveries::work_of_recipient(db, party, after_n, PAGE)?;
+        next = more;
         let waiting: Vec<_> = open
             .into_iter()
             .map(|stored| stored.delivery)

@@ -33,14 +33,18 @@ fn mail((row, kind, sender_id, hops): MailRow) -> Result<Mail, Error> {
     Ok(Mail { stored: Stored::try_from(row)?, kind, sender_id: PartyId::try_from(sender_id.as_slice())?, hops })
 }
 
-/// Reads those of these that there are, in any order.
+/// Reads those of these that there are and can be read, in any order.
 pub(in crate::store) fn mail_by_ids(db: &mut Db, ids: &[DeliveryId]) -> Result<Vec<Mail>, Error> {
     let rows: Vec<MailRow> = deliveries::table
         .inner_join(messages::table.on(messages::id.eq(deliveries::message_id)))
         .filter(deliveries::id.eq_any(ids.iter().map(|id| id.as_bytes().as_slice())))
         .select((Row::as_select(), messages::kind, messages::sender_id, messages::hops))
         .load(db)?;
-    rows.into_iter().map(mail).collect()
+    let readable = |row: MailRow| {
+        // The others move all the same (STO-3).
+        mail(row).inspect_err(|error| log::error!("a delivery cannot be read and is left as it is: {}", error.cause()))
+    };
+    Ok(rows.into_iter().filter_map(|row| readable(row).ok()).collect())
 }
 
 /// Reads the delivery of a message to a recipient, open or not.

@@ -77,6 +77,34 @@ async fn what_was_accepted_by_a_later_clock_is_handed_out(store: TestStore) {
     assert_eq!(store.delivery(id).await.delivery.state, DeliveryState::Leased);
 }
 
+/// STO-3: it is left as it is, and its neighbours go on.
+async fn a_damaged_row_holds_nobody_up(store: TestStore) {
+    let (caller, conversation) = store.chat().await;
+    let mut ids = Vec::new();
+    for text in ["one", "two", "three"] {
+        let delivery = store.ask(&caller, conversation.id, text).await.delivery.unwrap();
+        set(&store, delivery.id, &format!("expires_at = {START_MS}, due_at = {START_MS}"));
+        ids.push(delivery);
+    }
+    let recipient = ids[0].recipient_id;
+    let ids: Vec<DeliveryId> = ids.into_iter().map(|delivery| delivery.id).collect();
+    set(&store, ids[1], "events = 'x'");
+    for (limit, expected, goes_on) in
+        [(2, &ids[..1], true), (3, &[ids[0], ids[2]][..], true), (4, &[ids[0], ids[2]], false)]
+    {
+        let (found, next) =
+            store.read(move |db| deliveries::work_of_recipient(db, recipient, i64::MIN, limit)).await.unwrap();
+        let found: Vec<DeliveryId> = found.iter().map(|stored| stored.delivery.id).collect();
+        assert_eq!((found.as_slice(), next.is_some()), (expected, goes_on), "{limit}");
+    }
+    let fire = FireDue { ids: ids.clone() };
+    store.write(fire).await.unwrap();
+    for id in [ids[0], ids[2]] {
+        assert_eq!(store.delivery(id).await.delivery.state, DeliveryState::Expired);
+    }
+    assert_eq!(store.number("SELECT count(*) AS value FROM deliveries WHERE events = 'x' AND state = 0").await, 1);
+}
+
 async fn the_last_lease_that_runs_out_is_the_end(store: TestStore) {
     let (caller, conversation) = store.chat().await;
     let id = store.ask(&caller, conversation.id, "x").await.delivery.unwrap().id;
@@ -186,6 +214,7 @@ async fn lists_and_counts_find_what_they_are_asked_for(store: TestStore) {
 on_both_databases!(
     time_moves_what_waits_for_it,
     what_was_accepted_by_a_later_clock_is_handed_out,
+    a_damaged_row_holds_nobody_up,
     the_last_lease_that_runs_out_is_the_end,
     a_dead_delivery_is_redriven_unless_it_had_started,
     a_cancelled_delivery_stays_cancelled,
