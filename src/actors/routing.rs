@@ -94,11 +94,14 @@ pub fn due_change(event: &Event) -> Option<(DeliveryId, Option<i64>)> {
     Some((delivery.id, delivery.due_at()))
 }
 
-/// Tells whether an event leaves slow work behind: lines to index, conversations to purge.
+/// Tells whether an event leaves slow work behind: lines to index, conversations to purge, mail of a removed agent.
 pub fn wants_upkeep(event: &Event) -> bool {
     matches!(
         event,
-        Event::Line { .. } | Event::Imported { .. } | Event::GatewayChanged { change: GatewayChange::Removed, .. }
+        Event::Line { .. }
+            | Event::Imported { .. }
+            | Event::GatewayChanged { change: GatewayChange::Removed, .. }
+            | Event::AgentChanged { now: None, .. }
     )
 }
 
