@@ -108,6 +108,7 @@ pub fn wants_upkeep(event: &Event) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::ids::AgentId;
 
     #[test]
     fn a_child_that_keeps_failing_is_started_later_and_later_and_then_parked() {
@@ -124,6 +125,13 @@ mod tests {
         assert_eq!(delays.last(), Some(&30_000));
         assert_eq!(restarts.on_end(100), Verdict::Park);
         assert!(restarts.parked);
+    }
+
+    #[test]
+    fn a_removed_agent_leaves_slow_work_behind() {
+        let agent_id = AgentId::new();
+        assert!(wants_upkeep(&Event::AgentChanged { agent_id, now: None }));
+        assert!(!wants_upkeep(&Event::SteppedDown));
     }
 
     #[test]

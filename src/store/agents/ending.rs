@@ -21,8 +21,8 @@ pub fn ending(db: &mut Db) -> Result<i64, Error> {
     Ok(agents::table.filter(agents::ending).count().get_result(db)?)
 }
 
-/// Ends what is open for removed agents, at most about [`ROWS_MAX`] deliveries. Tells whether more waits. Belongs in the
-/// bulk lane.
+/// Ends what is open for removed agents, at most about [`ROWS_MAX`] deliveries; tells whether more waits. Belongs in
+/// the bulk lane.
 pub struct EndMailStep;
 
 impl Command for EndMailStep {
