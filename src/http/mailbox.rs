@@ -30,7 +30,7 @@ pub(super) fn routes(cfg: &mut ServiceConfig) {
 }
 
 /// Returns what bounds an agent's open messages.
-fn mail_limits(config: &Config) -> MailLimits {
+pub(super) fn mail_limits(config: &Config) -> MailLimits {
     MailLimits {
         messages_max: config.limits.mailbox_messages_max,
         attempts_max: i32::try_from(config.mailbox.attempts_max).unwrap_or(i32::MAX),

@@ -1,6 +1,8 @@
 //! The mailbox family as agents use it.
 mod broken_off;
 mod keys;
+mod people;
+mod removal;
 mod stories;
 mod targets;
 mod waiting;
