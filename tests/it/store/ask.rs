@@ -85,7 +85,7 @@ async fn a_person_asks_and_the_agent_answers(store: TestStore) {
     assert_eq!((line.sender_id, asked.sent, asked.repeated), (uma.party_id, false, false));
     let delivery = asked.delivery.expect("it is to be handled");
     assert_eq!((delivery.recipient_id, delivery.state), (ben.party_id, DeliveryState::Pending));
-    assert_eq!(mail(&store, &ben).await, [delivery.clone()]);
+    assert_eq!(mail(&store, &ben).await, std::slice::from_ref(&delivery));
     assert_eq!(hand_out(&store, &ben, &[delivery.id]).await.len(), 1);
     store.told();
     let reply = store.write(report(&ben, line.id, Some(1), "ten miles")).await.unwrap().reply.expect("an answer");
