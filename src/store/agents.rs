@@ -13,7 +13,7 @@ use super::dialect::Db;
 use super::messages::Idem;
 use super::schema::{agent_keys, agents, deliveries};
 use super::tx::{Command, Tx};
-use super::{deliveries as moves, parties};
+use super::{deliveries as moves, parties, relationships};
 use crate::domain::agent::{Agent, AgentKind, AgentState, Slug, fold, slug_of};
 use crate::domain::delivery::{DeliveryState, Move, reason};
 use crate::domain::error::{Error, ErrorCode};
@@ -348,6 +348,9 @@ impl Command for ChangeAgent {
             ))
             .execute(tx.write()?)?;
         tx.forget_agent(self.id);
+        if after.name != before.name {
+            relationships::tell_who_knows_agent(tx, self.id)?;
+        }
         let id = self.id.to_string();
         let target = ("agent", id.as_str());
         audit::record(tx, &self.actor, "agent.change", target, Some(&shown(&before)), Some(&shown(&after)))?;
@@ -359,7 +362,7 @@ impl Command for ChangeAgent {
 /// Deliveries of a removed agent that are ended at a time.
 const ENDED_AT_A_TIME: i64 = 1_000;
 
-/// Removes an agent: its keys end, and so does what waits for it; its lines stay.
+/// Removes an agent: its keys end, and so does what waits for it and whom it knew; its lines stay.
 pub struct RemoveAgent {
     pub id: AgentId,
     pub actor: Actor,
@@ -378,6 +381,7 @@ impl Command for RemoveAgent {
             .filter(agent_keys::agent_id.eq(self.id.as_bytes().as_slice()).and(agent_keys::revoked_at.is_null()))
             .set(agent_keys::revoked_at.eq(Some(now_ms)))
             .execute(tx.write()?)?;
+        relationships::end_of_agent(tx, self.id)?;
         end_mail(tx, agent.party_id)?;
         let target = self.id.to_string();
         audit::record(tx, &self.actor, "agent.remove", ("agent", &target), Some(&shown(&agent)), None)?;
