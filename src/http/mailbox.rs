@@ -4,12 +4,16 @@
 //! What a poll hands out is leased by the writer before it is answered, and given back if nobody takes the answer
 //! (`asking.rs`, `handed_out.rs`).
 mod asking;
+mod directory;
 mod handed_out;
 mod heartbeat;
 mod key;
 mod keys;
 mod message;
+mod people;
 mod poll;
+mod receipt;
+mod related;
 mod report;
 mod send;
 mod target;
@@ -24,6 +28,8 @@ pub(super) fn routes(cfg: &mut ServiceConfig) {
     cfg.service(poll::poll)
         .service(report::report)
         .service(send::send_message)
+        .service(directory::directory)
+        .service(receipt::receipt)
         .service(heartbeat::heartbeat)
         .service(keys::api_key)
         .service(keys::generate_key);
