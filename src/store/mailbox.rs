@@ -1,4 +1,4 @@
-//! Mailboxes of agents: messages are sent, handed out under a lease, reported on and given back.
+//! Mailboxes of agents: messages are sent, handed out under a lease, prolonged, reported on and given back.
 //!
 //! Every move is judged here by the row, or by what the writer remembers of it; whoever proposes one may know less.
 //!
@@ -8,10 +8,12 @@
 //! - STO-2: a report, its line and the reply's delivery are one transaction.
 //! - RTE-1: a reply or a notice begets nothing.
 mod hand_out;
+mod moves;
 mod report;
 mod send;
 
 pub use self::hand_out::{Close, GiveBack, HandOut, HandedOut};
+pub use self::moves::{Acknowledge, Acknowledged, Extend, ExtendAll, Extended, Fail, Nack, Prolonging};
 pub use self::report::{Report, Reported};
 pub use self::send::{SendMessage, Sent, sent_before};
 
