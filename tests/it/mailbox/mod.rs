@@ -1,6 +1,7 @@
 //! The mailbox family as agents use it.
 mod broken_off;
 mod keys;
+mod moves;
 mod stories;
 mod targets;
 mod waiting;
