@@ -47,8 +47,8 @@ fn mail_limits(config: &Config) -> MailLimits {
     }
 }
 
-/// Returns for how long an agent has what it polls: as it asks, else as it was registered, else as the settings have it,
-/// and never for longer than a lease may last in all. Seconds.
+/// Returns for how long an agent has what it polls: as it asks, else as it was registered, else as the settings have
+/// it, and never for longer than a lease may last in all. Seconds.
 fn lease_s(asked: Option<u32>, agent: &AgentFacts, config: &MailboxConfig) -> u32 {
     let own = agent.lease_seconds.and_then(|seconds| u32::try_from(seconds).ok());
     asked.or(own).unwrap_or(config.lease_s).min(config.lease_total_max_s)

@@ -69,8 +69,8 @@ pub(super) struct Heard {
     stale: Option<Vec<MessageId>>,
 }
 
-/// Tell that an agent is there: it counts as online for five minutes. With `working_on` the leases of these messages are
-/// prolonged; without it nothing is written to the disk, and whatever else the body may be is not looked at.
+/// Tell that an agent is there: it counts as online for five minutes. With `working_on` the leases of these messages
+/// are prolonged; without it nothing is written to the disk, and whatever else the body may be is not looked at.
 #[utoipa::path(
     tag = "mailbox",
     operation_id = "agentHeartbeat",

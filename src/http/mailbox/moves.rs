@@ -1,4 +1,5 @@
-//! What an agent says about a message that it has, short of a report: it gives it back, gives it up, needs longer, has it.
+//! What an agent says about a message that it has, short of a report: it gives it back, gives it up, needs longer, or
+//! just has it.
 use std::ops::RangeInclusive;
 
 use actix_web::{HttpResponse, post, web};

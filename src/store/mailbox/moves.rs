@@ -68,8 +68,8 @@ pub struct Prolonging {
 }
 
 impl Prolonging {
-    /// Says until when a lease lasts if it is prolonged now: never for a shorter time than before, and never beyond what
-    /// it may last in all.
+    /// Says until when a lease lasts if it is prolonged now: never for a shorter time than before, and never beyond
+    /// what it may last in all.
     fn until(self, delivery: &Delivery, attempt: Option<i32>, now_ms: i64) -> Result<i64, Error> {
         let end = delivery.leased_at.unwrap_or(now_ms).saturating_add(self.total_max_ms);
         let until = now_ms.saturating_add(self.lease_ms).min(end);
