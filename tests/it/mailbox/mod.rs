@@ -1,6 +1,7 @@
 //! The mailbox family as agents use it.
 mod broken_off;
 mod keys;
+mod moves;
 mod people;
 mod removal;
 mod stories;
