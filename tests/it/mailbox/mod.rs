@@ -3,6 +3,7 @@ mod broken_off;
 mod directory;
 mod keys;
 mod knowing;
+mod moves;
 mod people;
 mod receipts;
 mod removal;
