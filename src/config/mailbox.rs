@@ -29,6 +29,13 @@ pub struct MailboxConfig {
     pub idle_s: u64,
     /// Text that one mailbox holds in memory; what is beyond it is read when it is handed out.
     pub text_bytes_max: usize,
+    /// Requests that may follow from each other between two agents (429 `hop_limit`); 0 for any number.
+    pub hops_max: u32,
+    /// Requests of one agent to another in [`pair_window_s`](Self::pair_window_s) (429 `pair_rate_limited`); 0 for any
+    /// number.
+    pub pair_requests_max: usize,
+    /// The time in which they are counted.
+    pub pair_window_s: u64,
 }
 
 impl Default for MailboxConfig {
@@ -44,6 +51,9 @@ impl Default for MailboxConfig {
             history_bytes_max: 65_536,
             idle_s: 600,
             text_bytes_max: 4_194_304,
+            hops_max: 8,
+            pair_requests_max: 100,
+            pair_window_s: 600,
         }
     }
 }
@@ -63,6 +73,9 @@ impl Section for MailboxConfig {
             history_bytes_max,
             idle_s,
             text_bytes_max,
+            hops_max,
+            pair_requests_max,
+            pair_window_s,
         })
     }
 
@@ -78,6 +91,9 @@ impl Section for MailboxConfig {
             history_bytes_max: 0..=4 * MIB,
             idle_s: 1..=86_400,
             text_bytes_max: 0..=256 * MIB,
+            hops_max: 0..=1_000,
+            pair_requests_max: 0..=1_000,
+            pair_window_s: 1..=86_400,
         })
     }
 

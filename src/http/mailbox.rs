@@ -17,7 +17,7 @@ mod target;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::config::Config;
-use crate::store::mailbox::MailLimits;
+use crate::store::mailbox::{LoopGuards, MailLimits};
 
 /// Adds the family's routes.
 pub(super) fn routes(cfg: &mut ServiceConfig) {
@@ -34,5 +34,14 @@ fn mail_limits(config: &Config) -> MailLimits {
     MailLimits {
         messages_max: config.limits.mailbox_messages_max,
         attempts_max: i32::try_from(config.mailbox.attempts_max).unwrap_or(i32::MAX),
+    }
+}
+
+/// Returns what ends the talk of agents that answer each other without end.
+fn loop_guards(config: &Config) -> LoopGuards {
+    LoopGuards {
+        hops_max: i32::try_from(config.mailbox.hops_max).unwrap_or(i32::MAX),
+        pair_requests_max: config.mailbox.pair_requests_max,
+        pair_window_ms: i64::try_from(config.mailbox.pair_window_s).unwrap_or(i64::MAX).saturating_mul(1_000),
     }
 }

@@ -75,6 +75,8 @@ fn writer(registry: &mut Registry, state: &AppState) {
         ("writer_batches_replayed", "Batches repeated with savepoints", of(&stats.replays_total)),
         ("writer_commands_refused", "Commands refused because the queue was full", of(&stats.refused_total)),
         ("writer_connections_opened", "Connections opened", of(&stats.opened_total)),
+        ("hop_limit", "Requests of agents that were one too many in a row", of(&stats.hop_limit_total)),
+        ("pair_rate_limited", "Requests of agents that came too fast", of(&stats.pair_rate_limited_total)),
     ] {
         counter(registry, name, help, value);
     }

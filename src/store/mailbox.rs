@@ -6,12 +6,15 @@
 //! - DLV-1: a message is handed out to one caller at a time, and each hand-out has a number.
 //! - DLV-3: a request that is reported on twice has one reply.
 //! - STO-2: a report, its line and the reply's delivery are one transaction.
-//! - RTE-1: a reply or a notice begets nothing.
+//! - RTE-1: a reply or a notice begets nothing, and requests that follow from each other come to an end.
 mod hand_out;
+mod pair;
 mod report;
 mod send;
 
 pub use self::hand_out::{Close, GiveBack, HandOut, HandedOut};
+pub use self::pair::LoopGuards;
+pub(super) use self::pair::Pairs;
 pub use self::report::{Report, Reported};
 pub use self::send::{SendMessage, Sent, sent_before};
 

@@ -116,7 +116,7 @@ impl<'a> Tx<'a> {
         let row = Moved::of(stored)?;
         self.dirty = true;
         self.note_open(&stored.delivery, from.is_open());
-        self.memory.mail.note_move(stored);
+        self.memory.note_move(stored, from);
         self.held.moves.insert(stored.delivery.id, row);
         Ok(())
     }

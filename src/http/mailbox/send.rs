@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::key::KeyCall;
-use super::mail_limits;
 use super::target::{self, Meant};
+use super::{loop_guards, mail_limits};
 use crate::domain::agent::AgentFacts;
 use crate::domain::error::Error;
 use crate::domain::message::check_length;
@@ -93,6 +93,7 @@ pub(super) async fn send_message(
                 in_reply_to: None,
                 options: DeliveryOptions::default(),
                 limits: mail_limits(&state.config),
+                guards: loop_guards(&state.config),
             };
             state.store.write(command).await?
         }

@@ -58,6 +58,28 @@ pub(in crate::store) fn mail_of(db: &mut Db, message: MessageId, recipient: Part
     row.map(mail).transpose()
 }
 
+/// Reads the hops of a message that a party wrote or was sent.
+pub(in crate::store) fn hops_of(db: &mut Db, message: MessageId, party: PartyId) -> Result<Option<i32>, Error> {
+    let found: Option<(Vec<u8>, i32)> = messages::table
+        .find(message.as_bytes().as_slice())
+        .select((messages::sender_id, messages::hops))
+        .first(db)
+        .optional()?;
+    let Some((sender_id, hops)) = found else { return Ok(None) };
+    if sender_id.as_slice() == party.as_bytes().as_slice() {
+        return Ok(Some(hops));
+    }
+    let sent: i64 = deliveries::table
+        .filter(
+            deliveries::message_id
+                .eq(message.as_bytes().as_slice())
+                .and(deliveries::recipient_id.eq(party.as_bytes().as_slice())),
+        )
+        .count()
+        .get_result(db)?;
+    Ok((sent > 0).then_some(hops))
+}
+
 /// Counts the open deliveries of a recipient.
 pub(in crate::store) fn count_open_of_recipient(db: &mut Db, id: PartyId) -> Result<usize, Error> {
     let open: i64 = deliveries::table

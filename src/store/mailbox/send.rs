@@ -2,6 +2,7 @@
 use std::sync::Arc;
 
 use super::MailLimits;
+use super::pair::{self, LoopGuards};
 use crate::domain::agent::{AgentFacts, AgentKind};
 use crate::domain::conversation::ConversationKind;
 use crate::domain::error::{Error, ErrorCode};
@@ -26,6 +27,7 @@ pub struct SendMessage {
     pub in_reply_to: Option<MessageId>,
     pub options: DeliveryOptions,
     pub limits: MailLimits,
+    pub guards: LoopGuards,
 }
 
 /// What came of a message.
@@ -52,8 +54,9 @@ impl Command for SendMessage {
             return Err(Error::new(ErrorCode::InvalidRequest, message));
         }
         let sender = tx.party(self.from.party_id)?.ok_or_else(|| Error::corrupt("an agent without its party"))?;
-        let hops = self.hops(tx)?;
+        let led_to_it = self.led_to_it(tx)?;
         check_room(tx, &target, self.limits)?;
+        let hops = pair::admit(tx, &self.from, &target, led_to_it, self.guards)?;
         let conversation_id = conversation(tx, &self.from, &target)?;
         let new = NewLine {
             kind: Some(MessageKind::Request),
@@ -64,6 +67,7 @@ impl Command for SendMessage {
         };
         let line = append(tx, conversation_id, new)?;
         deliver(tx, &line, &target, self.options.clone(), self.limits)?;
+        pair::note_request(tx, self.from.party_id, target.party_id, self.guards);
         Ok(Sent { line, target: target.name.to_string(), repeated: false })
     }
 }
@@ -78,17 +82,13 @@ impl SendMessage {
         sent_before(tx.read()?, self.from.party_id, idem)
     }
 
-    /// Counts the requests that led to this one, as far as the sender tells.
-    fn hops(&self, tx: &mut Tx<'_>) -> Result<i32, Error> {
-        let Some(id) = self.in_reply_to else { return Ok(1) };
-        let line = messages::get(tx.read()?, id)?;
-        let line = match line {
-            // Only what the sender wrote or was sent: of others it learns nothing (SEC-2).
-            Some(line) if line.sender_id == self.from.party_id => Some(line),
-            Some(line) => tx.mail_of(line.id, self.from.party_id)?.map(|_| line),
-            None => None,
-        };
-        line.map(|line| line.hops.saturating_add(1)).ok_or_else(|| Error::not_found("message", id))
+    /// Returns the hops of the message that led to it, where the sender names one.
+    fn led_to_it(&self, tx: &mut Tx<'_>) -> Result<Option<i32>, Error> {
+        let Some(id) = self.in_reply_to else { return Ok(None) };
+        match tx.hops_of(id, self.from.party_id)? {
+            Some(hops) => Ok(Some(hops)),
+            None => Err(Error::not_found("message", id)),
+        }
     }
 }
 
@@ -122,10 +122,9 @@ fn check_room(tx: &mut Tx<'_>, target: &AgentFacts, limits: MailLimits) -> Resul
     ))
 }
 
-/// Returns the conversation in which one agent asks another, made at the first message. Each asking direction has its own
-/// (D6 of the mailbox contract).
+/// Returns the conversation in which one agent asks another, made at the first message.
 fn conversation(tx: &mut Tx<'_>, from: &AgentFacts, to: &AgentFacts) -> Result<ConversationId, Error> {
-    let key = format!("gw_agent_{}_{}", from.id, to.id);
+    let key = pair::key(from.id, to.id);
     if let Some(known) = tx.named(ConversationKind::Agents, &key)? {
         return Ok(known);
     }

@@ -336,6 +336,7 @@ async fn no_query_of_the_writer_scans_a_table(database: Database) {
     let party = sql::bytes(&db, b"0100000000000007");
     let conversation = sql::bytes(&db, b"0200000000000007");
     let agent = sql::bytes(&db, b"0700000000000007");
+    let message = sql::bytes(&db, b"0300000000000007");
     let queries = [
         format!("SELECT id, idem_hash FROM messages WHERE sender_id = {party} AND idem_key = 'key7' LIMIT 1"),
         "SELECT n FROM deliveries ORDER BY n DESC LIMIT 1".to_owned(),
@@ -361,6 +362,17 @@ async fn no_query_of_the_writer_scans_a_table(database: Database) {
         format!("SELECT 1 FROM turns WHERE conversation_id = {conversation} AND state <> 7 LIMIT 1"),
         "SELECT id, idem_hash FROM agents WHERE idem_key = 'agents/7' AND deleted_at IS NULL LIMIT 1".to_owned(),
         format!("SELECT id, idem_hash FROM agent_keys WHERE agent_id = {agent} AND idem_key = 'keys/7' LIMIT 1"),
+        // What two agents wrote to each other of late.
+        format!(
+            "SELECT seq, kind, hops, created_at FROM messages WHERE conversation_id = {conversation} \
+             AND seq < 9223372036854775807 ORDER BY seq DESC LIMIT 500"
+        ),
+        format!(
+            "SELECT messages.hops FROM deliveries INNER JOIN messages ON messages.id = deliveries.message_id \
+             WHERE deliveries.conversation_id = {conversation} AND (deliveries.state < 2) AND deliveries.state = 1 \
+             AND deliveries.recipient_id = {party} AND messages.kind = 1"
+        ),
+        format!("SELECT count(*) FROM deliveries WHERE message_id = {message} AND recipient_id = {party}"),
     ];
     for query in queries {
         assert_no_scan(&mut db, "the writer", &query);

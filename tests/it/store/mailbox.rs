@@ -12,7 +12,7 @@ use clawbroker::store::audit::Actor;
 use clawbroker::store::conversations::DeleteConversation;
 use clawbroker::store::deliveries::{self, DeliveryOptions, FireDue, Purge};
 use clawbroker::store::mailbox::{
-    Close, GiveBack, HandOut, HandedOut, MailLimits, Report, Reported, SendMessage, Sent,
+    Close, GiveBack, HandOut, HandedOut, LoopGuards, MailLimits, Report, Reported, SendMessage, Sent,
 };
 use clawbroker::store::messages::{self, Idem, Span};
 
@@ -23,7 +23,7 @@ const LIMITS: MailLimits = MailLimits { messages_max: 100, attempts_max: 5 };
 /// A lease of a minute.
 const UNTIL: i64 = START_MS + 60_000;
 
-async fn agent(store: &TestStore, name: &str, kind: AgentKind) -> Arc<AgentFacts> {
+pub(super) async fn agent(store: &TestStore, name: &str, kind: AgentKind) -> Arc<AgentFacts> {
     let new = AddAgent {
         name: name.into(),
         slug: None,
@@ -43,13 +43,13 @@ async fn agent(store: &TestStore, name: &str, kind: AgentKind) -> Arc<AgentFacts
 }
 
 /// Ann asks, Ben answers.
-async fn two(store: &TestStore) -> (Arc<AgentFacts>, Arc<AgentFacts>) {
+pub(super) async fn two(store: &TestStore) -> (Arc<AgentFacts>, Arc<AgentFacts>) {
     let pair = (agent(store, "Ann", AgentKind::OpenClaw).await, agent(store, "Ben", AgentKind::OpenClaw).await);
     store.told();
     pair
 }
 
-fn message(from: &Arc<AgentFacts>, to: &AgentFacts, text: &str) -> SendMessage {
+pub(super) fn message(from: &Arc<AgentFacts>, to: &AgentFacts, text: &str) -> SendMessage {
     SendMessage {
         from: from.clone(),
         to: to.id,
@@ -58,10 +58,11 @@ fn message(from: &Arc<AgentFacts>, to: &AgentFacts, text: &str) -> SendMessage {
         in_reply_to: None,
         options: DeliveryOptions::default(),
         limits: LIMITS,
+        guards: LoopGuards::default(),
     }
 }
 
-fn report(by: &Arc<AgentFacts>, message_id: MessageId, attempt: Option<i32>, result: &str) -> Report {
+pub(super) fn report(by: &Arc<AgentFacts>, message_id: MessageId, attempt: Option<i32>, result: &str) -> Report {
     Report { reporter: by.clone(), message_id, attempt, result: result.into(), limits: LIMITS }
 }
 
@@ -70,13 +71,13 @@ fn idem(key: &str, hash: u8) -> Option<Idem> {
 }
 
 /// What lies open for an agent, oldest first.
-async fn mail(store: &TestStore, of: &AgentFacts) -> Vec<Delivery> {
+pub(super) async fn mail(store: &TestStore, of: &AgentFacts) -> Vec<Delivery> {
     let party = of.party_id;
     let found = store.read(move |db| deliveries::open_of_recipient(db, party, 0, 1_000)).await.expect("a read");
     found.into_iter().map(|stored| stored.delivery).collect()
 }
 
-async fn hand_out(store: &TestStore, to: &AgentFacts, ids: &[DeliveryId]) -> Vec<HandedOut> {
+pub(super) async fn hand_out(store: &TestStore, to: &AgentFacts, ids: &[DeliveryId]) -> Vec<HandedOut> {
     store.write(HandOut { recipient: to.party_id, ids: ids.to_vec(), until: UNTIL }).await.expect("no failure")
 }
 

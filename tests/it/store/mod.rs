@@ -14,6 +14,7 @@ mod lease;
 mod mailbox;
 mod messages;
 mod migrations;
+mod pairs;
 mod parties;
 mod pooling;
 mod readers;
