@@ -36,6 +36,10 @@ pub struct MailboxConfig {
     pub pair_requests_max: usize,
     /// The time in which they are counted.
     pub pair_window_s: u64,
+    /// Longest `ttl_seconds` of a message.
+    pub ttl_max_s: u64,
+    /// How far ahead `deliver_at` of a message may be.
+    pub deliver_at_max_s: u64,
 }
 
 impl Default for MailboxConfig {
@@ -54,6 +58,8 @@ impl Default for MailboxConfig {
             hops_max: 8,
             pair_requests_max: 100,
             pair_window_s: 600,
+            ttl_max_s: 31_536_000,
+            deliver_at_max_s: 31_536_000,
         }
     }
 }
@@ -76,6 +82,8 @@ impl Section for MailboxConfig {
             hops_max,
             pair_requests_max,
             pair_window_s,
+            ttl_max_s,
+            deliver_at_max_s,
         })
     }
 
@@ -94,6 +102,8 @@ impl Section for MailboxConfig {
             hops_max: 0..=1_000,
             pair_requests_max: 0..=1_000,
             pair_window_s: 1..=86_400,
+            ttl_max_s: 1..=31_536_000,
+            deliver_at_max_s: 0..=31_536_000,
         })
     }
 

@@ -9,6 +9,7 @@ mod heartbeat;
 mod key;
 mod keys;
 mod message;
+mod options;
 mod poll;
 mod report;
 mod send;

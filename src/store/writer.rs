@@ -24,6 +24,7 @@ use tokio::sync::oneshot;
 use self::job::{Job, Pending, Ran, copy_of};
 use super::dialect::{self, Db};
 use super::lease::{STANDBY, UNCHECKED};
+use super::mailbox::Deaths;
 use super::memory::Memory;
 use super::open::Opener;
 use super::tx::{Command, Tx};
@@ -52,6 +53,10 @@ pub struct WriterStats {
     /// Requests that were one too many in a row, and those that came too fast (RTE-1).
     pub hop_limit_total: AtomicU64,
     pub pair_rate_limited_total: AtomicU64,
+    /// Messages to agents that died, by kind.
+    pub dead_requests_total: AtomicU64,
+    pub dead_replies_total: AtomicU64,
+    pub dead_notices_total: AtomicU64,
     pub batch_max_seen: AtomicU64,
     /// Wall time of the last commit, epoch milliseconds; 0 before the first.
     pub last_commit_at: AtomicI64,
@@ -68,6 +73,13 @@ impl WriterStats {
             _ => return,
         };
         total.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts what died in a transaction that was committed.
+    fn note_deaths(&self, deaths: Deaths) {
+        self.dead_requests_total.fetch_add(deaths.requests, Ordering::Relaxed);
+        self.dead_replies_total.fetch_add(deaths.replies, Ordering::Relaxed);
+        self.dead_notices_total.fetch_add(deaths.notices, Ordering::Relaxed);
     }
 }
 
@@ -367,7 +379,10 @@ impl Worker {
         // The view borrows the connection; its results are kept aside while the commit runs.
         let mark = tx.into_uncommitted();
         match dialect::commit(db) {
-            Ok(()) => Ended::Committed(mark.committed(&mut self.memory)),
+            Ok(()) => {
+                self.seed.stats.note_deaths(mark.deaths());
+                Ended::Committed(mark.committed(&mut self.memory))
+            }
             Err(error) => {
                 self.memory.clear();
                 let rolled_back = dialect::rollback(db).is_ok();

@@ -2,6 +2,7 @@
 use diesel::prelude::*;
 
 use super::{Row, Stored, open};
+use crate::domain::delivery::DeliveryState;
 use crate::domain::error::Error;
 use crate::domain::ids::{DeliveryId, MessageId, PartyId};
 use crate::domain::message::{Line, MessageKind};
@@ -78,6 +79,18 @@ pub(in crate::store) fn hops_of(db: &mut Db, message: MessageId, party: PartyId)
         .count()
         .get_result(db)?;
     Ok((sent > 0).then_some(hops))
+}
+
+/// Reads what waits for a recipient under a coalescing key, the oldest first; what is leased does not wait.
+pub(in crate::store) fn waiting_by_key(db: &mut Db, id: PartyId, key: &str) -> Result<Vec<Stored>, Error> {
+    let rows = deliveries::table
+        .filter(deliveries::recipient_id.eq(id.as_bytes().as_slice()).and(open()))
+        .filter(deliveries::coalesce_key.eq(key))
+        .filter(deliveries::state.eq(DeliveryState::Pending as i32))
+        .order(deliveries::n.asc())
+        .select(Row::as_select())
+        .load(db)?;
+    rows.into_iter().map(Stored::try_from).collect()
 }
 
 /// Counts the open deliveries of a recipient.

@@ -5,6 +5,7 @@ use super::MailLimits;
 use super::pair::{self, LoopGuards};
 use crate::domain::agent::{AgentFacts, AgentKind};
 use crate::domain::conversation::ConversationKind;
+use crate::domain::delivery::{Move, reason};
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::Event;
 use crate::domain::ids::{AgentId, ConversationId, MessageId, PartyId};
@@ -55,8 +56,17 @@ impl Command for SendMessage {
         }
         let sender = tx.party(self.from.party_id)?.ok_or_else(|| Error::corrupt("an agent without its party"))?;
         let led_to_it = self.led_to_it(tx)?;
-        check_room(tx, &target, self.limits)?;
+        let options = self.options();
+        let replaced = match &options.coalesce_key {
+            Some(key) => deliveries::waiting_by_key(tx.read()?, target.party_id, key)?,
+            None => Vec::new(),
+        };
+        check_room(tx, &target, replaced.len(), self.limits)?;
         let hops = pair::admit(tx, &self.from, &target, led_to_it, self.guards)?;
+        for stored in replaced {
+            let action = Move::Cancel { reason: Some(reason::COALESCED.to_owned()) };
+            deliveries::apply_to(tx, stored, &action, true)?;
+        }
         let conversation_id = conversation(tx, &self.from, &target)?;
         let new = NewLine {
             kind: Some(MessageKind::Request),
@@ -66,7 +76,7 @@ impl Command for SendMessage {
             ..NewLine::text(MessageRole::User, sender, self.text.as_str())
         };
         let line = append(tx, conversation_id, new)?;
-        deliver(tx, &line, &target, self.options.clone(), self.limits)?;
+        deliver(tx, &line, &target, options, self.limits)?;
         pair::note_request(tx, self.from.party_id, target.party_id, self.guards);
         Ok(Sent { line, target: target.name.to_string(), repeated: false })
     }
@@ -80,6 +90,12 @@ impl SendMessage {
             return Ok(None);
         }
         sent_before(tx.read()?, self.from.party_id, idem)
+    }
+
+    /// Returns how it is handed out. Coalescing keys of other senders are others.
+    fn options(&self) -> DeliveryOptions {
+        let coalesce_key = self.options.coalesce_key.as_ref().map(|key| format!("{}/{key}", self.from.party_id));
+        DeliveryOptions { coalesce_key, ..self.options.clone() }
     }
 
     /// Returns the hops of the message that led to it, where the sender names one.
@@ -110,9 +126,9 @@ fn scoped(key: &str) -> String {
     format!("send/{key}")
 }
 
-/// Refuses what a full mailbox cannot take.
-fn check_room(tx: &mut Tx<'_>, target: &AgentFacts, limits: MailLimits) -> Result<(), Error> {
-    let open = tx.open_of(target.party_id)?;
+/// Refuses what a full mailbox cannot take, from which so many go first.
+fn check_room(tx: &mut Tx<'_>, target: &AgentFacts, replaced: usize, limits: MailLimits) -> Result<(), Error> {
+    let open = tx.open_of(target.party_id)?.saturating_sub(replaced);
     if open < limits.messages_max {
         return Ok(());
     }

@@ -2,6 +2,7 @@
 mod broken_off;
 mod keys;
 mod loops;
+mod options;
 mod stories;
 mod targets;
 mod waiting;

@@ -373,6 +373,11 @@ async fn no_query_of_the_writer_scans_a_table(database: Database) {
              AND deliveries.recipient_id = {party} AND messages.kind = 1"
         ),
         format!("SELECT count(*) FROM deliveries WHERE message_id = {message} AND recipient_id = {party}"),
+        // What a newer message takes the place of.
+        format!(
+            "SELECT id FROM deliveries WHERE recipient_id = {party} AND (deliveries.state < 2) \
+             AND coalesce_key = 'ann/news' AND state = 0 ORDER BY n"
+        ),
     ];
     for query in queries {
         assert_no_scan(&mut db, "the writer", &query);

@@ -19,7 +19,7 @@ use clawbroker::store::messages::{self, Idem, Span};
 use crate::harness::TestStore;
 use crate::harness::test_store::{START_MS, roomy};
 
-const LIMITS: MailLimits = MailLimits { messages_max: 100, attempts_max: 5 };
+pub(super) const LIMITS: MailLimits = MailLimits { messages_max: 100, attempts_max: 5 };
 /// A lease of a minute.
 const UNTIL: i64 = START_MS + 60_000;
 
@@ -82,7 +82,12 @@ pub(super) async fn hand_out(store: &TestStore, to: &AgentFacts, ids: &[Delivery
 }
 
 /// Has a message sent and handed out; returns it with its delivery.
-async fn handed(store: &TestStore, from: &Arc<AgentFacts>, to: &AgentFacts, text: &str) -> (MessageId, DeliveryId) {
+pub(super) async fn handed(
+    store: &TestStore,
+    from: &Arc<AgentFacts>,
+    to: &AgentFacts,
+    text: &str,
+) -> (MessageId, DeliveryId) {
     let sent: Sent = store.write(message(from, to, text)).await.expect("room");
     let id = mail(store, to).await.into_iter().find(|d| d.message_id == sent.line.id).expect("its delivery").id;
     assert_eq!(hand_out(store, to, &[id]).await.len(), 1);
@@ -198,9 +203,10 @@ async fn a_lease_that_is_over_comes_again_at_once_until_the_attempts_are_used_up
     let dead = store.delivery(id).await.delivery;
     assert_eq!((dead.state, dead.reason.as_deref()), (DeliveryState::Dead, Some(reason::ATTEMPTS)));
     assert!(hand_out(&store, &ben, &[id]).await.is_empty());
+    assert_eq!(mail(&store, &ann).await.len(), 1, "she is told");
     // Its work was not in vain.
     assert!(store.write(report(&ben, message, Some(5), "done")).await.unwrap().reply.is_some());
-    assert_eq!(mail(&store, &ann).await.len(), 1);
+    assert_eq!(mail(&store, &ann).await.len(), 2);
 }
 
 async fn a_message_is_handed_out_to_one_caller_at_a_time(store: TestStore) {
