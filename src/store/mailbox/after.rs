@@ -115,3 +115,44 @@ fn why(delivery: &Delivery) -> String {
         (_, None) => "no reason was given".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ids::{DeliveryId, MessageId, PartyId};
+
+    fn ended(state: DeliveryState, reason: Option<&str>) -> Delivery {
+        Delivery {
+            id: DeliveryId::new(),
+            n: 1,
+            message_id: MessageId::new(),
+            conversation_id: ConversationId::new(),
+            recipient_id: PartyId::new(),
+            seq: 1,
+            priority: 0,
+            state,
+            outcome: None,
+            reason: reason.map(str::to_owned),
+            attempt: 3,
+            attempts_max: 3,
+            available_at: 0,
+            lease_until: None,
+            leased_at: None,
+            expires_at: None,
+            result_hash: None,
+            created_at: 0,
+            ended_at: Some(1),
+        }
+    }
+
+    #[test]
+    fn the_reason_is_a_line_of_words() {
+        let of_dead = |reason: &str| why(&ended(DeliveryState::Dead, Some(reason)));
+        assert_eq!(of_dead(reason::ATTEMPTS), "nobody reported on it (attempts: 3)");
+        assert_eq!(of_dead(reason::RECIPIENT_REMOVED), "the agent was removed");
+        assert_eq!(of_dead("out of\npaper\u{7}"), "out of paper ");
+        assert_eq!(of_dead(&"ä".repeat(501)), "ä".repeat(500));
+        assert_eq!(why(&ended(DeliveryState::Dead, None)), "no reason was given");
+        assert_eq!(why(&ended(DeliveryState::Expired, None)), "its time was over before anybody took it");
+    }
+}

@@ -92,8 +92,12 @@ async fn whoever_asked_is_told_of_a_death(store: TestStore) {
     // Time that has passed moves it once.
     fire(&store, id).await;
     assert_eq!((notices(&store, &ann).await.len(), deaths(&store)), (1, [1, 0, 0]));
+    let conversation = notice.conversation_id;
+    let answer = async || store.read(move |db| messages::reply_to(db, conversation, 1, asked)).await.expect("a read");
+    assert_eq!(answer().await, None, "a notice is no answer");
     // Its work was not in vain: she gets both.
     let reply = store.write(report(&ben, asked, Some(1), "late")).await.unwrap().reply.expect("a reply");
+    assert_eq!(answer().await.as_ref(), Some(&reply));
     assert_eq!(mail(&store, &ann).await.iter().map(|one| one.message_id).collect::<Vec<_>>(), [notice.id, reply.id]);
     // A report on a notice ends it, and goes nowhere.
     assert!(store.write(report(&ann, notice.id, None, "what?")).await.unwrap().reply.is_none());
