@@ -66,8 +66,8 @@ pub struct Window {
 }
 
 impl Window {
-    /// Tells whether another request may come at `now_ms`: fewer than `max` came in the last `window_ms`. `Err` says how
-    /// many seconds to wait, never more than the window has. With a bound of 0 every one may come.
+    /// Tells whether another request may come at `now_ms`: fewer than `max` came in the last `window_ms`. `Err` says
+    /// how many seconds to wait, never more than the window has. With a bound of 0 every one may come.
     pub fn check(&mut self, now_ms: i64, max: usize, window_ms: i64) -> Result<(), u32> {
         if max == 0 {
             self.times.clear();

@@ -48,8 +48,8 @@ pub(in crate::store) struct Lost {
 }
 
 impl Lost {
-    /// Looks at a delivery that was in the state `from` and has just moved, before that is stored. `None`: it goes on, it
-    /// ended as somebody wanted, or it has no agent for a recipient.
+    /// Looks at a delivery that was in the state `from` and has just moved, before that is stored. `None`: it goes on,
+    /// it ended as somebody wanted, or it has no agent for a recipient.
     pub(in crate::store) fn of(
         tx: &mut Tx<'_>,
         delivery: &Delivery,

@@ -122,8 +122,8 @@ impl Pairs {
     }
 }
 
-/// Returns the key of the conversation in which one agent asks another. Each asking direction has its own (decision 6 of
-/// the mailbox contract).
+/// Returns the key of the conversation in which one agent asks another. Each asking direction has its own (decision 6
+/// of the mailbox contract).
 pub(super) fn key(from: AgentId, to: AgentId) -> String {
     format!("gw_agent_{from}_{to}")
 }
@@ -185,7 +185,8 @@ fn known<'t>(
 fn too_far(hops: i32, to: &str, hops_max: i32) -> Error {
     let message = format!(
         "this would be request {hops} in a row between you and {to}, and {hops_max} are allowed; it counts from the \
-         message that `in_reply_to` names, or else from the requests that you hold of {to} and its replies of the last hour"
+         message that `in_reply_to` names, or else from the requests that you hold of {to} and its replies of the last \
+         hour"
     );
     let hour_s = u32::try_from(REPLIES_MS / 1_000).unwrap_or(u32::MAX);
     Error::new(ErrorCode::HopLimit, message).with_retry_after_s(hour_s)
