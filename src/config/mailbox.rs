@@ -31,6 +31,17 @@ pub struct MailboxConfig {
     pub idle_s: u64,
     /// Text that one mailbox holds in memory; what is beyond it is read when it is handed out.
     pub text_bytes_max: usize,
+    /// Requests that may follow from each other between two agents (429 `hop_limit`); 0 for any number.
+    pub hops_max: u32,
+    /// Requests of one agent to another in [`pair_window_s`](Self::pair_window_s) (429 `pair_rate_limited`); 0 for any
+    /// number.
+    pub pair_requests_max: usize,
+    /// The time in which they are counted.
+    pub pair_window_s: u64,
+    /// Longest `ttl_seconds` of a message.
+    pub ttl_max_s: u64,
+    /// How far ahead `deliver_at` of a message may be.
+    pub deliver_at_max_s: u64,
 }
 
 impl Default for MailboxConfig {
@@ -47,6 +58,11 @@ impl Default for MailboxConfig {
             history_bytes_max: 65_536,
             idle_s: 600,
             text_bytes_max: 4_194_304,
+            hops_max: 8,
+            pair_requests_max: 100,
+            pair_window_s: 600,
+            ttl_max_s: 31_536_000,
+            deliver_at_max_s: 31_536_000,
         }
     }
 }
@@ -67,6 +83,11 @@ impl Section for MailboxConfig {
             history_bytes_max,
             idle_s,
             text_bytes_max,
+            hops_max,
+            pair_requests_max,
+            pair_window_s,
+            ttl_max_s,
+            deliver_at_max_s,
         })
     }
 
@@ -83,6 +104,11 @@ impl Section for MailboxConfig {
             history_bytes_max: 0..=4 * MIB,
             idle_s: 1..=86_400,
             text_bytes_max: 0..=256 * MIB,
+            hops_max: 0..=1_000,
+            pair_requests_max: 0..=1_000,
+            pair_window_s: 1..=86_400,
+            ttl_max_s: 1..=31_536_000,
+            deliver_at_max_s: 0..=31_536_000,
         })
     }
 

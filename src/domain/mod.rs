@@ -9,6 +9,7 @@ pub mod error;
 pub mod event;
 pub mod gateway;
 pub mod ids;
+pub mod loop_guard;
 pub mod message;
 pub mod party;
 pub mod routing_target;

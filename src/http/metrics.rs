@@ -12,6 +12,7 @@ use prometheus_client::registry::Registry;
 
 use super::state::AppState;
 use crate::domain::error::Error;
+use crate::domain::message::MessageKind;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct GatewayLabels {
@@ -27,6 +28,11 @@ struct GatewayLabel {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StateLabel {
     state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -76,9 +82,20 @@ fn writer(registry: &mut Registry, state: &AppState) {
         ("writer_batches_replayed", "Batches repeated with savepoints", of(&stats.replays_total)),
         ("writer_commands_refused", "Commands refused because the queue was full", of(&stats.refused_total)),
         ("writer_connections_opened", "Connections opened", of(&stats.opened_total)),
+        ("hop_limit", "Requests of agents that were one too many in a row", of(&stats.hop_limit_total)),
+        ("pair_rate_limited", "Requests of agents that came too fast", of(&stats.pair_rate_limited_total)),
     ] {
         counter(registry, name, help, value);
     }
+    let dead = Family::<KindLabel, Counter>::default();
+    for (kind, total) in [
+        (MessageKind::Request, &stats.dead_requests_total),
+        (MessageKind::Reply, &stats.dead_replies_total),
+        (MessageKind::Notice, &stats.dead_notices_total),
+    ] {
+        dead.get_or_create(&KindLabel { kind: kind.as_str() }).inc_by(of(total));
+    }
+    registry.register("dead", "Messages to agents that nobody handled", dead);
     gauge(registry, "writer_batch_max", "Largest batch so far", wide(of(&stats.batch_max_seen)));
     gauge(registry, "writer_broken", "1 while the database cannot be written to", wide(of(&stats.broken)));
     gauge(

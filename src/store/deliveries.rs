@@ -10,6 +10,7 @@ use diesel::prelude::*;
 use diesel::sql_types::Bool;
 
 use super::dialect::Db;
+use super::mailbox::Lost;
 use super::parties;
 use super::schema::{agents, conversations, deliveries};
 use super::tx::{Command, Tx};
@@ -23,7 +24,9 @@ use crate::domain::party::{Party, PartyKind};
 pub use self::events::Entry;
 pub use self::insert::DeliveryOptions;
 pub(super) use self::insert::{NewDelivery, NewRow, insert};
-pub(super) use self::mail::{Mail, count_open_of_recipient, mail_by_ids, mail_of, mail_of_messages};
+pub(super) use self::mail::{
+    Mail, count_open_of_recipient, hops_of, mail_by_ids, mail_of, mail_of_messages, waiting_by_key,
+};
 
 /// Hand-outs of a delivery before it is dead, unless its recipient says otherwise.
 pub const ATTEMPTS_MAX: i32 = 5;
@@ -125,7 +128,8 @@ pub(super) fn apply(tx: &mut Tx<'_>, id: DeliveryId, action: &Move) -> Result<De
     apply_to(tx, stored, action, true)
 }
 
-/// The same for a delivery that was just read; without `announce` the caller tells of it.
+/// The same for a delivery that was just read; without `announce` the caller tells of it. A request to an agent that ends
+/// unhandled begets a notice here, whoever moves it.
 pub(super) fn apply_to(tx: &mut Tx<'_>, mut stored: Stored, action: &Move, announce: bool) -> Result<Delivery, Error> {
     let now_ms = tx.now_ms();
     let from = stored.delivery.state;
@@ -133,9 +137,13 @@ pub(super) fn apply_to(tx: &mut Tx<'_>, mut stored: Stored, action: &Move, annou
         return Ok(stored.delivery);
     }
     events::add_move(&mut stored.events, action, &stored.delivery, now_ms);
+    let lost = Lost::of(tx, &stored.delivery, from)?;
     tx.save_move(&stored, from)?;
     if announce {
         tell(tx, &stored.delivery, Some(from), None)?;
+    }
+    if let Some(lost) = lost {
+        lost.tell(tx, &stored.delivery)?;
     }
     Ok(stored.delivery)
 }

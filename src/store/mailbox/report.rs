@@ -4,6 +4,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::MailLimits;
+use super::pair;
 use super::send::{append, deliver};
 use crate::domain::agent::AgentFacts;
 use crate::domain::delivery::{Applied, DeliveryState, Move, Outcome};
@@ -88,6 +89,7 @@ impl Report {
         // A person sees the line; an agent that was removed meanwhile gets nothing.
         if let Some(asker) = asker {
             deliver(tx, &reply, &asker, DeliveryOptions::default(), self.limits)?;
+            pair::note_reply(tx, asker.party_id, self.reporter.party_id, reply.hops);
         }
         Ok(Reported { repeated: false, reply: Some(reply) })
     }

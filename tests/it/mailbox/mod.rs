@@ -1,7 +1,9 @@
 //! The mailbox family as agents use it.
 mod broken_off;
 mod keys;
+mod loops;
 mod moves;
+mod options;
 mod people;
 mod removal;
 mod stories;

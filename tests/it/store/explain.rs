@@ -337,6 +337,7 @@ async fn no_query_of_the_writer_scans_a_table(database: Database) {
     let party = sql::bytes(&db, b"0100000000000007");
     let conversation = sql::bytes(&db, b"0200000000000007");
     let agent = sql::bytes(&db, b"0700000000000007");
+    let message = sql::bytes(&db, b"0300000000000007");
     let queries = [
         format!("SELECT id, idem_hash FROM messages WHERE sender_id = {party} AND idem_key = 'key7' LIMIT 1"),
         "SELECT n FROM deliveries ORDER BY n DESC LIMIT 1".to_owned(),
@@ -363,6 +364,22 @@ async fn no_query_of_the_writer_scans_a_table(database: Database) {
         "SELECT id, idem_hash FROM agents WHERE idem_key = 'agents/7' AND deleted_at IS NULL LIMIT 1".to_owned(),
         format!("SELECT id, idem_hash FROM agent_keys WHERE agent_id = {agent} AND idem_key = 'keys/7' LIMIT 1"),
         "SELECT id, party_id FROM agents WHERE ending ORDER BY id LIMIT 1".to_owned(),
+        // What two agents wrote to each other of late.
+        format!(
+            "SELECT seq, kind, hops, created_at FROM messages WHERE conversation_id = {conversation} \
+             AND seq < 9223372036854775807 ORDER BY seq DESC LIMIT 500"
+        ),
+        format!(
+            "SELECT messages.hops FROM deliveries INNER JOIN messages ON messages.id = deliveries.message_id \
+             WHERE deliveries.conversation_id = {conversation} AND (deliveries.state < 2) AND deliveries.state = 1 \
+             AND deliveries.recipient_id = {party} AND messages.kind = 1"
+        ),
+        format!("SELECT count(*) FROM deliveries WHERE message_id = {message} AND recipient_id = {party}"),
+        // What a newer message takes the place of.
+        format!(
+            "SELECT id FROM deliveries WHERE recipient_id = {party} AND (deliveries.state < 2) \
+             AND coalesce_key = 'ann/news' AND state = 0 ORDER BY n"
+        ),
     ];
     for query in queries {
         assert_no_scan(&mut db, "the writer", &query);
