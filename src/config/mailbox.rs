@@ -11,6 +11,8 @@ pub struct MailboxConfig {
     /// How long an agent keeps what it polled, unless it or its registration says otherwise: agents of the ancestor come
     /// every half hour.
     pub lease_s: u32,
+    /// Shortest lease that a call may ask for. Less than the contract's ten seconds is for tests.
+    pub lease_min_s: u32,
     /// Hand-outs before a message is dead, unless the agent's registration says otherwise.
     pub attempts_max: u32,
     /// Longest wait of a poll (422 beyond it). Proxies cut what is silent for longer.
@@ -35,6 +37,7 @@ impl Default for MailboxConfig {
     fn default() -> Self {
         Self {
             lease_s: 3_600,
+            lease_min_s: *LEASE_S.start(),
             attempts_max: 5,
             poll_wait_max_s: 60,
             poll_rows_default: 20,
@@ -54,6 +57,7 @@ impl Section for MailboxConfig {
     fn shown(&self) -> Vec<Shown> {
         listed!(self {
             lease_s,
+            lease_min_s,
             attempts_max,
             poll_wait_max_s,
             poll_rows_default,
@@ -69,6 +73,7 @@ impl Section for MailboxConfig {
     fn ranges(&self) -> Vec<Ranged> {
         ranged!(self {
             lease_s: wide(*LEASE_S.start())..=wide(*LEASE_S.end()),
+            lease_min_s: 1..=wide(*LEASE_S.start()),
             attempts_max: wide(*ATTEMPTS.start())..=wide(*ATTEMPTS.end()),
             poll_wait_max_s: 0..=60,
             poll_rows_default: 1..=100,

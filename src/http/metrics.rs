@@ -12,6 +12,7 @@ use prometheus_client::registry::Registry;
 
 use super::state::AppState;
 use crate::domain::error::Error;
+use crate::store::retention::Kept;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct GatewayLabels {
@@ -32,6 +33,11 @@ struct StateLabel {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LaneLabel {
     lane: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KeptLabel {
+    rows: &'static str,
 }
 
 /// Encodes everything as it is now.
@@ -58,6 +64,7 @@ pub(super) async fn encode(state: &AppState) -> Result<String, Error> {
         state.hubs.lagged_total(),
     );
     writer(&mut registry, state);
+    retention(&mut registry, state);
     gateways(&mut registry, state);
     deliveries(&mut registry, state).await;
     let mut text = String::new();
@@ -94,6 +101,14 @@ fn writer(registry: &mut Registry, state: &AppState) {
     let (open, idle) = state.store.readers().state();
     gauge(registry, "reader_connections", "Open read connections", i64::from(open));
     gauge(registry, "reader_connections_idle", "Idle read connections", i64::from(idle));
+}
+
+fn retention(registry: &mut Registry, state: &AppState) {
+    let removed = Family::<KeptLabel, Counter>::default();
+    for kept in Kept::ALL {
+        removed.get_or_create(&KeptLabel { rows: kept.as_str() }).inc_by(state.store.removed().of(kept));
+    }
+    registry.register("retention_rows_removed", "Rows removed because they were old enough", removed);
 }
 
 fn gateways(registry: &mut Registry, state: &AppState) {

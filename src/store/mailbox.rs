@@ -9,6 +9,7 @@
 //! - RTE-1: a reply or a notice begets nothing.
 mod hand_out;
 mod report;
+mod retained;
 mod send;
 
 pub use self::hand_out::{Close, GiveBack, HandOut, HandedOut};

@@ -78,7 +78,8 @@ impl Asked {
         let rows = page::rows(self.limit, config.poll_rows_default, ROWS_MAX)?;
         let bytes = within("max_bytes", self.max_bytes, BYTES_MIN..=i64::MAX)?;
         let own = key.agent.lease_seconds.and_then(|seconds| u32::try_from(seconds).ok());
-        let lease_s = within("lease", self.lease, LEASE_S)?.or(own).unwrap_or(config.lease_s);
+        let lease_s =
+            within("lease", self.lease, config.lease_min_s..=*LEASE_S.end())?.or(own).unwrap_or(config.lease_s);
         let ask = Ask {
             key_id: key.key_id,
             rows: rows.min(config.poll_rows_max),
@@ -214,6 +215,14 @@ mod tests {
         let most = Asked { wait: Some(60), limit: Some(100), max_bytes: Some(i64::MAX), ..asked() };
         let (ask, wait) = most.ask(&key(None), &config).expect("it is capped");
         assert_eq!((ask.rows, ask.bytes, wait), (3, 2_048, Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn the_settings_may_allow_shorter_leases() {
+        let config = MailboxConfig { lease_min_s: 1, ..MailboxConfig::default() };
+        let (ask, _) = Asked { lease: Some(1), ..asked() }.ask(&key(None), &config).expect("allowed");
+        assert_eq!(ask.lease_ms, 1_000);
+        assert!(Asked { lease: Some(0), ..asked() }.ask(&key(None), &config).is_err());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The mailbox family as agents use it.
 mod broken_off;
 mod keys;
+mod retention;
 mod stories;
 mod targets;
 mod waiting;

@@ -17,6 +17,7 @@ mod migrations;
 mod parties;
 mod pooling;
 mod readers;
+mod retention;
 mod schema;
 mod search;
 mod track;
