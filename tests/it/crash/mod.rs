@@ -2,10 +2,13 @@
 //! begun goes on.
 //!
 //! `CLAWBROKER_TEST_CRASHES` says how often (20; `./test --crash` sets 1,000), `CLAWBROKER_TEST_SEED` repeats a run,
-//! `CLAWBROKER_TEST_MESSAGES` says how many messages there are before the first start (none).
+//! `CLAWBROKER_TEST_MESSAGES` says how many messages there are before the first start (none), `CLAWBROKER_TEST_AGENTS` how
+//! many mailboxes are written to (12; `./test --crash` sets 200).
+mod agents;
 pub(crate) mod check;
 mod filled;
 pub(crate) mod load;
+mod mail;
 mod pressure;
 mod soak;
 
@@ -13,7 +16,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use self::agents::{Agents, SETTINGS};
 use self::load::Broker as Target;
+use self::pressure::Mix;
 pub(crate) use self::pressure::Pressure;
 use crate::harness::{Broker, Database, Seeded};
 use crate::ws::{register, sample_gateway};
@@ -39,19 +44,26 @@ async fn what_was_acknowledged_survives_kills_at_random(database: Database) {
     let messages = number_from("CLAWBROKER_TEST_MESSAGES", 0);
     println!("{messages} messages before the first start");
     filled::fill(&database, messages);
-    let database = survives_kills(database, &[]).await;
+    let database = survives_kills(database, "").await;
     filled::check(&database, messages);
 }
 
-/// The same for any database and settings; returns the database, which no broker has open any more.
-pub(crate) async fn survives_kills(database: Database, env: &[(&str, &str)]) -> Database {
+/// The same for any database and with more settings; returns the database, which no broker has open any more.
+pub(crate) async fn survives_kills(database: Database, more: &str) -> Database {
+    let settings = database.data_dir().join("crash.toml");
+    std::fs::write(&settings, format!("{SETTINGS}{more}")).expect("a file");
+    let settings = settings.to_string_lossy().into_owned();
+    let env = [("CLAWBROKER_CONFIG", settings.as_str())];
+    let asked = number_from("CLAWBROKER_TEST_AGENTS", 12) as usize;
+    let agents = Agents { askers: 4, workers: 3, asked };
     let crashes = number_from("CLAWBROKER_TEST_CRASHES", 20);
     let mut random = seeded(0xC1A3);
     println!("{crashes} crashes");
     let gateway = sample_gateway(|_| {});
-    let mut broker = Broker::start(&database, &[], env).await;
+    let mut broker = Broker::start(&database, &[], &env).await;
     register(&broker, &gateway).await;
-    let pressure = Pressure::on(&broker, Target::new(), &mut random).await;
+    let mix = Mix { agents: Some(agents), ..Mix::USUAL };
+    let pressure = Pressure::of(mix, &broker, Target::new(), &mut random).await;
 
     let mut starts = Vec::new();
     for round in 0..crashes {
@@ -80,5 +92,6 @@ pub(crate) async fn survives_kills(database: Database, env: &[(&str, &str)]) -> 
     told.check(&broker).await;
     assert_eq!(broker.stop().await, Some(0));
     check::database(&database, told.asked());
+    mail::mail(&database, told.mail());
     database
 }

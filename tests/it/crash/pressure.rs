@@ -1,10 +1,11 @@
 //! The mixed load that all of these tests run under: browsers that chat, a reader that resumes, and over REST one who writes
-//! notes and one who makes users.
+//! notes and one who makes users; where the settings allow it, agents that write to each other as well.
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::json;
 
+use super::agents::{Agents, Correspondence, MailJournal};
 use super::check;
 use super::load::{self, Added, Broker as Target, Journal, Written};
 use crate::harness::{Broker, Seeded};
@@ -19,10 +20,12 @@ pub(crate) struct Mix {
     pub(crate) chats: usize,
     /// Longest pause between two notes; users are made five times more rarely.
     pub(crate) pause_ms: u64,
+    /// They need [`SETTINGS`](super::agents::SETTINGS).
+    pub(crate) agents: Option<Agents>,
 }
 
 impl Mix {
-    const USUAL: Self = Self { chats: 4, pause_ms: 20 };
+    pub(super) const USUAL: Self = Self { chats: 4, pause_ms: 20, agents: None };
 }
 
 /// Clients at work.
@@ -32,6 +35,7 @@ pub(crate) struct Pressure {
     writer: tokio::task::JoinHandle<Vec<Written>>,
     admin: tokio::task::JoinHandle<Vec<Added>>,
     reader: tokio::task::JoinHandle<usize>,
+    agents: Option<Correspondence>,
 }
 
 impl Pressure {
@@ -53,21 +57,32 @@ impl Pressure {
         let writer = actix::spawn(load::write(target.clone(), notes, mix.pause_ms, random.part()));
         let admin = actix::spawn(load::add_users(target.clone(), 5 * mix.pause_ms, random.part()));
         let reader = actix::spawn(load::resume_again_and_again(target.clone(), mix.chats, random.part()));
-        Self { target, chats, writer, admin, reader }
+        let agents = match mix.agents {
+            Some(agents) => Some(Correspondence::on(agents, broker, &target, random).await),
+            None => None,
+        };
+        Self { target, chats, writer, admin, reader, agents }
     }
 
     /// Has the clients end, each with its last answer, and returns what they were told.
     pub(crate) async fn end(self, broker: &Broker) -> Told {
-        self.target.finish();
-        let ends = async { (join_all(self.chats).await, self.writer.await, self.admin.await, self.reader.await) };
-        let (chats, writer, admin, reader) = tokio::time::timeout(END_MAX, ends)
+        let Self { target, chats, writer, admin, reader, agents } = self;
+        target.finish();
+        let mail = async {
+            match agents {
+                Some(agents) => agents.end().await,
+                None => MailJournal::default(),
+            }
+        };
+        let ends = async { (join_all(chats).await, writer.await, admin.await, reader.await, mail.await) };
+        let (chats, writer, admin, reader, mail) = tokio::time::timeout(END_MAX, ends)
             .await
             .unwrap_or_else(|_| panic!("somebody waits for ever:\n{}", broker.log()));
         let journals: Vec<Journal> = chats.into_iter().flat_map(|chat| chat.expect("a chat does not panic")).collect();
         let written = writer.expect("the writer does not panic");
         let added = admin.expect("the admin does not panic");
         let resumes = reader.expect("the reader does not panic");
-        let told = Told { journals, written, added };
+        let told = Told { journals, written, added, mail };
         let (notes, users) = (told.written.len(), told.added.len());
         println!("{} questions, {notes} notes, {users} users, {resumes} resumes", told.asked());
         told
@@ -79,11 +94,17 @@ pub(crate) struct Told {
     journals: Vec<Journal>,
     written: Vec<Written>,
     added: Vec<Added>,
+    mail: MailJournal,
 }
 
 impl Told {
     pub(crate) fn asked(&self) -> usize {
         self.journals.iter().map(|journal| journal.asked.len()).sum()
+    }
+
+    /// Returns what agents were told.
+    pub(super) fn mail(&self) -> &MailJournal {
+        &self.mail
     }
 
     /// Compares it with what a broker has.
