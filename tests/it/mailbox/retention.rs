@@ -104,7 +104,7 @@ async fn the_broker_looks_for_what_is_old_by_itself(database: Database) {
         &mut database.connect(),
         &format!(
             "UPDATE deliveries SET created_at = created_at - {old}, ended_at = ended_at - {old}; \
-             UPDATE audit SET at = at - {old}"
+             UPDATE audit SET \"at\" = \"at\" - {old}"
         ),
     );
     let rows = sql::number(&mut database.connect(), "SELECT count(*) AS value FROM audit");

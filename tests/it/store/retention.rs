@@ -80,9 +80,9 @@ async fn ended_deliveries_go_when_they_are_old(store: TestStore) {
 async fn a_step_is_bounded(store: TestStore) {
     let (caller, conversation) = store.chat().await;
     let count = 2 * ROWS_MAX as usize + 7;
-    let asked = join_all((0..count).map(|n| {
-        let (store, caller) = (&store, &caller);
-        async move { store.ask(caller, conversation.id, &format!("question {n}")).await.delivery.unwrap().id }
+    let asked = join_all((0..count).map(async |n| {
+        let asked = store.ask(&caller, conversation.id, &format!("question {n}")).await;
+        asked.delivery.unwrap().id
     }))
     .await;
     // One in the middle is open, and keeps nobody from what stands behind it.
