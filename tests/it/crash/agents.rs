@@ -11,7 +11,7 @@ use super::load::{Broker, PAUSE, Place};
 use crate::harness::{self, Seeded};
 
 /// The settings that this load needs: leases that are soon over, and no guards against agents that never stop talking.
-pub(crate) const SETTINGS: &str = "[mailbox]\nlease_min_s = 1\nhops_max = 0\npair_requests_max = 0\n";
+const SETTINGS: &str = "[mailbox]\nlease_min_s = 1\nhops_max = 0\npair_requests_max = 0\n";
 /// How long a call may take before it is made again.
 const CALL_MAX: Duration = Duration::from_secs(5);
 /// Seconds for which an agent has what it polled.
@@ -22,6 +22,13 @@ const OPEN_MAX: usize = 20;
 const FEW: u32 = 2;
 /// As many as there may be: lost answers use them up.
 const MANY: u32 = 100;
+
+/// Writes these settings, and more, to a file of the test's own.
+pub(crate) fn settings_for_agents(more: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().expect("a temporary folder");
+    std::fs::write(&file, format!("{SETTINGS}{more}")).expect("room on the disk");
+    file
+}
 
 /// An agent and its key.
 #[derive(Clone, Debug)]

@@ -16,9 +16,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use self::agents::{Agents, SETTINGS};
+pub(crate) use self::agents::settings_for_agents;
 use self::load::Broker as Target;
-use self::pressure::Mix;
 pub(crate) use self::pressure::Pressure;
 use crate::harness::{Broker, Database, Seeded};
 use crate::ws::{register, sample_gateway};
@@ -50,20 +49,16 @@ async fn what_was_acknowledged_survives_kills_at_random(database: Database) {
 
 /// The same for any database and with more settings; returns the database, which no broker has open any more.
 pub(crate) async fn survives_kills(database: Database, more: &str) -> Database {
-    let settings = database.data_dir().join("crash.toml");
-    std::fs::write(&settings, format!("{SETTINGS}{more}")).expect("a file");
-    let settings = settings.to_string_lossy().into_owned();
-    let env = [("CLAWBROKER_CONFIG", settings.as_str())];
-    let asked = number_from("CLAWBROKER_TEST_AGENTS", 12) as usize;
-    let agents = Agents { askers: 4, workers: 3, asked };
+    let settings = settings_for_agents(more);
+    let settings = settings.path().to_string_lossy();
+    let env = [("CLAWBROKER_CONFIG", &*settings)];
     let crashes = number_from("CLAWBROKER_TEST_CRASHES", 20);
     let mut random = seeded(0xC1A3);
     println!("{crashes} crashes");
     let gateway = sample_gateway(|_| {});
     let mut broker = Broker::start(&database, &[], &env).await;
     register(&broker, &gateway).await;
-    let mix = Mix { agents: Some(agents), ..Mix::USUAL };
-    let pressure = Pressure::of(mix, &broker, Target::new(), &mut random).await;
+    let pressure = Pressure::with_agents(&broker, Target::new(), &mut random).await;
 
     let mut starts = Vec::new();
     for round in 0..crashes {
@@ -92,6 +87,6 @@ pub(crate) async fn survives_kills(database: Database, more: &str) -> Database {
     told.check(&broker).await;
     assert_eq!(broker.stop().await, Some(0));
     check::database(&database, told.asked());
-    mail::mail(&database, told.mail());
+    told.check_mail(&database);
     database
 }

@@ -6,9 +6,9 @@ use futures_util::future::join_all;
 use serde_json::json;
 
 use super::agents::{Agents, Correspondence, MailJournal};
-use super::check;
 use super::load::{self, Added, Broker as Target, Journal, Written};
-use crate::harness::{Broker, Seeded};
+use super::{check, mail, number_from};
+use crate::harness::{Broker, Database, Seeded};
 
 /// How long the clients may take to get their last answers, once nothing is broken any more.
 const END_MAX: Duration = Duration::from_secs(60);
@@ -20,12 +20,12 @@ pub(crate) struct Mix {
     pub(crate) chats: usize,
     /// Longest pause between two notes; users are made five times more rarely.
     pub(crate) pause_ms: u64,
-    /// They need [`SETTINGS`](super::agents::SETTINGS).
+    /// They need [`settings_for_agents`](super::settings_for_agents).
     pub(crate) agents: Option<Agents>,
 }
 
 impl Mix {
-    pub(super) const USUAL: Self = Self { chats: 4, pause_ms: 20, agents: None };
+    const USUAL: Self = Self { chats: 4, pause_ms: 20, agents: None };
 }
 
 /// Clients at work.
@@ -42,6 +42,13 @@ impl Pressure {
     /// Sets the clients on a broker whose gateway `gw` is registered.
     pub(crate) async fn on(broker: &Broker, target: Target, random: &mut Seeded) -> Self {
         Self::of(Mix::USUAL, broker, target, random).await
+    }
+
+    /// The same with agents, on a broker that has [`settings_for_agents`](super::settings_for_agents).
+    pub(crate) async fn with_agents(broker: &Broker, target: Target, random: &mut Seeded) -> Self {
+        let asked = number_from("CLAWBROKER_TEST_AGENTS", 12) as usize;
+        let agents = Some(Agents { askers: 4, workers: 3, asked });
+        Self::of(Mix { agents, ..Mix::USUAL }, broker, target, random).await
     }
 
     /// The same with a mix of the test's own.
@@ -102,14 +109,14 @@ impl Told {
         self.journals.iter().map(|journal| journal.asked.len()).sum()
     }
 
-    /// Returns what agents were told.
-    pub(super) fn mail(&self) -> &MailJournal {
-        &self.mail
-    }
-
     /// Compares it with what a broker has.
     pub(crate) async fn check(&self, broker: &Broker) {
         check::logs(broker, &self.journals, &self.written).await;
         check::users(broker, &self.added).await;
+    }
+
+    /// Compares what agents were told with what is in a database that no broker has open.
+    pub(crate) fn check_mail(&self, database: &Database) {
+        mail::mail(database, &self.mail);
     }
 }
