@@ -53,7 +53,7 @@ fn main() {
         if !names.is_empty() && names.iter().all(|name| name != tool) {
             continue;
         }
-        say(&format!("\n{tool}: {what}"));
+        say(&format!("\n{tool}: {what} (cargo bench --bench load -- {tool})"));
         actix::System::new().block_on(async {
             match tool {
                 "writer" => writer::run().await,
