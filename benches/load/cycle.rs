@@ -1,5 +1,5 @@
-//! A message between agents, over HTTP: sent, polled, reported on, and its reply polled. Beside it what the disk, a bare
-//! server and, on PostgreSQL, pgbench do in the same run.
+//! A message between agents, over HTTP: sent, polled, reported on, and its reply polled. Beside it what the disk, a
+//! bare server and, on PostgreSQL, pgbench do in the same run.
 use std::path::Path;
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! What the figures are compared with: the plainest servers that actix-web's own pieces make, in a process of their own.
-//! One sends each frame it gets to all of its sockets, one frame after the other; one sends it back; one answers requests,
-//! at once or after a minute.
+//! One sends each frame it gets to all of its sockets, one frame after the other; one sends it back; one answers
+//! requests, at once or after a minute.
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Polls that wait: what each of them costs, and how soon one hears of a message. Beside them a bare server whose answers
-//! wait as long.
+//! Polls that wait: what each of them costs, and how soon one hears of a message. Beside them a bare server whose
+//! answers wait as long.
 use std::time::Duration;
 
 use serde_json::json;

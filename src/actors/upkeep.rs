@@ -1,5 +1,5 @@
-//! The store's slow work: lines are made searchable, conversations of removed gateways are purged, and what is old enough
-//! is removed.
+//! The store's slow work: lines are made searchable, conversations of removed gateways are purged, and what is old
+//! enough is removed.
 //!
 //! Owner: the supervisor; one a node. Each step is one command of the bulk lane and bounded in rows, so that it never
 //! holds anybody up. It is woken by what was committed, waits a moment so that one step serves many lines, and goes on
