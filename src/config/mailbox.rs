@@ -13,6 +13,8 @@ pub struct MailboxConfig {
     pub lease_s: u32,
     /// How long a lease may last in all, however often it is extended: a lost worker's message comes again by then.
     pub lease_total_max_s: u32,
+    /// Shortest lease that a call may ask for. Less than the contract's ten seconds is for tests.
+    pub lease_min_s: u32,
     /// Hand-outs before a message is dead, unless the agent's registration says otherwise.
     pub attempts_max: u32,
     /// Longest wait of a poll (422 beyond it). Proxies cut what is silent for longer.
@@ -49,6 +51,7 @@ impl Default for MailboxConfig {
         Self {
             lease_s: 3_600,
             lease_total_max_s: 43_200,
+            lease_min_s: *LEASE_S.start(),
             attempts_max: 5,
             poll_wait_max_s: 60,
             poll_rows_default: 20,
@@ -74,6 +77,7 @@ impl Section for MailboxConfig {
         listed!(self {
             lease_s,
             lease_total_max_s,
+            lease_min_s,
             attempts_max,
             poll_wait_max_s,
             poll_rows_default,
@@ -95,6 +99,7 @@ impl Section for MailboxConfig {
         ranged!(self {
             lease_s: wide(*LEASE_S.start())..=wide(*LEASE_S.end()),
             lease_total_max_s: wide(*LEASE_S.start())..=7 * 86_400,
+            lease_min_s: 1..=wide(*LEASE_S.start()),
             attempts_max: wide(*ATTEMPTS.start())..=wide(*ATTEMPTS.end()),
             poll_wait_max_s: 0..=60,
             poll_rows_default: 1..=100,

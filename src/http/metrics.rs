@@ -13,6 +13,7 @@ use prometheus_client::registry::Registry;
 use super::state::AppState;
 use crate::domain::error::Error;
 use crate::domain::message::MessageKind;
+use crate::store::retention::Kept;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct GatewayLabels {
@@ -40,6 +41,11 @@ struct LaneLabel {
     lane: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KeptLabel {
+    rows: &'static str,
+}
+
 /// Encodes everything as it is now.
 pub(super) async fn encode(state: &AppState) -> Result<String, Error> {
     let mut registry = Registry::with_prefix("clawbroker");
@@ -65,6 +71,7 @@ pub(super) async fn encode(state: &AppState) -> Result<String, Error> {
     );
     writer(&mut registry, state);
     mailboxes(&mut registry, state);
+    retention(&mut registry, state);
     gateways(&mut registry, state);
     deliveries(&mut registry, state).await;
     let mut text = String::new();
@@ -123,6 +130,14 @@ fn mailboxes(registry: &mut Registry, state: &AppState) {
     gauge(registry, "agents_online", "Agents that called in the last five minutes", wide(online as u64));
     counter(registry, "handed_out", "Messages handed out to agents", cards.handed_out_total());
     counter(registry, "given_back", "Hand-outs that nobody took", cards.given_back_total());
+}
+
+fn retention(registry: &mut Registry, state: &AppState) {
+    let removed = Family::<KeptLabel, Counter>::default();
+    for kept in Kept::ALL {
+        removed.get_or_create(&KeptLabel { rows: kept.as_str() }).inc_by(state.store.removed().of(kept));
+    }
+    registry.register("retention_rows_removed", "Rows removed because they were old enough", removed);
 }
 
 fn gateways(registry: &mut Registry, state: &AppState) {

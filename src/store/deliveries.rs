@@ -2,6 +2,7 @@
 mod events;
 mod insert;
 mod mail;
+mod removal;
 
 use std::sync::Arc;
 
@@ -27,6 +28,8 @@ pub(super) use self::insert::{NewDelivery, NewRow, insert};
 pub(super) use self::mail::{
     Mail, count_open_of_recipient, hops_of, mail_by_ids, mail_of, mail_of_messages, waiting_by_key,
 };
+pub(super) use self::removal::remove;
+pub use self::removal::{Ended, Purge, ended_of};
 
 /// Hand-outs of a delivery before it is dead, unless its recipient says otherwise.
 pub const ATTEMPTS_MAX: i32 = 5;
@@ -476,35 +479,5 @@ impl Command for Cancel {
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Delivery, Error> {
         apply(tx, self.id, &Move::Cancel { reason: self.reason.clone() })
-    }
-}
-
-/// Removes dead deliveries for good; their messages stay and keep the end state (D10).
-pub struct Purge {
-    pub ids: Vec<DeliveryId>,
-}
-
-impl Command for Purge {
-    type Output = usize;
-
-    fn apply(&self, tx: &mut Tx<'_>) -> Result<usize, Error> {
-        use super::schema::messages;
-        let mut removed = 0;
-        for id in &self.ids {
-            let Some(stored) = get(tx.read()?, *id)? else { continue };
-            if stored.delivery.state != DeliveryState::Dead {
-                continue;
-            }
-            let delivery = &stored.delivery;
-            diesel::update(messages::table.find(delivery.message_id.as_bytes().as_slice()))
-                .set((
-                    messages::end_state.eq(Some(delivery.state as i32)),
-                    messages::end_reason.eq(&delivery.reason),
-                    messages::ended_at.eq(delivery.ended_at),
-                ))
-                .execute(tx.write()?)?;
-            removed += diesel::delete(deliveries::table.find(id_of(delivery))).execute(tx.write()?)?;
-        }
-        Ok(removed)
     }
 }

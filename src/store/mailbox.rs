@@ -13,6 +13,7 @@ mod hand_out;
 mod moves;
 mod pair;
 mod report;
+mod retained;
 mod send;
 
 pub(super) use self::after::{Deaths, Lost};

@@ -3,9 +3,8 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::MailLimits;
-use super::pair;
 use super::send::{append, deliver};
+use super::{MailLimits, pair, retained};
 use crate::domain::agent::AgentFacts;
 use crate::domain::delivery::{Applied, DeliveryState, Move, Outcome};
 use crate::domain::error::{Error, ErrorCode};
@@ -38,8 +37,10 @@ impl Command for Report {
     type Output = Reported;
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Reported, Error> {
-        let found = tx.mail_of(self.message_id, self.reporter.party_id)?;
-        let mail = found.ok_or_else(|| Error::new(ErrorCode::NotFound, "Message not found"))?;
+        let Some(mail) = tx.mail_of(self.message_id, self.reporter.party_id)? else {
+            let known = retained::reported(tx, self.reporter.party_id, self.message_id, &self.result)?;
+            return known.ok_or_else(|| Error::new(ErrorCode::NotFound, "Message not found"));
+        };
         match mail.kind {
             Some(MessageKind::Request) => self.answer(tx, mail),
             _ => self.end(tx, mail),

@@ -6,6 +6,7 @@ mod moves;
 mod options;
 mod people;
 mod removal;
+mod retention;
 mod stories;
 mod targets;
 mod waiting;

@@ -22,6 +22,7 @@ mod parties;
 mod pooling;
 mod readers;
 mod removal;
+mod retention;
 mod schema;
 mod search;
 mod track;
