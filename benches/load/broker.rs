@@ -33,10 +33,15 @@ impl Broker {
 
     /// Starts it on the PostgreSQL database of this URL, or on the SQLite file; the rest of its data is in `dir`.
     pub(crate) async fn start_on(url: Option<&str>, dir: &Path, gateway: Option<&str>) -> Self {
+        Self::start_with(url, dir, gateway, "").await
+    }
+
+    /// The same with more settings, which begin among the limits.
+    pub(crate) async fn start_with(url: Option<&str>, dir: &Path, gateway: Option<&str>, more: &str) -> Self {
         let config = dir.join("load.toml");
         let limits = "[limits]\nsockets_per_user_max = 20000\nframes_per_second_max = 100000\n\
                       frames_burst_max = 100000\npage_rows_max = 10000\n";
-        std::fs::write(&config, limits).expect("room on the disk");
+        std::fs::write(&config, format!("{limits}{more}")).expect("room on the disk");
         let server_file = dir.join("server.json");
         // What an earlier broker left must not be taken for the new one's.
         let _ = std::fs::remove_file(&server_file);

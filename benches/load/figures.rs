@@ -51,6 +51,11 @@ impl Times {
         self.us.push(u32::try_from(us).unwrap_or(u32::MAX));
     }
 
+    /// Takes in the times of another.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.us.extend(other.us);
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.us.len()
     }

@@ -5,14 +5,18 @@
 //! and when, stands in `docs/performance.md`.
 #![cfg(test)]
 
+mod agents;
 mod broker;
+mod cycle;
 mod database;
 mod delta;
 mod fanout;
 mod figures;
 mod gateway;
+mod http;
 mod idle;
 mod naive;
+mod polls;
 mod start;
 mod wire;
 mod writer;
@@ -22,18 +26,20 @@ use std::path::Path;
 use figures::say;
 
 /// Every tool by name, with what it shows.
-const TOOLS: [(&str, &str); 5] = [
+const TOOLS: [(&str, &str); 7] = [
     ("writer", "rows that 64 writers bring to the disk"),
     ("idle", "memory of an idle browser socket"),
     ("fanout", "one stream to 1,000 browsers"),
     ("delta", "a delta's way through the broker"),
+    ("cycle", "messages between agents: sent, polled, reported on"),
+    ("polls", "10,000 polls that wait, and how soon they hear"),
     ("start", "time to ready, and a page of history, with many messages"),
 ];
 
 fn main() {
     // `cargo bench` adds `--bench`.
     let names: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
-    if names.first().is_some_and(|name| name == naive::BROADCAST || name == naive::ECHO) {
+    if names.first().is_some_and(|name| naive::ALL.contains(&name.as_str())) {
         naive::serve(&names[0]);
         return;
     }
@@ -47,13 +53,15 @@ fn main() {
         if !names.is_empty() && names.iter().all(|name| name != tool) {
             continue;
         }
-        say(&format!("\n{tool}: {what}"));
+        say(&format!("\n{tool}: {what} (cargo bench --bench load -- {tool})"));
         actix::System::new().block_on(async {
             match tool {
                 "writer" => writer::run().await,
                 "idle" => idle::run().await,
                 "fanout" => fanout::run().await,
                 "delta" => delta::run().await,
+                "cycle" => cycle::run().await,
+                "polls" => polls::run().await,
                 _ => start::run().await,
             }
         });

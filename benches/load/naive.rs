@@ -1,16 +1,24 @@
 //! What the figures are compared with: the plainest servers that actix-web's own pieces make, in a process of their own.
-//! One sends each frame it gets to all of its sockets, one frame after the other; one sends it back.
+//! One sends each frame it gets to all of its sockets, one frame after the other; one sends it back; one answers
+//! requests, at once or after a minute.
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use actix::prelude::*;
-use actix_web::{App, HttpRequest, HttpServer, web};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use actix_web_actors::ws;
 use bytestring::ByteString;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 pub(crate) const BROADCAST: &str = "naive-broadcast";
 pub(crate) const ECHO: &str = "naive-echo";
+pub(crate) const BARE: &str = "naive-bare";
+/// Each of them.
+pub(crate) const ALL: [&str; 3] = [BROADCAST, ECHO, BARE];
+
+/// As long as the answer of a poll that finds nothing.
+const NOTHING: &str = r#"{"messages":[],"relationships":[],"relationships_version":"0","remaining":0,"paused":false}"#;
 
 /// A comparison server; killed with this value.
 pub(crate) struct Naive {
@@ -37,6 +45,9 @@ impl Naive {
 
 /// The process of a comparison server.
 pub(crate) fn serve(kind: &str) {
+    if kind == BARE {
+        return serve_bare();
+    }
     let everybody: Option<Everybody> = (kind == BROADCAST).then(Everybody::default);
     actix::System::new().block_on(async move {
         let server = HttpServer::new(move || {
@@ -48,6 +59,25 @@ pub(crate) fn serve(kind: &str) {
         println!("{}", server.addrs()[0]);
         server.run().await.expect("it serves");
     });
+}
+
+/// The process of the one that answers requests.
+fn serve_bare() {
+    actix::System::new().block_on(async move {
+        let app = || App::new().route("/", web::get().to(nothing)).route("/wait", web::get().to(wait));
+        let server = HttpServer::new(app).workers(2).tcp_nodelay(true).bind("127.0.0.1:0").expect("a free port");
+        println!("{}", server.addrs()[0]);
+        server.run().await.expect("it serves");
+    });
+}
+
+async fn nothing() -> HttpResponse {
+    HttpResponse::Ok().content_type("application/json").body(NOTHING)
+}
+
+async fn wait() -> HttpResponse {
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    nothing().await
 }
 
 type Everybody = Arc<Mutex<Vec<Addr<Member>>>>;

@@ -222,7 +222,8 @@ impl Supervisor {
     }
 
     fn start_upkeep(&mut self, ctx: &mut Context<Self>) {
-        let upkeep = Upkeep::new(self.parts.store.clone(), ctx.address().recipient());
+        let retention = self.parts.config.retention.clone();
+        let upkeep = Upkeep::new(self.parts.store.clone(), retention, ctx.address().recipient());
         if let Some(before) = self.upkeep.replace(upkeep.start()) {
             before.do_send(Stop);
         }

@@ -1,21 +1,24 @@
 //! The store's slow work: lines are made searchable, conversations of removed gateways are purged, what is open for
-//! removed agents is ended.
+//! removed agents is ended, and what is old enough is removed.
 //!
 //! Owner: the supervisor; one a node. Each step is one command of the bulk lane and bounded in rows, so that it never
 //! holds anybody up. It is woken by what was committed, waits a moment so that one step serves many lines, and goes on
-//! until nothing is left.
+//! until nothing is left. What grows old is looked for at the start and once an hour.
 //!
 //! Invariants
 //! - What a stopped node left over is found in the store and done after the next start.
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use actix::prelude::*;
 
 use super::messages::{Observe, Report, Stop};
 use super::supervisor::{Child, ChildStopped};
+use crate::config::RetentionConfig;
 use crate::domain::error::Error;
 use crate::store::agents::{self, EndMailStep};
 use crate::store::purge::{self, PurgeStep};
+use crate::store::retention::{Kept, RetainStep, Stepped, Walk};
 use crate::store::search::{self, IndexLines};
 use crate::store::{Db, Store};
 
@@ -23,9 +26,15 @@ use crate::store::{Db, Store};
 const GATHER: Duration = Duration::from_secs(1);
 /// Wait after a step that the store refused.
 const RETRY: Duration = Duration::from_secs(5);
+/// How often it is looked for what has grown old enough: days are counted, so an hour is soon.
+const RETAIN: Duration = Duration::from_secs(3_600);
+const DAY_MS: i64 = 24 * 3_600 * 1_000;
 
 pub struct Upkeep {
     store: Store,
+    retention: RetentionConfig,
+    /// What is left of the newest look for what is old enough.
+    walks: VecDeque<RetainStep>,
     parent: Recipient<ChildStopped>,
     /// A step is under way or will begin.
     busy: bool,
@@ -42,8 +51,34 @@ pub struct Upkeep {
 pub struct Wake;
 
 impl Upkeep {
-    pub fn new(store: Store, parent: Recipient<ChildStopped>) -> Self {
-        Self { store, parent, busy: false, woken: false, steps_total: 0, last_error: None, leaving: false }
+    pub fn new(store: Store, retention: RetentionConfig, parent: Recipient<ChildStopped>) -> Self {
+        Self {
+            store,
+            retention,
+            walks: VecDeque::new(),
+            parent,
+            busy: false,
+            woken: false,
+            steps_total: 0,
+            last_error: None,
+            leaving: false,
+        }
+    }
+
+    /// Looks for what has grown old enough, unless it still does.
+    fn retain(&mut self) {
+        if self.walks.is_empty() {
+            self.walks = walks(&self.retention);
+        }
+    }
+
+    /// Takes in what a step of retention did.
+    fn retained(&mut self, stepped: Stepped) {
+        let Some(step) = self.walks.pop_front() else { return };
+        self.store.removed().add(step.walk.kept(), stepped.removed);
+        if let Some(walk) = stepped.next {
+            self.walks.push_front(RetainStep { walk, ..step });
+        }
     }
 
     fn step_later(&mut self, wait: Duration, ctx: &mut Context<Self>) {
@@ -54,22 +89,32 @@ impl Upkeep {
     fn step(&mut self, ctx: &mut Context<Self>) {
         self.woken = false;
         self.steps_total += 1;
-        let store = self.store.clone();
+        let (store, oldest) = (self.store.clone(), self.walks.front().copied());
         async move {
+            let retaining = async {
+                match oldest {
+                    Some(step) => store.write_bulk(step).await.map(Some),
+                    None => Ok(None),
+                }
+            };
             // Side by side, so that one commit serves all.
-            let (indexing, purging, ending) = futures_util::try_join!(
+            let (indexing, purging, ending, retained) = futures_util::try_join!(
                 store.write_bulk(IndexLines),
                 store.write_bulk(PurgeStep::default()),
                 store.write_bulk(EndMailStep),
+                retaining
             )?;
-            Ok::<bool, Error>(indexing || purging || ending)
+            Ok::<_, Error>((indexing || purging || ending, retained))
         }
         .into_actor(self)
         .map(|result, this, ctx| match result {
-            Ok(more) => {
+            Ok((more, retained)) => {
                 this.busy = false;
                 this.last_error = None;
-                if more {
+                if let Some(stepped) = retained {
+                    this.retained(stepped);
+                }
+                if more || !this.walks.is_empty() {
                     this.step_later(Duration::ZERO, ctx);
                 } else if this.woken {
                     this.step_later(GATHER, ctx);
@@ -85,11 +130,33 @@ impl Upkeep {
     }
 }
 
+/// Returns the walks that look at everything which is kept for a time only.
+fn walks(retention: &RetentionConfig) -> VecDeque<RetainStep> {
+    let days = |kept| match kept {
+        Kept::Deliveries => retention.deliveries_days,
+        Kept::Audit => retention.audit_days,
+        Kept::Steps => retention.runs_days,
+    };
+    Kept::ALL
+        .into_iter()
+        .filter(|kept| days(*kept) > 0)
+        .flat_map(|kept| {
+            let keep_ms = i64::from(days(kept)) * DAY_MS;
+            Walk::all(kept).into_iter().map(move |walk| RetainStep { walk, keep_ms })
+        })
+        .collect()
+}
+
 impl Actor for Upkeep {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
+        self.retain();
         self.step_later(Duration::ZERO, ctx);
+        ctx.run_interval(RETAIN, |this, ctx| {
+            this.retain();
+            ctx.notify(Wake);
+        });
     }
 
     fn stopped(&mut self, _ctx: &mut Self::Context) {
@@ -114,6 +181,8 @@ impl Handler<Observe> for Upkeep {
     fn handle(&mut self, _: Observe, _ctx: &mut Self::Context) -> Self::Result {
         let (store, busy, steps, last_error) =
             (self.store.clone(), self.busy, self.steps_total, self.last_error.clone());
+        let removed: serde_json::Map<String, serde_json::Value> =
+            Kept::ALL.into_iter().map(|kept| (kept.as_str().to_owned(), store.removed().of(kept).into())).collect();
         let counts = |db: &mut Db| Ok::<_, Error>((search::behind(db)?, purge::waiting(db)?, agents::ending(db)?));
         Box::pin(async move {
             // A store that cannot be read shows in the writer's report; here the counts are unknown.
@@ -127,6 +196,7 @@ impl Handler<Observe> for Upkeep {
                     "conversations_to_index": counts.map(|(behind, ..)| behind),
                     "conversations_to_purge": counts.map(|(_, purge, _)| purge),
                     "removed_agents_to_end": counts.map(|(.., ending)| ending),
+                    "rows_removed": removed,
                     "last_error": last_error,
                 }),
             }
@@ -140,5 +210,20 @@ impl Handler<Stop> for Upkeep {
     fn handle(&mut self, _: Stop, ctx: &mut Self::Context) {
         self.leaving = true;
         ctx.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_for_ever_is_not_looked_for() {
+        let config = RetentionConfig { deliveries_days: 2, audit_days: 0, runs_days: 1 };
+        let found: Vec<(Kept, i64)> = walks(&config).iter().map(|step| (step.walk.kept(), step.keep_ms)).collect();
+        let deliveries = (Kept::Deliveries, 2 * DAY_MS);
+        assert_eq!(found, [deliveries, deliveries, deliveries, deliveries, (Kept::Steps, DAY_MS)]);
+        let never = RetentionConfig { deliveries_days: 0, audit_days: 0, runs_days: 0 };
+        assert!(walks(&never).is_empty());
     }
 }

@@ -16,6 +16,8 @@ pub struct MailboxConfig {
     pub lease_s: u32,
     /// How long a lease may last in all, however often it is extended: a lost worker's message comes again by then.
     pub lease_total_max_s: u32,
+    /// Shortest lease that a call may ask for. Less than the contract's ten seconds is for tests.
+    pub lease_min_s: u32,
     /// Hand-outs before a message is dead, unless the agent's registration says otherwise.
     pub attempts_max: u32,
     /// Longest wait of a poll (422 beyond it). Proxies cut what is silent for longer.
@@ -36,6 +38,17 @@ pub struct MailboxConfig {
     pub text_bytes_max: usize,
     /// Which other agents an agent may write to. People only ever by a relationship.
     pub reach: Reach,
+    /// Requests that may follow from each other between two agents (429 `hop_limit`); 0 for any number.
+    pub hops_max: u32,
+    /// Requests of one agent to another in [`pair_window_s`](Self::pair_window_s) (429 `pair_rate_limited`); 0 for any
+    /// number.
+    pub pair_requests_max: usize,
+    /// The time in which they are counted.
+    pub pair_window_s: u64,
+    /// Longest `ttl_seconds` of a message.
+    pub ttl_max_s: u64,
+    /// How far ahead `deliver_at` of a message may be.
+    pub deliver_at_max_s: u64,
 }
 
 /// Whom an agent may write to.
@@ -76,6 +89,7 @@ impl Default for MailboxConfig {
         Self {
             lease_s: 3_600,
             lease_total_max_s: 43_200,
+            lease_min_s: *LEASE_S.start(),
             attempts_max: 5,
             poll_wait_max_s: 60,
             poll_rows_default: 20,
@@ -86,6 +100,11 @@ impl Default for MailboxConfig {
             idle_s: 600,
             text_bytes_max: 4_194_304,
             reach: Reach::All,
+            hops_max: 8,
+            pair_requests_max: 100,
+            pair_window_s: 600,
+            ttl_max_s: 31_536_000,
+            deliver_at_max_s: 31_536_000,
         }
     }
 }
@@ -97,6 +116,7 @@ impl Section for MailboxConfig {
         listed!(self {
             lease_s,
             lease_total_max_s,
+            lease_min_s,
             attempts_max,
             poll_wait_max_s,
             poll_rows_default,
@@ -107,6 +127,11 @@ impl Section for MailboxConfig {
             idle_s,
             text_bytes_max,
             reach,
+            hops_max,
+            pair_requests_max,
+            pair_window_s,
+            ttl_max_s,
+            deliver_at_max_s,
         })
     }
 
@@ -114,6 +139,7 @@ impl Section for MailboxConfig {
         ranged!(self {
             lease_s: wide(*LEASE_S.start())..=wide(*LEASE_S.end()),
             lease_total_max_s: wide(*LEASE_S.start())..=7 * 86_400,
+            lease_min_s: 1..=wide(*LEASE_S.start()),
             attempts_max: wide(*ATTEMPTS.start())..=wide(*ATTEMPTS.end()),
             poll_wait_max_s: 0..=60,
             poll_rows_default: 1..=100,
@@ -123,6 +149,11 @@ impl Section for MailboxConfig {
             history_bytes_max: 0..=4 * MIB,
             idle_s: 1..=86_400,
             text_bytes_max: 0..=256 * MIB,
+            hops_max: 0..=1_000,
+            pair_requests_max: 0..=1_000,
+            pair_window_s: 1..=86_400,
+            ttl_max_s: 1..=31_536_000,
+            deliver_at_max_s: 0..=31_536_000,
         })
     }
 

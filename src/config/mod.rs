@@ -21,6 +21,7 @@ mod load;
 mod log;
 mod mailbox;
 mod origin;
+mod retention;
 mod section;
 mod server;
 mod sources;
@@ -41,6 +42,7 @@ pub use listen::ListenAddress;
 pub use log::{Log, LogFilter};
 pub use mailbox::{MailboxConfig, Reach};
 pub use origin::CorsOrigin;
+pub use retention::RetentionConfig;
 pub use section::{Ranged, Section, Show, Shown};
 pub use server::Server;
 pub use sources::{Loaded, Overrides, Setting, Sources};
@@ -57,6 +59,7 @@ pub struct Config {
     pub limits: Limits,
     pub gateway: GatewayConfig,
     pub mailbox: MailboxConfig,
+    pub retention: RetentionConfig,
     pub log: Log,
     pub legacy: Legacy,
 }
@@ -71,6 +74,7 @@ impl Config {
         self.limits.validate()?;
         self.gateway.validate()?;
         self.mailbox.validate()?;
+        self.retention.validate()?;
         self.log.validate()?;
         self.legacy.validate()?;
         self.auth.check_trust(&self.server, &self.app)
@@ -86,6 +90,7 @@ impl Config {
         list(&self.limits, &mut all);
         list(&self.gateway, &mut all);
         list(&self.mailbox, &mut all);
+        list(&self.retention, &mut all);
         list(&self.log, &mut all);
         list(&self.legacy, &mut all);
         all
@@ -101,6 +106,7 @@ impl Config {
             Limits::NAME => self.limits.ranges(),
             GatewayConfig::NAME => self.gateway.ranges(),
             MailboxConfig::NAME => self.mailbox.ranges(),
+            RetentionConfig::NAME => self.retention.ranges(),
             _ => Vec::new(),
         };
         ranges.into_iter().find(|number| number.key == key)

@@ -10,6 +10,7 @@ pub mod error;
 pub mod event;
 pub mod gateway;
 pub mod ids;
+pub mod loop_guard;
 pub mod member;
 pub mod message;
 pub mod party;

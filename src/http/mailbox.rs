@@ -11,6 +11,7 @@ mod key;
 mod keys;
 mod message;
 mod moves;
+mod options;
 mod people;
 mod poll;
 mod receipt;
@@ -27,7 +28,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 use crate::config::{Config, MailboxConfig};
 use crate::domain::agent::AgentFacts;
 use crate::domain::error::Error;
-use crate::store::mailbox::{MailLimits, Prolonging};
+use crate::store::mailbox::{LoopGuards, MailLimits, Prolonging};
 
 /// Adds the family's routes.
 pub(super) fn routes(cfg: &mut ServiceConfig) {
@@ -80,4 +81,13 @@ fn within<T: PartialOrd + Display>(
     }
     let message = format!("`{field}` must be a number from {} to {}", allowed.start(), allowed.end());
     Err(Error::invalid_at(place, field, message, "value_error"))
+}
+
+/// Returns what ends the talk of agents that answer each other without end.
+fn loop_guards(config: &Config) -> LoopGuards {
+    LoopGuards {
+        hops_max: i32::try_from(config.mailbox.hops_max).unwrap_or(i32::MAX),
+        pair_requests_max: config.mailbox.pair_requests_max,
+        pair_window_ms: i64::try_from(config.mailbox.pair_window_s).unwrap_or(i64::MAX).saturating_mul(1_000),
+    }
 }

@@ -12,6 +12,8 @@ use prometheus_client::registry::Registry;
 
 use super::state::AppState;
 use crate::domain::error::Error;
+use crate::domain::message::MessageKind;
+use crate::store::retention::Kept;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct GatewayLabels {
@@ -30,8 +32,18 @@ struct StateLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LaneLabel {
     lane: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KeptLabel {
+    rows: &'static str,
 }
 
 /// Encodes everything as it is now.
@@ -59,6 +71,7 @@ pub(super) async fn encode(state: &AppState) -> Result<String, Error> {
     );
     writer(&mut registry, state);
     mailboxes(&mut registry, state);
+    retention(&mut registry, state);
     gateways(&mut registry, state);
     deliveries(&mut registry, state).await;
     let mut text = String::new();
@@ -76,9 +89,20 @@ fn writer(registry: &mut Registry, state: &AppState) {
         ("writer_batches_replayed", "Batches repeated with savepoints", of(&stats.replays_total)),
         ("writer_commands_refused", "Commands refused because the queue was full", of(&stats.refused_total)),
         ("writer_connections_opened", "Connections opened", of(&stats.opened_total)),
+        ("hop_limit", "Requests of agents that were one too many in a row", of(&stats.hop_limit_total)),
+        ("pair_rate_limited", "Requests of agents that came too fast", of(&stats.pair_rate_limited_total)),
     ] {
         counter(registry, name, help, value);
     }
+    let dead = Family::<KindLabel, Counter>::default();
+    for (kind, total) in [
+        (MessageKind::Request, &stats.dead_requests_total),
+        (MessageKind::Reply, &stats.dead_replies_total),
+        (MessageKind::Notice, &stats.dead_notices_total),
+    ] {
+        dead.get_or_create(&KindLabel { kind: kind.as_str() }).inc_by(of(total));
+    }
+    registry.register("dead", "Messages to agents that nobody handled", dead);
     gauge(registry, "writer_batch_max", "Largest batch so far", wide(of(&stats.batch_max_seen)));
     gauge(registry, "writer_broken", "1 while the database cannot be written to", wide(of(&stats.broken)));
     gauge(
@@ -106,6 +130,14 @@ fn mailboxes(registry: &mut Registry, state: &AppState) {
     gauge(registry, "agents_online", "Agents that called in the last five minutes", wide(online as u64));
     counter(registry, "handed_out", "Messages handed out to agents", cards.handed_out_total());
     counter(registry, "given_back", "Hand-outs that nobody took", cards.given_back_total());
+}
+
+fn retention(registry: &mut Registry, state: &AppState) {
+    let removed = Family::<KeptLabel, Counter>::default();
+    for kept in Kept::ALL {
+        removed.get_or_create(&KeptLabel { rows: kept.as_str() }).inc_by(state.store.removed().of(kept));
+    }
+    registry.register("retention_rows_removed", "Rows removed because they were old enough", removed);
 }
 
 fn gateways(registry: &mut Registry, state: &AppState) {

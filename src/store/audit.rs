@@ -137,6 +137,21 @@ pub fn count(db: &mut Db, filter: &Filter) -> Result<i64, Error> {
     Ok(matching(filter).count().get_result(db)?)
 }
 
+/// Finds the oldest rows from before a time.
+pub fn oldest(db: &mut Db, before: i64, limit: i64) -> Result<Vec<Vec<u8>>, Error> {
+    Ok(audit::table
+        .filter(audit::at.lt(before))
+        .order((audit::at.asc(), audit::id.asc()))
+        .limit(limit)
+        .select(audit::id)
+        .load(db)?)
+}
+
+/// Removes rows for good, and returns how many there were.
+pub(super) fn remove(tx: &mut Tx<'_>, ids: &[Vec<u8>]) -> Result<usize, Error> {
+    Ok(diesel::delete(audit::table.filter(audit::id.eq_any(ids))).execute(tx.write()?)?)
+}
+
 /// What a filter lets through, wherever the list goes on.
 fn matching(filter: &Filter) -> audit::BoxedQuery<'static, <Db as diesel::Connection>::Backend> {
     let mut query = audit::table.into_boxed();

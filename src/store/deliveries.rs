@@ -2,6 +2,7 @@
 mod events;
 mod insert;
 mod mail;
+mod removal;
 
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use diesel::prelude::*;
 use diesel::sql_types::Bool;
 
 use super::dialect::Db;
+use super::mailbox::Lost;
 use super::parties;
 use super::schema::{agents, conversations, deliveries};
 use super::tx::{Command, Tx};
@@ -23,7 +25,11 @@ use crate::domain::party::{Party, PartyKind};
 pub use self::events::Entry;
 pub use self::insert::DeliveryOptions;
 pub(super) use self::insert::{NewDelivery, NewRow, insert};
-pub(super) use self::mail::{Mail, count_open_of_recipient, mail_by_ids, mail_of, mail_of_messages};
+pub(super) use self::mail::{
+    Mail, count_open_of_recipient, hops_of, mail_by_ids, mail_of, mail_of_messages, waiting_by_key,
+};
+pub(super) use self::removal::remove;
+pub use self::removal::{Ended, Purge, ended_of};
 
 /// Hand-outs of a delivery before it is dead, unless its recipient says otherwise.
 pub const ATTEMPTS_MAX: i32 = 5;
@@ -125,7 +131,8 @@ pub(super) fn apply(tx: &mut Tx<'_>, id: DeliveryId, action: &Move) -> Result<De
     apply_to(tx, stored, action, true)
 }
 
-/// The same for a delivery that was just read; without `announce` the caller tells of it.
+/// The same for a delivery that was just read; without `announce` the caller tells of it. A request to an agent that ends
+/// unhandled begets a notice here, whoever moves it.
 pub(super) fn apply_to(tx: &mut Tx<'_>, mut stored: Stored, action: &Move, announce: bool) -> Result<Delivery, Error> {
     let now_ms = tx.now_ms();
     let from = stored.delivery.state;
@@ -133,9 +140,13 @@ pub(super) fn apply_to(tx: &mut Tx<'_>, mut stored: Stored, action: &Move, annou
         return Ok(stored.delivery);
     }
     events::add_move(&mut stored.events, action, &stored.delivery, now_ms);
+    let lost = Lost::of(tx, &stored.delivery, from)?;
     tx.save_move(&stored, from)?;
     if announce {
         tell(tx, &stored.delivery, Some(from), None)?;
+    }
+    if let Some(lost) = lost {
+        lost.tell(tx, &stored.delivery)?;
     }
     Ok(stored.delivery)
 }
@@ -468,35 +479,5 @@ impl Command for Cancel {
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Delivery, Error> {
         apply(tx, self.id, &Move::Cancel { reason: self.reason.clone() })
-    }
-}
-
-/// Removes dead deliveries for good; their messages stay and keep the end state (D10).
-pub struct Purge {
-    pub ids: Vec<DeliveryId>,
-}
-
-impl Command for Purge {
-    type Output = usize;
-
-    fn apply(&self, tx: &mut Tx<'_>) -> Result<usize, Error> {
-        use super::schema::messages;
-        let mut removed = 0;
-        for id in &self.ids {
-            let Some(stored) = get(tx.read()?, *id)? else { continue };
-            if stored.delivery.state != DeliveryState::Dead {
-                continue;
-            }
-            let delivery = &stored.delivery;
-            diesel::update(messages::table.find(delivery.message_id.as_bytes().as_slice()))
-                .set((
-                    messages::end_state.eq(Some(delivery.state as i32)),
-                    messages::end_reason.eq(&delivery.reason),
-                    messages::ended_at.eq(delivery.ended_at),
-                ))
-                .execute(tx.write()?)?;
-            removed += diesel::delete(deliveries::table.find(id_of(delivery))).execute(tx.write()?)?;
-        }
-        Ok(removed)
     }
 }

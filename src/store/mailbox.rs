@@ -5,17 +5,23 @@
 //! Invariants
 //! - DLV-1: a message is handed out to one caller at a time, and each hand-out has a number.
 //! - DLV-3: a request that is reported on twice has one reply.
-//! - STO-2: a report, its line and the reply's delivery are one transaction.
-//! - RTE-1: a reply or a notice begets nothing.
+//! - STO-2: a report, its line and the reply's delivery are one transaction, and so are a death and its notice.
+//! - RTE-1: a reply or a notice begets nothing, and requests that follow from each other come to an end.
+mod after;
 mod ask;
 mod hand_out;
 mod moves;
+mod pair;
 mod report;
+mod retained;
 mod send;
 
+pub(super) use self::after::{Deaths, Lost};
 pub use self::ask::{Ask, OpenUserAgent};
 pub use self::hand_out::{Close, GiveBack, HandOut, HandedOut};
 pub use self::moves::{Acknowledge, Acknowledged, Extend, ExtendAll, Extended, Fail, Nack, Prolonging};
+pub use self::pair::LoopGuards;
+pub(super) use self::pair::Pairs;
 pub use self::report::{Report, Reported};
 pub use self::send::{SendMessage, Sent, sent_before};
 

@@ -7,10 +7,13 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use super::deliveries::{Mail, Stored};
+use super::mailbox::Pairs;
 use crate::domain::agent::AgentFacts;
 use crate::domain::conversation::ConversationKind;
+use crate::domain::delivery::DeliveryState;
 use crate::domain::event::Topic;
 use crate::domain::ids::{AgentId, ConversationId, DeliveryId, GatewayId, MessageId, PartyId, UserId};
+use crate::domain::message::MessageKind;
 use crate::domain::party::{Party, PartyKind};
 
 /// Entries of each kind that may be many; beyond it the kind is emptied and filled anew.
@@ -49,7 +52,7 @@ impl MailMemory {
     }
 
     /// Keeps a delivery as it is now; one that has ended is forgotten.
-    pub(super) fn note_move(&mut self, stored: &Stored) {
+    fn note_move(&mut self, stored: &Stored) {
         let delivery = &stored.delivery;
         if delivery.state.is_open() {
             if let Some(known) = self.by_id.get_mut(&delivery.id) {
@@ -89,6 +92,8 @@ pub(super) struct Memory {
     pub(super) open_of: HashMap<PartyId, usize>,
     /// Open deliveries of agents.
     pub(super) mail: MailMemory,
+    /// What agents have written to each other of late.
+    pub(super) pairs: Pairs,
     /// Agents that were not removed.
     pub(super) agents: HashMap<AgentId, Arc<AgentFacts>>,
     /// Conversations without a gateway that have not been deleted, by kind and key.
@@ -110,6 +115,23 @@ impl Memory {
     /// Forgets everything: some of it may have been read from what was rolled back.
     pub(super) fn clear(&mut self) {
         *self = Self { epoch: self.epoch, ..Self::default() };
+    }
+
+    /// Keeps what is known of a delivery as it is now, after it was in the state `from`.
+    pub(super) fn note_move(&mut self, stored: &Stored, from: DeliveryState) {
+        let delivery = &stored.delivery;
+        let is_held = delivery.state == DeliveryState::Leased;
+        if is_held != (from == DeliveryState::Leased) {
+            match self.mail.get(delivery.id) {
+                Some(mail) if mail.kind == Some(MessageKind::Request) => {
+                    self.pairs.note_held(delivery.recipient_id, mail.sender_id, mail.hops, is_held);
+                }
+                Some(_) => {}
+                // Who asked is not known here: what its recipient holds is read again.
+                None => self.pairs.forget(delivery.recipient_id),
+            }
+        }
+        self.mail.note_move(stored);
     }
 
     /// Remembers a party under its id and under what it stands for.

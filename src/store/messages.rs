@@ -239,7 +239,7 @@ pub fn by_ids(db: &mut Db, ids: &[MessageId]) -> Result<HashMap<MessageId, Arc<L
     Ok(found)
 }
 
-/// Reads the first line that answers `id`.
+/// Reads the first line that answers `id`. A further request that names it, or a notice about it, is no answer.
 pub fn reply_to(
     db: &mut Db,
     conversation: ConversationId,
@@ -253,6 +253,7 @@ pub fn reply_to(
                 .and(messages::seq.gt(after_seq))
                 .and(messages::in_reply_to.eq(id.as_bytes().as_slice())),
         )
+        .filter(messages::kind.is_null().or(messages::kind.eq(Some(MessageKind::Reply as i32))))
         .order(messages::seq.asc())
         .select(Row::as_select())
         .first(db)

@@ -22,6 +22,7 @@ pub mod parties;
 pub mod purge;
 mod readers;
 pub mod relationships;
+pub mod retention;
 mod schema;
 pub mod search;
 pub mod sessions;
@@ -57,13 +58,14 @@ pub struct Store {
     location: Location,
     /// The epoch under which this node writes; 0 while it is not the active one.
     epoch: Arc<AtomicI64>,
+    removed: Arc<retention::Removed>,
 }
 
 impl Store {
     /// Puts a store together from a running writer and a pool of readers.
     pub fn new(writer: WriterHandle, opener: Opener, readers: u32, epoch: Arc<AtomicI64>) -> Result<Self, Error> {
         let location = opener.location.clone();
-        Ok(Self { writer, readers: Readers::open(opener, readers)?, location, epoch })
+        Ok(Self { writer, readers: Readers::open(opener, readers)?, location, epoch, removed: Arc::default() })
     }
 
     /// Runs a command in the interactive lane. The answer comes after the commit (STO-1); dropping the future does not
@@ -105,6 +107,11 @@ impl Store {
 
     pub fn epoch(&self) -> &Arc<AtomicI64> {
         &self.epoch
+    }
+
+    /// Returns what retention has removed so far.
+    pub fn removed(&self) -> &retention::Removed {
+        &self.removed
     }
 
     /// Copies the database to `target` while it runs; refuses a file that exists.

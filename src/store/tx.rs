@@ -14,6 +14,7 @@ use diesel::prelude::*;
 use super::deliveries::{Moved, NewRow as DeliveryRow, Stored};
 use super::dialect::{self, Db};
 use super::held::Held;
+use super::mailbox::Deaths;
 use super::memory::{Ends, Memory, remember};
 use super::messages::NewRow as MessageRow;
 use super::schema::{conversations, deliveries};
@@ -56,6 +57,7 @@ pub struct Tx<'a> {
     held: Held,
     changed: Changed,
     events: Vec<Event>,
+    deaths: Deaths,
     now_ms: i64,
     dirty: bool,
 }
@@ -64,11 +66,21 @@ pub struct Tx<'a> {
 pub(super) struct Mark {
     changed: Changed,
     events: usize,
+    deaths: Deaths,
 }
 
 impl<'a> Tx<'a> {
     pub(super) fn new(db: &'a mut Db, memory: &'a mut Memory, now_ms: i64) -> Self {
-        Self { db, memory, held: Held::default(), changed: HashMap::new(), events: Vec::new(), now_ms, dirty: false }
+        Self {
+            db,
+            memory,
+            held: Held::default(),
+            changed: HashMap::new(),
+            events: Vec::new(),
+            deaths: Deaths::default(),
+            now_ms,
+            dirty: false,
+        }
     }
 
     /// Returns the time of this transaction, in epoch milliseconds.
@@ -116,7 +128,7 @@ impl<'a> Tx<'a> {
         let row = Moved::of(stored)?;
         self.dirty = true;
         self.note_open(&stored.delivery, from.is_open());
-        self.memory.mail.note_move(stored);
+        self.memory.note_move(stored, from);
         self.held.moves.insert(stored.delivery.id, row);
         Ok(())
     }
@@ -132,18 +144,24 @@ impl<'a> Tx<'a> {
         self.events.push(event);
     }
 
+    /// Counts messages to agents that die; what is rolled back does not count.
+    pub(super) fn deaths(&mut self) -> &mut Deaths {
+        &mut self.deaths
+    }
+
     /// Tells whether the running command has written, and starts afresh for the next one.
     pub(super) fn take_dirty(&mut self) -> bool {
         std::mem::take(&mut self.dirty)
     }
 
     pub(super) fn mark(&self) -> Mark {
-        Mark { changed: self.changed.clone(), events: self.events.len() }
+        Mark { changed: self.changed.clone(), events: self.events.len(), deaths: self.deaths }
     }
 
     pub(super) fn back_to(&mut self, mark: Mark) {
         self.changed = mark.changed;
         self.events.truncate(mark.events);
+        self.deaths = mark.deaths;
         // Who wrote nothing can have remembered only what is committed.
         if self.dirty {
             self.memory.clear();
@@ -300,12 +318,12 @@ impl<'a> Tx<'a> {
 
     /// Lets go of the connection, so that it can commit.
     pub(super) fn into_uncommitted(self) -> Uncommitted {
-        Uncommitted { changed: self.changed, events: self.events }
+        Uncommitted { changed: self.changed, events: self.events, deaths: self.deaths }
     }
 
     /// Runs `work` between savepoints and takes it back if it returns `false`.
     pub(super) fn in_savepoint(&mut self, work: impl FnOnce(&mut Tx<'_>) -> bool) -> bool {
-        let Self { db, memory, held, changed, events, now_ms, dirty } = self;
+        let Self { db, memory, held, changed, events, deaths, now_ms, dirty } = self;
         let outcome = dialect::savepoint(db, |db| {
             let mut inner = Tx {
                 db,
@@ -313,12 +331,14 @@ impl<'a> Tx<'a> {
                 held: std::mem::take(held),
                 changed: std::mem::take(changed),
                 events: std::mem::take(events),
+                deaths: *deaths,
                 now_ms: *now_ms,
                 dirty: false,
             };
             let fine = work(&mut inner);
             *changed = inner.changed;
             *events = inner.events;
+            *deaths = inner.deaths;
             *dirty = inner.dirty;
             // The error only tells diesel to roll back; the command has kept its own.
             if fine { Ok(()) } else { Err(Error::store_busy()) }
@@ -361,9 +381,15 @@ impl<'a> Tx<'a> {
 pub(super) struct Uncommitted {
     changed: Changed,
     events: Vec<Event>,
+    deaths: Deaths,
 }
 
 impl Uncommitted {
+    /// How many messages to agents died in it.
+    pub(super) fn deaths(&self) -> Deaths {
+        self.deaths
+    }
+
     /// Remembers what was committed and hands out the events.
     pub(super) fn committed(self, memory: &mut Memory) -> Vec<Event> {
         for (id, (ends, _)) in self.changed {

@@ -78,18 +78,26 @@ pub fn known_rows(db: &mut Db, source: &Source, row_ids: &[String]) -> Result<Ha
         .collect())
 }
 
-/// Finds which of these keys are deliveries of ours, and of which conversation.
+/// Finds which of these keys are deliveries of ours, and of which conversation. What has been removed since is known by
+/// its turn, which stays.
 pub fn our_keys(
     db: &mut Db,
     keys: impl Iterator<Item = String>,
 ) -> Result<HashMap<String, (DeliveryId, ConversationId)>, Error> {
-    use super::schema::deliveries;
-    let ids: Vec<DeliveryId> = keys.filter_map(|key| key.parse().ok()).collect();
-    let ids: Vec<&[u8]> = ids.iter().map(|id| id.as_bytes().as_slice()).collect();
-    let rows: Vec<(Vec<u8>, Vec<u8>)> = deliveries::table
-        .filter(deliveries::id.eq_any(ids))
+    use super::schema::{deliveries, turns};
+    let mut ids: Vec<DeliveryId> = keys.filter_map(|key| key.parse().ok()).collect();
+    let mut rows: Vec<(Vec<u8>, Vec<u8>)> = deliveries::table
+        .filter(deliveries::id.eq_any(ids.iter().map(|id| id.as_bytes().as_slice())))
         .select((deliveries::id, deliveries::conversation_id))
         .load(db)?;
+    ids.retain(|id| rows.iter().all(|(known, _)| known.as_slice() != id.as_bytes().as_slice()));
+    if !ids.is_empty() {
+        let removed: Vec<(Option<Vec<u8>>, Vec<u8>)> = turns::table
+            .filter(turns::delivery_id.eq_any(ids.iter().map(|id| id.as_bytes().as_slice())))
+            .select((turns::delivery_id, turns::conversation_id))
+            .load(db)?;
+        rows.extend(removed.into_iter().filter_map(|(id, conversation)| Some((id?, conversation))));
+    }
     rows.into_iter()
         .map(|(id, conversation)| {
             let id = DeliveryId::try_from(id.as_slice())?;
@@ -292,7 +300,11 @@ impl MapRows {
     fn map(&self, tx: &mut Tx<'_>, meaning: &Meaning) -> Result<(Option<MessageId>, Option<StepId>), Error> {
         Ok(match meaning {
             Meaning::Question(delivery) => {
-                (super::deliveries::get(tx.read()?, *delivery)?.map(|stored| stored.delivery.message_id), None)
+                let question = match super::deliveries::get(tx.read()?, *delivery)? {
+                    Some(stored) => Some(stored.delivery.message_id),
+                    None => turns::by_delivery(tx.read()?, *delivery)?.and_then(|turn| turn.message_id),
+                };
+                (question, None)
             }
             Meaning::Answer(turn) => (turns::get(tx.read()?, *turn)?.and_then(|turn| turn.answer_id), None),
             Meaning::LateAnswer(turn_id, row) => {

@@ -24,6 +24,7 @@ use tokio::sync::oneshot;
 use self::job::{Job, Pending, Ran, copy_of};
 use super::dialect::{self, Db};
 use super::lease::{STANDBY, UNCHECKED};
+use super::mailbox::Deaths;
 use super::memory::Memory;
 use super::open::Opener;
 use super::tx::{Command, Tx};
@@ -49,11 +50,37 @@ pub struct WriterStats {
     pub replays_total: AtomicU64,
     pub refused_total: AtomicU64,
     pub opened_total: AtomicU64,
+    /// Requests that were one too many in a row, and those that came too fast (RTE-1).
+    pub hop_limit_total: AtomicU64,
+    pub pair_rate_limited_total: AtomicU64,
+    /// Messages to agents that died, by kind.
+    pub dead_requests_total: AtomicU64,
+    pub dead_replies_total: AtomicU64,
+    pub dead_notices_total: AtomicU64,
     pub batch_max_seen: AtomicU64,
     /// Wall time of the last commit, epoch milliseconds; 0 before the first.
     pub last_commit_at: AtomicI64,
     /// 1 while the database cannot be written to.
     pub broken: AtomicU64,
+}
+
+impl WriterStats {
+    /// Counts what a rule refused.
+    fn note_refusal(&self, code: ErrorCode) {
+        let total = match code {
+            ErrorCode::HopLimit => &self.hop_limit_total,
+            ErrorCode::PairRateLimited => &self.pair_rate_limited_total,
+            _ => return,
+        };
+        total.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts what died in a transaction that was committed.
+    fn note_deaths(&self, deaths: Deaths) {
+        self.dead_requests_total.fetch_add(deaths.requests, Ordering::Relaxed);
+        self.dead_replies_total.fetch_add(deaths.replies, Ordering::Relaxed);
+        self.dead_notices_total.fetch_add(deaths.notices, Ordering::Relaxed);
+    }
 }
 
 /// Hands commands to the writer's thread. Cheap to clone.
@@ -199,13 +226,13 @@ impl Worker {
             // Read once: what is refused and what is checked must agree.
             let epoch = self.seed.parts.epoch.load(Ordering::SeqCst);
             if epoch == STANDBY {
-                batch = refuse_in_standby(batch);
+                batch = refuse_in_standby(batch, &self.seed.stats);
             }
             if !batch.is_empty() {
                 self.write(&mut batch, epoch);
             }
             for job in batch {
-                job.settle();
+                job.settle(&self.seed.stats);
             }
         }
     }
@@ -352,7 +379,10 @@ impl Worker {
         // The view borrows the connection; its results are kept aside while the commit runs.
         let mark = tx.into_uncommitted();
         match dialect::commit(db) {
-            Ok(()) => Ended::Committed(mark.committed(&mut self.memory)),
+            Ok(()) => {
+                self.seed.stats.note_deaths(mark.deaths());
+                Ended::Committed(mark.committed(&mut self.memory))
+            }
             Err(error) => {
                 self.memory.clear();
                 let rolled_back = dialect::rollback(db).is_ok();
@@ -371,11 +401,11 @@ impl Worker {
 }
 
 /// Refuses what only the active node may write, and leaves what asks for the lease (D5).
-fn refuse_in_standby(batch: Vec<Box<dyn Job>>) -> Vec<Box<dyn Job>> {
+fn refuse_in_standby(batch: Vec<Box<dyn Job>>, stats: &WriterStats) -> Vec<Box<dyn Job>> {
     let (allowed, refused): (Vec<_>, Vec<_>) = batch.into_iter().partition(|job| job.in_standby());
     for mut job in refused {
         job.refuse(Error::stands_by());
-        job.settle();
+        job.settle(stats);
     }
     allowed
 }

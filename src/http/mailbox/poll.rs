@@ -77,7 +77,8 @@ impl Asked {
         let wait = within("query", "wait", self.wait, 0..=WAIT_MAX_S)?.unwrap_or(0).min(config.poll_wait_max_s);
         let rows = page::rows(self.limit, config.poll_rows_default, ROWS_MAX)?;
         let bytes = within("query", "max_bytes", self.max_bytes, BYTES_MIN..=i64::MAX)?;
-        let lease_s = lease_s(within("query", "lease", self.lease, LEASE_S)?, &key.agent, config);
+        let asked = within("query", "lease", self.lease, config.lease_min_s..=*LEASE_S.end())?;
+        let lease_s = lease_s(asked, &key.agent, config);
         let ask = Ask {
             key_id: key.key_id,
             rows: rows.min(config.poll_rows_max),
@@ -206,6 +207,14 @@ mod tests {
         let (ask, wait) = most.ask(&key(None), &config).expect("it is capped");
         assert_eq!((ask.rows, ask.bytes, wait), (3, 2_048, Duration::from_secs(5)));
         assert_eq!(ask.lease_ms, 3_600_000);
+    }
+
+    #[test]
+    fn the_settings_may_allow_shorter_leases() {
+        let config = MailboxConfig { lease_min_s: 1, ..MailboxConfig::default() };
+        let (ask, _) = Asked { lease: Some(1), ..asked() }.ask(&key(None), &config).expect("allowed");
+        assert_eq!(ask.lease_ms, 1_000);
+        assert!(Asked { lease: Some(0), ..asked() }.ask(&key(None), &config).is_err());
     }
 
     #[test]

@@ -1,20 +1,22 @@
 //! Sending: an agent writes to another one.
 use actix_web::{HttpResponse, post, web};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::key::KeyCall;
+use super::options::Wishes;
 use super::target::{self, Asker, Meant};
-use super::{mail_limits, people};
+use super::{loop_guards, mail_limits, people};
 use crate::domain::agent::AgentFacts;
 use crate::domain::error::Error;
+use crate::domain::ids::MessageId;
 use crate::domain::message::check_length;
 use crate::http::body::ApiJson;
 use crate::http::error::ErrorBody;
 use crate::http::idempotency::IdempotencyKey;
 use crate::http::state::AppState;
 use crate::store::Db;
-use crate::store::deliveries::DeliveryOptions;
 use crate::store::mailbox::{SendMessage, Sent, sent_before};
 use crate::store::messages::Idem;
 
@@ -32,6 +34,21 @@ pub(super) struct New {
     /// The sender's own key for it: the same message with the same key is sent once. As `Idempotency-Key`.
     #[schema(min_length = 1, max_length = 255)]
     message_id: Option<String>,
+    /// The message that led to it: one that the sender wrote or was sent.
+    #[schema(value_type = Option<String>)]
+    in_reply_to: Option<MessageId>,
+    /// How long it may wait to be handed out, from when it may be; then it expires, and its sender gets a `notice`.
+    #[schema(minimum = 1, maximum = 31536000)]
+    ttl_seconds: Option<i64>,
+    /// Not before this time: ISO-8601, or epoch milliseconds. At most a year ahead; the past is now.
+    #[schema(value_type = Option<String>)]
+    deliver_at: Option<Value>,
+    /// Of what may be handed out the highest goes first. Default 0.
+    #[schema(minimum = 0, maximum = 2)]
+    priority: Option<i64>,
+    /// It takes the place of what the same sender sent to the same target with the same key, if that still waits.
+    #[schema(min_length = 1, max_length = 128)]
+    coalesce_key: Option<String>,
 }
 
 /// That a message is on disk and waits for its recipient.
@@ -71,9 +88,12 @@ pub(super) async fn send_message(
     let key = key.read()?;
     let received = body.receive().await?;
     let hash = received.digest;
-    let New { target, content, channel, message_id } = received.value;
+    let New { target, content, channel, message_id, in_reply_to, ttl_seconds, deliver_at, priority, coalesce_key } =
+        received.value;
     let (target, text) = (stripped("target", &target)?, stripped("content", &content)?);
     check_length(&text, state.config.limits.message_bytes_max)?;
+    let wishes = Wishes { ttl_seconds, deliver_at, priority, coalesce_key };
+    let options = wishes.checked(state.clock.now_ms(), &state.config.mailbox)?;
     let idem = key.plain_or("message_id", message_id)?.map(|key| Idem { key, hash });
     let channel = channel.unwrap_or_default().trim().to_lowercase();
     let asker = Asker { id: call.key.agent.id, reach: state.config.mailbox.reach, channel };
@@ -89,9 +109,10 @@ pub(super) async fn send_message(
                 to,
                 text,
                 idem,
-                in_reply_to: None,
-                options: DeliveryOptions::default(),
+                in_reply_to,
+                options,
                 limits: mail_limits(&state.config),
+                guards: loop_guards(&state.config),
             };
             state.store.write(command).await?
         }

@@ -24,7 +24,7 @@ pub struct DeliveryOptions {
     pub available_at: Option<i64>,
     /// Not after this time.
     pub expires_at: Option<i64>,
-    /// By which a newer message of the same sender may take its place; stored for that, and nobody sets it yet.
+    /// While it waits, a newer message of the same sender and key takes its place.
     pub coalesce_key: Option<String>,
 }
 

@@ -2,6 +2,7 @@
 use diesel::prelude::*;
 
 use super::{Row, Stored, open};
+use crate::domain::delivery::DeliveryState;
 use crate::domain::error::Error;
 use crate::domain::ids::{DeliveryId, MessageId, PartyId};
 use crate::domain::message::{Line, MessageKind};
@@ -78,6 +79,40 @@ pub(in crate::store) fn mail_of_messages(
         .select((Row::as_select(), messages::kind, messages::sender_id, messages::hops))
         .load(db)?;
     rows.into_iter().map(mail).collect()
+}
+
+/// Reads the hops of a message that a party wrote or was sent.
+pub(in crate::store) fn hops_of(db: &mut Db, message: MessageId, party: PartyId) -> Result<Option<i32>, Error> {
+    let found: Option<(Vec<u8>, i32)> = messages::table
+        .find(message.as_bytes().as_slice())
+        .select((messages::sender_id, messages::hops))
+        .first(db)
+        .optional()?;
+    let Some((sender_id, hops)) = found else { return Ok(None) };
+    if sender_id.as_slice() == party.as_bytes().as_slice() {
+        return Ok(Some(hops));
+    }
+    let sent: i64 = deliveries::table
+        .filter(
+            deliveries::message_id
+                .eq(message.as_bytes().as_slice())
+                .and(deliveries::recipient_id.eq(party.as_bytes().as_slice())),
+        )
+        .count()
+        .get_result(db)?;
+    Ok((sent > 0).then_some(hops))
+}
+
+/// Reads what waits for a recipient under a coalescing key, the oldest first; what is leased does not wait.
+pub(in crate::store) fn waiting_by_key(db: &mut Db, id: PartyId, key: &str) -> Result<Vec<Stored>, Error> {
+    let rows = deliveries::table
+        .filter(deliveries::recipient_id.eq(id.as_bytes().as_slice()).and(open()))
+        .filter(deliveries::coalesce_key.eq(key))
+        .filter(deliveries::state.eq(DeliveryState::Pending as i32))
+        .order(deliveries::n.asc())
+        .select(Row::as_select())
+        .load(db)?;
+    rows.into_iter().map(Stored::try_from).collect()
 }
 
 /// Counts the open deliveries of a recipient.

@@ -8,7 +8,7 @@ mod messages;
 
 pub(in crate::store) use conversations::{note_read, save_ends};
 pub(in crate::store) use deliveries::{insert_deliveries, save_moves};
-pub(in crate::store) use messages::insert_messages;
+pub(in crate::store) use messages::{insert_messages, save_message_ends};
 
 /// Rows from which on PostgreSQL gets arrays.
 const ARRAYS_FROM: usize = 3;

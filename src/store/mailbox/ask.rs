@@ -125,7 +125,7 @@ impl Ask {
         // Of a removed agent the conversations stay readable; nobody is left to answer in them (DLV-2).
         let agent = tx.agent(id)?.ok_or_else(|| Error::not_found("agent", id))?;
         check_remote(&agent)?;
-        check_room(tx, &agent, self.limits)?;
+        check_room(tx, &agent, 0, self.limits)?;
         Ok(agent)
     }
 }

@@ -3,8 +3,8 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::MailLimits;
 use super::send::{append, deliver};
+use super::{MailLimits, pair, retained};
 use crate::domain::agent::AgentFacts;
 use crate::domain::delivery::{Applied, DeliveryState, Move, Outcome};
 use crate::domain::error::{Error, ErrorCode};
@@ -37,8 +37,10 @@ impl Command for Report {
     type Output = Reported;
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Reported, Error> {
-        let found = tx.mail_of(self.message_id, self.reporter.party_id)?;
-        let mail = found.ok_or_else(|| Error::new(ErrorCode::NotFound, "Message not found"))?;
+        let Some(mail) = tx.mail_of(self.message_id, self.reporter.party_id)? else {
+            let known = retained::reported(tx, self.reporter.party_id, self.message_id, &self.result)?;
+            return known.ok_or_else(|| Error::new(ErrorCode::NotFound, "Message not found"));
+        };
         match mail.kind {
             Some(MessageKind::Request) => self.answer(tx, mail),
             _ => self.end(tx, mail),
@@ -88,6 +90,7 @@ impl Report {
         // A person sees the line; an agent that was removed meanwhile gets nothing.
         if let Some(asker) = asker {
             deliver(tx, &reply, &asker, DeliveryOptions::default(), self.limits)?;
+            pair::note_reply(tx, asker.party_id, self.reporter.party_id, reply.hops);
         }
         Ok(Reported { repeated: false, reply: Some(reply) })
     }

@@ -2,8 +2,10 @@
 use std::sync::Arc;
 
 use super::MailLimits;
+use super::pair::{self, LoopGuards};
 use crate::domain::agent::{AgentFacts, AgentKind};
 use crate::domain::conversation::ConversationKind;
+use crate::domain::delivery::{Move, reason};
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::Event;
 use crate::domain::ids::{AgentId, ConversationId, MessageId, PartyId};
@@ -26,6 +28,7 @@ pub struct SendMessage {
     pub in_reply_to: Option<MessageId>,
     pub options: DeliveryOptions,
     pub limits: MailLimits,
+    pub guards: LoopGuards,
 }
 
 /// What came of a message.
@@ -48,8 +51,18 @@ impl Command for SendMessage {
         let target = tx.agent(self.to)?.ok_or_else(|| Error::not_found("agent", self.to))?;
         check_remote(&target)?;
         let sender = tx.party(self.from.party_id)?.ok_or_else(|| Error::corrupt("an agent without its party"))?;
-        let hops = self.hops(tx)?;
-        check_room(tx, &target, self.limits)?;
+        let led_to_it = self.led_to_it(tx)?;
+        let options = self.options();
+        let replaced = match &options.coalesce_key {
+            Some(key) => deliveries::waiting_by_key(tx.read()?, target.party_id, key)?,
+            None => Vec::new(),
+        };
+        check_room(tx, &target, replaced.len(), self.limits)?;
+        let hops = pair::admit(tx, &self.from, &target, led_to_it, self.guards)?;
+        for stored in replaced {
+            let action = Move::Cancel { reason: Some(reason::COALESCED.to_owned()) };
+            deliveries::apply_to(tx, stored, &action, true)?;
+        }
         let conversation_id = conversation(tx, &self.from, &target)?;
         let new = NewLine {
             kind: Some(MessageKind::Request),
@@ -59,7 +72,8 @@ impl Command for SendMessage {
             ..NewLine::text(MessageRole::User, sender, self.text.as_str())
         };
         let line = append(tx, conversation_id, new)?;
-        deliver(tx, &line, &target, self.options.clone(), self.limits)?;
+        deliver(tx, &line, &target, options, self.limits)?;
+        pair::note_request(tx, self.from.party_id, target.party_id, self.guards);
         Ok(Sent { line, target: target.name.to_string(), repeated: false })
     }
 }
@@ -74,17 +88,19 @@ impl SendMessage {
         sent_before(tx.read()?, self.from.party_id, idem)
     }
 
-    /// Counts the requests that led to this one, as far as the sender tells.
-    fn hops(&self, tx: &mut Tx<'_>) -> Result<i32, Error> {
-        let Some(id) = self.in_reply_to else { return Ok(1) };
-        let line = messages::get(tx.read()?, id)?;
-        let line = match line {
-            // Only what the sender wrote or was sent: of others it learns nothing (SEC-2).
-            Some(line) if line.sender_id == self.from.party_id => Some(line),
-            Some(line) => tx.mail_of(line.id, self.from.party_id)?.map(|_| line),
-            None => None,
-        };
-        line.map(|line| line.hops.saturating_add(1)).ok_or_else(|| Error::not_found("message", id))
+    /// Returns how it is handed out. Coalescing keys of other senders are others.
+    fn options(&self) -> DeliveryOptions {
+        let coalesce_key = self.options.coalesce_key.as_ref().map(|key| format!("{}/{key}", self.from.party_id));
+        DeliveryOptions { coalesce_key, ..self.options.clone() }
+    }
+
+    /// Returns the hops of the message that led to it, where the sender names one.
+    fn led_to_it(&self, tx: &mut Tx<'_>) -> Result<Option<i32>, Error> {
+        let Some(id) = self.in_reply_to else { return Ok(None) };
+        match tx.hops_of(id, self.from.party_id)? {
+            Some(hops) => Ok(Some(hops)),
+            None => Err(Error::not_found("message", id)),
+        }
     }
 }
 
@@ -115,9 +131,14 @@ pub(super) fn check_remote(target: &AgentFacts) -> Result<(), Error> {
     Err(Error::new(ErrorCode::InvalidRequest, message))
 }
 
-/// Refuses what a full mailbox cannot take.
-pub(super) fn check_room(tx: &mut Tx<'_>, target: &AgentFacts, limits: MailLimits) -> Result<(), Error> {
-    let open = tx.open_of(target.party_id)?;
+/// Refuses what a full mailbox cannot take, from which so many go first.
+pub(super) fn check_room(
+    tx: &mut Tx<'_>,
+    target: &AgentFacts,
+    replaced: usize,
+    limits: MailLimits,
+) -> Result<(), Error> {
+    let open = tx.open_of(target.party_id)?.saturating_sub(replaced);
     if open < limits.messages_max {
         return Ok(());
     }
@@ -127,10 +148,9 @@ pub(super) fn check_room(tx: &mut Tx<'_>, target: &AgentFacts, limits: MailLimit
     ))
 }
 
-/// Returns the conversation in which one agent asks another, made at the first message. Each asking direction has its own
-/// (D6 of the mailbox contract).
+/// Returns the conversation in which one agent asks another, made at the first message.
 fn conversation(tx: &mut Tx<'_>, from: &AgentFacts, to: &AgentFacts) -> Result<ConversationId, Error> {
-    let key = format!("gw_agent_{}_{}", from.id, to.id);
+    let key = pair::key(from.id, to.id);
     if let Some(known) = tx.named(ConversationKind::Agents, &key)? {
         return Ok(known);
     }

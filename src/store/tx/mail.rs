@@ -10,6 +10,7 @@ use crate::domain::error::Error;
 use crate::domain::ids::{AgentId, ConversationId, DeliveryId, MessageId, PartyId};
 use crate::domain::party::{Party, PartyKind};
 use crate::store::deliveries::{self, Mail};
+use crate::store::mailbox::Pairs;
 use crate::store::memory::remember;
 use crate::store::{agents, conversations};
 
@@ -37,7 +38,23 @@ impl Tx<'_> {
         if let Some(known) = self.memory.mail.of_message(message, recipient) {
             return Ok(Some(known.clone()));
         }
-        deliveries::mail_of(self.read()?, message, recipient)
+        let found = deliveries::mail_of(self.read()?, message, recipient)?;
+        found.iter().for_each(|mail| self.add_mail(mail.clone()));
+        Ok(found)
+    }
+
+    /// Returns the hops of a message that a party wrote or was sent; nobody else learns anything of it (SEC-2).
+    pub(in crate::store) fn hops_of(&mut self, message: MessageId, party: PartyId) -> Result<Option<i32>, Error> {
+        if let Some(known) = self.memory.mail.of_message(message, party) {
+            return Ok(Some(known.hops));
+        }
+        // Nobody has been told of a message that is still held back.
+        deliveries::hops_of(self.read_around_held().0, message, party)
+    }
+
+    /// What agents have written to each other of late.
+    pub(in crate::store) fn pairs(&mut self) -> &mut Pairs {
+        &mut self.memory.pairs
     }
 
     /// Returns the deliveries of those of these messages that a recipient was sent, open or not. What is not known of

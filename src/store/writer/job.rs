@@ -3,6 +3,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tokio::sync::oneshot;
 
+use super::WriterStats;
 use crate::domain::error::{Error, ErrorCode};
 use crate::store::tx::{Command, Tx};
 
@@ -15,7 +16,8 @@ pub(super) trait Job: Send {
     fn fail(&mut self, error: Error);
     /// Has it fail with its batch.
     fn refuse(&mut self, error: Error);
-    fn settle(self: Box<Self>);
+    /// Answers whoever waits; how it ended is final now, and counted.
+    fn settle(self: Box<Self>, stats: &WriterStats);
 }
 
 /// How a command ended, as far as its neighbours are concerned.
@@ -76,8 +78,11 @@ impl<C: Command> Job for Pending<C> {
         self.refused = true;
     }
 
-    fn settle(mut self: Box<Self>) {
+    fn settle(mut self: Box<Self>, stats: &WriterStats) {
         let outcome = self.outcome.take().unwrap_or_else(|| Err(Error::store_busy()));
+        if let Err(error) = &outcome {
+            stats.note_refusal(error.code());
+        }
         if let Some(reply) = self.reply.take() {
             // Whoever asked may have gone; the change is made all the same.
             let _ = reply.send(outcome);

@@ -85,13 +85,20 @@ pub(crate) async fn users(broker: &Broker, added: &[Added]) {
     assert_eq!(shown, expected);
 }
 
-/// Nothing is half done: the tables agree with one another and nothing waits for ever (STO-2, DLV-2).
+/// Nothing is half done: the tables agree with one another and no question waits for ever (STO-2, DLV-2).
 pub(crate) fn database(database: &Database, questions: usize) {
     let mut db = database.connect();
+    for (what, of_state, expected) in
+        [("open", "d.state < 2", 0), ("answered", "d.state = 2", questions), ("all", "d.state >= 0", questions)]
+    {
+        // Agents have some as well.
+        let of_gateways = format!(
+            "SELECT count(*) AS value FROM deliveries d JOIN parties p ON p.id = d.recipient_id \
+             WHERE p.kind = 1 AND {of_state}"
+        );
+        assert_eq!(sql::number(&mut db, &of_gateways), expected as i64, "{what} deliveries to gateways");
+    }
     let counts = [
-        ("open deliveries", "SELECT count(*) AS value FROM deliveries WHERE state < 2", 0),
-        ("answered deliveries", "SELECT count(*) AS value FROM deliveries WHERE state = 2", questions),
-        ("deliveries", "SELECT count(*) AS value FROM deliveries", questions),
         ("open turns", "SELECT count(*) AS value FROM turns WHERE state < 5", 0),
         (
             "turns without their answer",
@@ -144,10 +151,7 @@ pub(crate) fn database(database: &Database, questions: usize) {
 /// A note and a user are written in one transaction with their row in the audit log, so each has exactly one. A note whose
 /// key is repeated has one more, which says so.
 fn audit(db: &mut Db) {
-    let hex: fn(&str) -> String = match db {
-        Db::Sqlite(_) => |column: &str| format!("lower(hex({column}))"),
-        Db::Postgres(_) => |column: &str| format!("encode({column}, 'hex')"),
-    };
+    let hex = hex(db);
     let notes = sorted(sql::texts(
         db,
         &format!(
@@ -174,12 +178,20 @@ fn audit(db: &mut Db) {
     assert_eq!(added, users, "each user has its row in the audit log");
 }
 
+/// Returns how a column with an id is shown as hex.
+pub(super) fn hex(db: &Db) -> fn(&str) -> String {
+    match db {
+        Db::Sqlite(_) => |column: &str| format!("lower(hex({column}))"),
+        Db::Postgres(_) => |column: &str| format!("encode({column}, 'hex')"),
+    }
+}
+
 /// Writes an id as the database shows its bytes.
-fn plain(id: &str) -> String {
+pub(super) fn plain(id: &str) -> String {
     id.replace('-', "")
 }
 
-fn sorted(mut texts: Vec<String>) -> Vec<String> {
+pub(super) fn sorted(mut texts: Vec<String>) -> Vec<String> {
     texts.sort();
     texts
 }

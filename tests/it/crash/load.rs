@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use crate::harness::{self, Browser, Seeded};
 
 /// How long a client waits before it tries again.
-const PAUSE: Duration = Duration::from_millis(10);
+pub(super) const PAUSE: Duration = Duration::from_millis(10);
 /// Questions of one session; then its client begins another one. A log of so many and their answers can be resumed at once.
 const QUESTIONS_MAX: usize = 2_000;
 /// What a broker that is going down or coming up may answer.
@@ -35,8 +35,8 @@ struct State {
 
 #[derive(Clone)]
 pub(crate) struct Place {
-    address: String,
-    token: String,
+    pub(super) address: String,
+    pub(super) token: String,
 }
 
 impl Broker {
@@ -60,7 +60,7 @@ impl Broker {
         self.sessions.borrow().get(&name).cloned().unwrap_or(name)
     }
 
-    fn refused(&self, answer: &Value, code: &Value) {
+    pub(super) fn refused(&self, answer: &Value, code: &Value) {
         let code = code.as_str().unwrap_or_else(|| panic!("a code: {answer}"));
         assert!(ON_THE_WAY.contains(&code) || self.also.contains(&code), "{answer}");
         *self.refusals.borrow_mut().entry(code.to_owned()).or_default() += 1;
@@ -80,11 +80,11 @@ impl Broker {
         self.state.send_modify(|state| state.finish = true);
     }
 
-    fn is_finishing(&self) -> bool {
+    pub(super) fn is_finishing(&self) -> bool {
         self.state.borrow().finish
     }
 
-    async fn place(&self) -> Place {
+    pub(super) async fn place(&self) -> Place {
         let mut changes = self.state.subscribe();
         let state = changes.wait_for(|state| state.up.is_some()).await.expect("the sender is here");
         state.up.clone().expect("it is up")

@@ -2,10 +2,13 @@
 //! begun goes on.
 //!
 //! `CLAWBROKER_TEST_CRASHES` says how often (20; `./test --crash` sets 1,000), `CLAWBROKER_TEST_SEED` repeats a run,
-//! `CLAWBROKER_TEST_MESSAGES` says how many messages there are before the first start (none).
+//! `CLAWBROKER_TEST_MESSAGES` says how many messages there are before the first start (none), `CLAWBROKER_TEST_AGENTS` how
+//! many mailboxes are written to (12; `./test --crash` sets 200).
+mod agents;
 pub(crate) mod check;
 mod filled;
 pub(crate) mod load;
+mod mail;
 mod pressure;
 mod soak;
 
@@ -13,6 +16,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub(crate) use self::agents::settings_for_agents;
 use self::load::Broker as Target;
 pub(crate) use self::pressure::Pressure;
 use crate::harness::{Broker, Database, Seeded};
@@ -39,19 +43,22 @@ async fn what_was_acknowledged_survives_kills_at_random(database: Database) {
     let messages = number_from("CLAWBROKER_TEST_MESSAGES", 0);
     println!("{messages} messages before the first start");
     filled::fill(&database, messages);
-    let database = survives_kills(database, &[]).await;
+    let database = survives_kills(database, "").await;
     filled::check(&database, messages);
 }
 
-/// The same for any database and settings; returns the database, which no broker has open any more.
-pub(crate) async fn survives_kills(database: Database, env: &[(&str, &str)]) -> Database {
+/// The same for any database and with more settings; returns the database, which no broker has open any more.
+pub(crate) async fn survives_kills(database: Database, more: &str) -> Database {
+    let settings = settings_for_agents(more);
+    let settings = settings.path().to_string_lossy();
+    let env = [("CLAWBROKER_CONFIG", &*settings)];
     let crashes = number_from("CLAWBROKER_TEST_CRASHES", 20);
     let mut random = seeded(0xC1A3);
     println!("{crashes} crashes");
     let gateway = sample_gateway(|_| {});
-    let mut broker = Broker::start(&database, &[], env).await;
+    let mut broker = Broker::start(&database, &[], &env).await;
     register(&broker, &gateway).await;
-    let pressure = Pressure::on(&broker, Target::new(), &mut random).await;
+    let pressure = Pressure::with_agents(&broker, Target::new(), &mut random).await;
 
     let mut starts = Vec::new();
     for round in 0..crashes {
@@ -80,5 +87,6 @@ pub(crate) async fn survives_kills(database: Database, env: &[(&str, &str)]) -> 
     told.check(&broker).await;
     assert_eq!(broker.stop().await, Some(0));
     check::database(&database, told.asked());
+    told.check_mail(&database);
     database
 }

@@ -254,7 +254,7 @@ async fn what_a_broker_holds_comes_back_to_where_it_was(database: Database) {
     let body = json!({ "id": "gw", "name": "Sample", "url": middle.url, "token": "sample-token" });
     let (status, answer) = broker.post("/api/gateways", body).await;
     assert_eq!(status, 200, "{answer}");
-    let mix = Mix { chats: chats as usize, pause_ms: PAUSE_MS };
+    let mix = Mix { chats: chats as usize, pause_ms: PAUSE_MS, agents: None };
     let pressure = Pressure::of(mix, &broker, Target::new(), &mut random).await;
     let began = Instant::now();
     while began.elapsed() < time / 4 {

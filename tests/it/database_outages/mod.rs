@@ -225,11 +225,12 @@ async fn outlived_by_connections(database: &Database, env: &[(&str, &str)]) {
 fn kills_at_random_behind_pgbouncer_lose_nothing() {
     run(async {
         let database = Database::behind_pgbouncer();
+        let pooled = "[store]\nprepared_statements = false\npostgres_pool = 10\n";
         let settings = database.data_dir().join("pooled.toml");
-        std::fs::write(&settings, "[store]\nprepared_statements = false\npostgres_pool = 10\n").unwrap();
+        std::fs::write(&settings, pooled).unwrap();
         let settings = settings.to_string_lossy().into_owned();
         let env = [("CLAWBROKER_CONFIG", settings.as_str())];
         outlived_by_connections(&database, &env).await;
-        survives_kills(database, &env).await;
+        survives_kills(database, pooled).await;
     });
 }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{Fault, Machine};
 use crate::crash::load::Broker as Target;
-use crate::crash::{Pressure, check, number_from, seeded};
+use crate::crash::{Pressure, check, number_from, seeded, settings_for_agents};
 use crate::harness::{Kind, TestStore, question, run_on, sql};
 use crate::ws::{register, sample_gateway};
 
@@ -29,9 +29,10 @@ fn what_was_acknowledged_survives_power_cuts_at_random() {
         let cuts = number_from("CLAWBROKER_TEST_POWER_CUTS", 8);
         let mut random = seeded(0xD15C);
         let gateway = sample_gateway(|_| {});
-        let mut machine = Machine::start(&[]).await;
+        let settings = settings_for_agents("");
+        let mut machine = Machine::start(&[("CLAWBROKER_CONFIG", &settings.path().to_string_lossy())]).await;
         register(&machine.broker, &gateway).await;
-        let pressure = Pressure::on(&machine.broker, Target::new(), &mut random).await;
+        let pressure = Pressure::with_agents(&machine.broker, Target::new(), &mut random).await;
         for round in 0..cuts {
             let cut = async {
                 tokio::time::sleep(random.ms(20, 500)).await;
@@ -51,6 +52,7 @@ fn what_was_acknowledged_survives_power_cuts_at_random() {
         told.check(&machine.broker).await;
         assert_eq!(machine.broker.stop().await, Some(0));
         check::database(&machine.database, told.asked());
+        told.check_mail(&machine.database);
     });
 }
 

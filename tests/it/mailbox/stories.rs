@@ -112,6 +112,13 @@ async fn a_message_comes_again_when_its_lease_is_over(node: TestNode) {
     }
     assert_eq!(messages(&node, &ben, "").await, [] as [Value; 0], "five hand-outs are enough");
     assert_eq!(deliveries(&node, "dead").await.len(), 1);
+    // Whoever asked is told so.
+    let told = messages(&node, &ann, "").await;
+    let notice = &told[0];
+    assert_eq!((told.len(), &notice["kind"], &notice["in_reply_to"]), (1, &json!("notice"), &json!(id)));
+    assert_eq!(notice["content"], "Your request to ben was not handled: nobody reported on it (attempts: 5)");
+    assert_eq!((&notice["sender_agent_name"], &notice["sender_user_name"]), (&Value::Null, &Value::Null));
+    assert_eq!(notice["hops"], 1);
     // What was done all the same is not lost.
     let body = json!({ "message_id": id, "result": "late" });
     assert_eq!(report(&node, &ben, body).await.0, 200);

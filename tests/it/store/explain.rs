@@ -5,15 +5,15 @@ use std::sync::{Arc, Mutex};
 use clawbroker::domain::delivery::DeliveryState;
 use clawbroker::domain::error::Error;
 use clawbroker::domain::ids::{
-    AgentId, AgentKeyId, ConversationId, DeliveryId, GatewayId, MemberId, MessageId, PartyId, RelationshipId,
+    AgentId, AgentKeyId, ConversationId, DeliveryId, GatewayId, MemberId, MessageId, PartyId, RelationshipId, StepId,
 };
 use clawbroker::domain::search::Search;
 use clawbroker::store::messages::Span;
 use clawbroker::store::relationships::Called;
 use clawbroker::store::upstream::{Source, known_rows};
 use clawbroker::store::{
-    Db, agent_keys, agents, audit, conversations, deliveries, explain, members, messages, purge, relationships, search,
-    turns, upstream, users,
+    Db, agent_keys, agents, audit, conversations, deliveries, explain, members, messages, purge, relationships,
+    retention, search, turns, upstream, users,
 };
 use diesel::Connection;
 use diesel::connection::InstrumentationEvent;
@@ -86,6 +86,12 @@ fn fill(db: &mut Db) {
             id(5, "n"),
             id(2, "1 + n % 2000"),
             id(4, "n"),
+            numbers(1, 20_000),
+        ),
+        format!(
+            "INSERT INTO steps (id, turn_id, n, kind, text, said_at, created_at) SELECT {}, {}, n, 1, '', n, n FROM {}",
+            id(10, "n"),
+            id(5, "n"),
             numbers(1, 20_000),
         ),
         format!(
@@ -250,6 +256,9 @@ async fn no_frequent_query_scans_a_table(database: Database) {
     let source = Source { conversation_id: conversation, gateway_id: gateway.clone(), upstream_session: "s7".into() };
     let rows = ["row7".to_owned(), "row2007".to_owned()];
     let runs = ["run6".to_owned(), delivery.to_string()];
+    let keys = [delivery.to_string(), DeliveryId::new().to_string()];
+    let old_turns = [id(5, 7).to_vec(), id(5, 8).to_vec()];
+    let (step, completed) = (StepId::from_bytes(id(10, 7)), DeliveryState::Completed);
     let list = conversations::Filter { gateway_id: Some(gateway.clone()), ..Default::default() };
     let everywhere = conversations::Filter::default();
     // One conversation is not indexed to its end, and its text is found.
@@ -299,6 +308,11 @@ async fn no_frequent_query_scans_a_table(database: Database) {
         ("open turns of a gateway", Box::new(|db| turns::open_of_gateway(db, &gateway).map(drop))),
         ("history of a thing", Box::new(|db| audit::list(db, &of_thing, 50).map(drop))),
         ("origins", Box::new(|db| known_rows(db, &source, &rows).map(drop))),
+        ("keys of ours", Box::new(|db| upstream::our_keys(db, keys.iter().cloned()).map(drop))),
+        ("old deliveries", Box::new(|db| deliveries::ended_of(db, completed, 7, 50).map(drop))),
+        ("old rows of the log", Box::new(|db| audit::oldest(db, 10_000, 50).map(drop))),
+        ("old steps", Box::new(|db| retention::steps_after(db, step, 50).map(drop))),
+        ("their turns", Box::new(|db| retention::ended_turns(db, &old_turns, 10_000).map(drop))),
         ("agents by name", Box::new(|db| agents::page(db, None, 50).map(drop))),
         ("next page of agents", Box::new(|db| agents::page(db, Some(&after_agent), 50).map(drop))),
         ("one agent", Box::new(|db| agents::get(db, agent).map(drop))),
@@ -394,6 +408,7 @@ async fn no_query_of_the_writer_scans_a_table(database: Database) {
     let conversation = sql::bytes(&db, b"0200000000000007");
     let agent = sql::bytes(&db, b"0700000000000007");
     let member = sql::bytes(&db, b"1000000000000007");
+    let message = sql::bytes(&db, b"0300000000000007");
     let queries = [
         format!("SELECT id, idem_hash FROM messages WHERE sender_id = {party} AND idem_key = 'key7' LIMIT 1"),
         "SELECT n FROM deliveries ORDER BY n DESC LIMIT 1".to_owned(),
@@ -409,6 +424,8 @@ async fn no_query_of_the_writer_scans_a_table(database: Database) {
         "SELECT 1 FROM conversations WHERE purge AND gateway_id = 'gw7'".to_owned(),
         format!("SELECT n FROM search_lines WHERE conversation_id = {conversation} ORDER BY n LIMIT 500"),
         format!("DELETE FROM message_origins WHERE step_id IN ({conversation})"),
+        format!("UPDATE message_origins SET step_id = NULL WHERE step_id IN ({conversation})"),
+        format!("SELECT text FROM messages WHERE (messages.kind = 2) AND in_reply_to = {conversation}"),
         // Whose a session was.
         "SELECT owner_id FROM conversations WHERE gateway_id = 'gw7' AND contacted = TRUE AND deleted_at IS NULL \
          AND canonical_key = 'agent:main:k7' LIMIT 1"
@@ -427,6 +444,22 @@ async fn no_query_of_the_writer_scans_a_table(database: Database) {
         format!("DELETE FROM relationships WHERE member_id = {member}"),
         format!("DELETE FROM relationships WHERE target_id = {agent}"),
         format!("DELETE FROM relationships WHERE agent_id = {agent}"),
+        // What two agents wrote to each other of late.
+        format!(
+            "SELECT seq, kind, hops, created_at FROM messages WHERE conversation_id = {conversation} \
+             AND seq < 9223372036854775807 ORDER BY seq DESC LIMIT 500"
+        ),
+        format!(
+            "SELECT messages.hops FROM deliveries INNER JOIN messages ON messages.id = deliveries.message_id \
+             WHERE deliveries.conversation_id = {conversation} AND (deliveries.state < 2) AND deliveries.state = 1 \
+             AND deliveries.recipient_id = {party} AND messages.kind = 1"
+        ),
+        format!("SELECT count(*) FROM deliveries WHERE message_id = {message} AND recipient_id = {party}"),
+        // What a newer message takes the place of.
+        format!(
+            "SELECT id FROM deliveries WHERE recipient_id = {party} AND (deliveries.state < 2) \
+             AND coalesce_key = 'ann/news' AND state = 0 ORDER BY n"
+        ),
     ];
     for query in queries {
         assert_no_scan(&mut db, "the writer", &query);
@@ -439,6 +472,11 @@ async fn no_query_of_the_writer_scans_a_table(database: Database) {
              WHERE conversations.id = new.id"
         );
         assert_no_scan(&mut db, "the writer", &ends);
+        let old = format!(
+            "UPDATE messages SET end_state = new.state FROM unnest(ARRAY[{conversation}], ARRAY[2]) AS new (id, state) \
+             WHERE messages.id = new.id"
+        );
+        assert_no_scan(&mut db, "the writer", &old);
         for lock in ["FOR SHARE", "FOR UPDATE"] {
             let lease = format!("SELECT epoch FROM node_lease WHERE id = 1 {lock}");
             let plan = explain(&mut db, &lease).unwrap();

@@ -14,7 +14,7 @@ use clawbroker::store::audit::Actor;
 use clawbroker::store::conversations::DeleteConversation;
 use clawbroker::store::deliveries::{self, DeliveryOptions, FireDue, Purge};
 use clawbroker::store::mailbox::{
-    Close, GiveBack, HandOut, HandedOut, MailLimits, Report, Reported, SendMessage, Sent,
+    Close, GiveBack, HandOut, HandedOut, LoopGuards, MailLimits, Report, Reported, SendMessage, Sent,
 };
 use clawbroker::store::messages::{self, Idem, Span};
 
@@ -60,6 +60,7 @@ pub(super) fn message(from: &Arc<AgentFacts>, to: &AgentFacts, text: &str) -> Se
         in_reply_to: None,
         options: DeliveryOptions::default(),
         limits: LIMITS,
+        guards: LoopGuards::default(),
     }
 }
 
@@ -83,7 +84,12 @@ pub(super) async fn hand_out(store: &TestStore, to: &AgentFacts, ids: &[Delivery
 }
 
 /// Has a message sent and handed out; returns it with its delivery.
-async fn handed(store: &TestStore, from: &Arc<AgentFacts>, to: &AgentFacts, text: &str) -> (MessageId, DeliveryId) {
+pub(super) async fn handed(
+    store: &TestStore,
+    from: &Arc<AgentFacts>,
+    to: &AgentFacts,
+    text: &str,
+) -> (MessageId, DeliveryId) {
     let sent: Sent = store.write(message(from, to, text)).await.expect("room");
     let id = mail(store, to).await.into_iter().find(|d| d.message_id == sent.line.id).expect("its delivery").id;
     assert_eq!(hand_out(store, to, &[id]).await.len(), 1);
@@ -199,9 +205,10 @@ async fn a_lease_that_is_over_comes_again_at_once_until_the_attempts_are_used_up
     let dead = store.delivery(id).await.delivery;
     assert_eq!((dead.state, dead.reason.as_deref()), (DeliveryState::Dead, Some(reason::ATTEMPTS)));
     assert!(hand_out(&store, &ben, &[id]).await.is_empty());
+    assert_eq!(mail(&store, &ann).await.len(), 1, "she is told");
     // Its work was not in vain.
     assert!(store.write(report(&ben, message, Some(5), "done")).await.unwrap().reply.is_some());
-    assert_eq!(mail(&store, &ann).await.len(), 1);
+    assert_eq!(mail(&store, &ann).await.len(), 2);
 }
 
 async fn a_message_is_handed_out_to_one_caller_at_a_time(store: TestStore) {

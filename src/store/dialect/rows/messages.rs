@@ -3,6 +3,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Binary, Bool, Integer, Nullable, Text};
 
 use super::{ARRAYS_FROM, Bytes};
+use crate::store::deliveries::Ended;
 use crate::store::dialect::Db;
 use crate::store::dialect::cached::cached;
 use crate::store::messages::NewRow as MessageRow;
@@ -150,5 +151,66 @@ impl<'a> InsertMessages<'a> {
         self.errors.push(line.error.as_deref());
         self.keys.push(row.idem.as_ref().map(|idem| idem.key.as_str()));
         self.hashes.push(row.idem.as_ref().map(|idem| idem.hash.as_slice()));
+    }
+}
+
+/// Stores how the deliveries of messages ended, before they are removed.
+pub(in crate::store) fn save_message_ends(db: &mut Db, rows: &[Ended]) -> QueryResult<()> {
+    if let Db::Postgres(conn) = db
+        && rows.len() >= ARRAYS_FROM
+    {
+        let mut arrays = SaveMessageEnds::default();
+        rows.iter().for_each(|row| arrays.push(row));
+        return arrays.execute(conn).map(drop);
+    }
+    for row in rows {
+        let update = SaveMessageEnd {
+            state: row.state,
+            reason: row.reason.as_deref(),
+            ended_at: row.ended_at,
+            id: &row.message_id,
+        };
+        update.execute(db)?;
+    }
+    Ok(())
+}
+
+cached! {
+    for Db,
+    struct SaveMessageEnd<'a> {
+        state: i32,
+        reason: Option<&'a str>,
+        ended_at: Option<i64>,
+        id: Bytes<'a>,
+    }
+    "UPDATE messages SET end_state = " [state: Integer]
+    ", end_reason = " [reason: Nullable<Text>]
+    ", ended_at = " [ended_at: Nullable<BigInt>]
+    " WHERE id = " [id: Binary]
+}
+
+cached! {
+    #[derive(Default)]
+    for diesel::PgConnection,
+    struct SaveMessageEnds<'a> {
+        ids: Vec<Bytes<'a>>,
+        states: Vec<i32>,
+        reasons: Vec<Option<&'a str>>,
+        ended_at: Vec<Option<i64>>,
+    }
+    "UPDATE messages SET end_state = new.state, end_reason = new.reason, ended_at = new.ended_at FROM unnest("
+    [ids: Array<Binary>]
+    ", " [states: Array<Integer>]
+    ", " [reasons: Array<Nullable<Text>>]
+    ", " [ended_at: Array<Nullable<BigInt>>]
+    ") AS new (id, state, reason, ended_at) WHERE messages.id = new.id"
+}
+
+impl<'a> SaveMessageEnds<'a> {
+    fn push(&mut self, row: &'a Ended) {
+        self.ids.push(&row.message_id);
+        self.states.push(row.state);
+        self.reasons.push(row.reason.as_deref());
+        self.ended_at.push(row.ended_at);
     }
 }

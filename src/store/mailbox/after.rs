@@ -1,0 +1,158 @@
+//! What the end of a message to an agent begets.
+//!
+//! Invariants
+//! - STO-2: the notice to whoever asked is written in the transaction that ends the request.
+//! - RTE-1: the end of a reply or a notice begets nothing; it is counted.
+use super::MailLimits;
+use super::send::{append, deliver};
+use crate::domain::delivery::{Delivery, DeliveryState, reason};
+use crate::domain::error::{Error, ErrorCode};
+use crate::domain::ids::ConversationId;
+use crate::domain::message::{MessageKind, MessageRole};
+use crate::domain::party::{Party, PartyKind};
+use crate::store::deliveries::{self, DeliveryOptions, Mail};
+use crate::store::messages::NewLine;
+use crate::store::parties;
+use crate::store::tx::Tx;
+
+/// Who signs notices.
+const BROKER: &str = "clawbroker";
+/// Longest part of a recipient's own words that its asker is told, in characters.
+const REASON_CHARS_MAX: usize = 500;
+/// Notices come in whether there is room or not, as replies do.
+const LIMITS: MailLimits = MailLimits { messages_max: usize::MAX, attempts_max: deliveries::ATTEMPTS_MAX };
+
+/// How many messages to agents died, by their kinds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::store) struct Deaths {
+    pub(in crate::store) requests: u64,
+    pub(in crate::store) replies: u64,
+    pub(in crate::store) notices: u64,
+}
+
+impl Deaths {
+    fn count(&mut self, kind: Option<MessageKind>) {
+        match kind {
+            Some(MessageKind::Request) => self.requests += 1,
+            Some(MessageKind::Reply) => self.replies += 1,
+            Some(MessageKind::Notice) => self.notices += 1,
+            None => {}
+        }
+    }
+}
+
+/// A message to an agent that nobody will handle now.
+pub(in crate::store) struct Lost {
+    recipient: Party,
+    mail: Mail,
+}
+
+impl Lost {
+    /// Looks at a delivery that was in the state `from` and has just moved, before that is stored. `None`: it goes on,
+    /// it ended as somebody wanted, or it has no agent for a recipient.
+    pub(in crate::store) fn of(
+        tx: &mut Tx<'_>,
+        delivery: &Delivery,
+        from: DeliveryState,
+    ) -> Result<Option<Self>, Error> {
+        if !from.is_open() || !matches!(delivery.state, DeliveryState::Dead | DeliveryState::Expired) {
+            return Ok(None);
+        }
+        match tx.party(delivery.recipient_id)? {
+            Some(recipient) if recipient.kind == PartyKind::Agent => {
+                Ok(tx.mail(delivery.id)?.map(|mail| Self { recipient, mail }))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Tells whoever asked that nobody handled it, and counts it.
+    pub(in crate::store) fn tell(self, tx: &mut Tx<'_>, delivery: &Delivery) -> Result<(), Error> {
+        let Self { recipient, mail } = self;
+        if delivery.state == DeliveryState::Dead {
+            tx.deaths().count(mail.kind);
+        }
+        let id = delivery.conversation_id;
+        if mail.kind != Some(MessageKind::Request) || is_deleted(tx, id)? {
+            return Ok(());
+        }
+        let asker = tx.party(mail.sender_id)?.ok_or_else(|| Error::corrupt("a message without its sender's party"))?;
+        let asker = tx.agent_of(&asker)?;
+        let broker = parties::ensure_named(tx, PartyKind::System, BROKER)?;
+        let text = format!("Your request to {} was not handled: {}", recipient.display_name, why(delivery));
+        let new = NewLine {
+            kind: Some(MessageKind::Notice),
+            in_reply_to: Some(delivery.message_id),
+            hops: mail.hops,
+            ..NewLine::text(MessageRole::System, broker, text)
+        };
+        let notice = append(tx, id, new)?;
+        // A person sees the line; an agent that was removed meanwhile gets nothing.
+        if let Some(asker) = asker {
+            deliver(tx, &notice, &asker, DeliveryOptions::default(), LIMITS)?;
+        }
+        Ok(())
+    }
+}
+
+fn is_deleted(tx: &mut Tx<'_>, id: ConversationId) -> Result<bool, Error> {
+    match tx.owner(id) {
+        Ok(_) => Ok(false),
+        Err(error) if error.code() == ErrorCode::NotFound => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// Says in words why a message was not handled.
+fn why(delivery: &Delivery) -> String {
+    match (delivery.state, delivery.reason.as_deref()) {
+        (DeliveryState::Expired, _) => "its time was over before anybody took it".to_owned(),
+        (_, Some(reason::ATTEMPTS)) => format!("nobody reported on it (attempts: {})", delivery.attempt),
+        (_, Some(reason::RECIPIENT_REMOVED)) => "the agent was removed".to_owned(),
+        (_, Some(words)) => {
+            words.chars().map(|c| if c.is_control() { ' ' } else { c }).take(REASON_CHARS_MAX).collect()
+        }
+        (_, None) => "no reason was given".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ids::{DeliveryId, MessageId, PartyId};
+
+    fn ended(state: DeliveryState, reason: Option<&str>) -> Delivery {
+        Delivery {
+            id: DeliveryId::new(),
+            n: 1,
+            message_id: MessageId::new(),
+            conversation_id: ConversationId::new(),
+            recipient_id: PartyId::new(),
+            seq: 1,
+            priority: 0,
+            state,
+            outcome: None,
+            reason: reason.map(str::to_owned),
+            attempt: 3,
+            attempts_max: 3,
+            available_at: 0,
+            lease_until: None,
+            leased_at: None,
+            expires_at: None,
+            result_hash: None,
+            created_at: 0,
+            ended_at: Some(1),
+        }
+    }
+
+    #[test]
+    fn the_reason_is_a_line_of_words() {
+        let of_dead = |reason: &str| why(&ended(DeliveryState::Dead, Some(reason)));
+        assert_eq!(of_dead(reason::ATTEMPTS), "nobody reported on it (attempts: 3)");
+        assert_eq!(of_dead(reason::RECIPIENT_REMOVED), "the agent was removed");
+        assert_eq!(of_dead("out of\npaper\u{7}"), "out of paper ");
+        assert_eq!(of_dead(&"ä".repeat(501)), "ä".repeat(500));
+        assert_eq!(why(&ended(DeliveryState::Dead, None)), "no reason was given");
+        assert_eq!(why(&ended(DeliveryState::Expired, None)), "its time was over before anybody took it");
+    }
+}

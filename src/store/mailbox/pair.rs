@@ -1,0 +1,249 @@
+//! What two agents have written to each other of late, so that they do not go on for ever (RTE-1).
+//!
+//! The writer reads it once for each ordered pair and keeps it from then on: requests that were accepted, requests that
+//! were handed out to whoever writes, replies that it got. After a restart it is read from the same rows.
+use std::collections::{BTreeMap, HashMap};
+
+use diesel::prelude::*;
+
+use crate::domain::agent::AgentFacts;
+use crate::domain::conversation::ConversationKind;
+use crate::domain::delivery::DeliveryState;
+use crate::domain::error::{Error, ErrorCode};
+use crate::domain::ids::{AgentId, ConversationId, PartyId};
+use crate::domain::loop_guard::{Highest, Window, hops, is_over};
+use crate::domain::message::MessageKind;
+use crate::store::deliveries as moves;
+use crate::store::dialect::Db;
+use crate::store::schema::{deliveries, messages};
+use crate::store::tx::Tx;
+
+/// How long a reply leads to the next request (decision 5 of the mailbox contract).
+const REPLIES_MS: i64 = 3_600_000;
+/// Lines of a conversation that are read at a time, and in all: what lies farther back does not count.
+const LINES_AT_A_TIME: i64 = 500;
+const LINES_MAX: usize = 5_000;
+/// Pairs that are remembered; beyond it all are read anew.
+const PAIRS_MAX: usize = 20_000;
+
+/// What ends the talk of agents that answer each other without end. 0 is no bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoopGuards {
+    /// Requests that may follow from each other.
+    pub hops_max: i32,
+    /// Requests of one agent to another in the window.
+    pub pair_requests_max: usize,
+    /// Milliseconds.
+    pub pair_window_ms: i64,
+}
+
+/// What one agent has written to another, and what led to it.
+#[derive(Clone, Debug, Default)]
+pub(in crate::store) struct Pair {
+    /// Its requests that were accepted.
+    requests: Window,
+    /// How many of the other's requests are leased to it, by their hops.
+    held: BTreeMap<i32, usize>,
+    /// The hops of the replies that it got from the other.
+    replies: Highest,
+}
+
+impl Pair {
+    /// Reads what `from` has written to `to` of late, and what it holds of `to`.
+    fn read(tx: &mut Tx<'_>, from: &AgentFacts, to: &AgentFacts, guards: LoopGuards) -> Result<Self, Error> {
+        let now_ms = tx.now_ms();
+        let mut pair = Self::default();
+        if let Some(id) = tx.named(ConversationKind::Agents, &key(from.id, to.id))? {
+            let since = now_ms.saturating_sub(REPLIES_MS.max(guards.pair_window_ms));
+            // Requests of one and replies of the other: nobody else asks or answers here.
+            let lines = lines_since(tx.read()?, id, since)?;
+            let of_kind = |kind: MessageKind| lines.iter().rev().filter(move |line| line.kind == Some(kind as i32));
+            let newest = of_kind(MessageKind::Request).count().saturating_sub(guards.pair_requests_max);
+            for line in of_kind(MessageKind::Request).skip(newest) {
+                pair.requests.note(line.created_at.min(now_ms));
+            }
+            for line in of_kind(MessageKind::Reply) {
+                pair.replies.note(line.created_at.min(now_ms), line.hops);
+            }
+        }
+        if let Some(id) = tx.named(ConversationKind::Agents, &key(to.id, from.id))? {
+            for hops in held(tx.read()?, id, from.party_id)? {
+                *pair.held.entry(hops).or_default() += 1;
+            }
+        }
+        Ok(pair)
+    }
+
+    fn note_held(&mut self, hops: i32, is_held: bool) {
+        let held = self.held.entry(hops).or_default();
+        if is_held {
+            *held += 1;
+        } else if *held > 1 {
+            *held -= 1;
+        } else {
+            self.held.remove(&hops);
+        }
+    }
+}
+
+/// The pairs that the writer remembers, by who writes and to whom.
+#[derive(Default)]
+pub(in crate::store) struct Pairs {
+    by_sender: HashMap<PartyId, HashMap<PartyId, Pair>>,
+    count: usize,
+}
+
+impl Pairs {
+    fn get_mut(&mut self, from: PartyId, to: PartyId) -> Option<&mut Pair> {
+        self.by_sender.get_mut(&from)?.get_mut(&to)
+    }
+
+    fn add(&mut self, from: PartyId, to: PartyId, pair: Pair) {
+        if self.count >= PAIRS_MAX {
+            *self = Self::default();
+        }
+        if self.by_sender.entry(from).or_default().insert(to, pair).is_none() {
+            self.count += 1;
+        }
+    }
+
+    /// Notes that a request of `asker` is leased to `holder` now, or not any more.
+    pub(in crate::store) fn note_held(&mut self, holder: PartyId, asker: PartyId, hops: i32, is_held: bool) {
+        if let Some(pair) = self.get_mut(holder, asker) {
+            pair.note_held(hops, is_held);
+        }
+    }
+
+    /// Forgets all that is known of what a party writes.
+    pub(in crate::store) fn forget(&mut self, from: PartyId) {
+        if let Some(gone) = self.by_sender.remove(&from) {
+            self.count -= gone.len();
+        }
+    }
+}
+
+/// Returns the key of the conversation in which one agent asks another. Each asking direction has its own (decision 6
+/// of the mailbox contract).
+pub(super) fn key(from: AgentId, to: AgentId) -> String {
+    format!("gw_agent_{from}_{to}")
+}
+
+/// Counts the hops of a request, and refuses one that is one too many. `in_reply_to`: the hops of the message that the
+/// sender says led to it. Nothing is noted.
+pub(super) fn admit(
+    tx: &mut Tx<'_>,
+    from: &AgentFacts,
+    to: &AgentFacts,
+    in_reply_to: Option<i32>,
+    guards: LoopGuards,
+) -> Result<i32, Error> {
+    let now_ms = tx.now_ms();
+    let pair = known(tx, from, to, guards)?;
+    let held = pair.held.last_key_value().map(|(hops, _)| *hops);
+    let hops = hops(in_reply_to, held, pair.replies.of_late(now_ms, REPLIES_MS));
+    if is_over(hops, guards.hops_max) {
+        return Err(too_far(hops, &to.name, guards.hops_max));
+    }
+    let LoopGuards { pair_requests_max: max, pair_window_ms: window_ms, .. } = guards;
+    pair.requests.check(now_ms, max, window_ms).map_err(|wait_s| too_fast(wait_s, &to.name, guards))?;
+    Ok(hops)
+}
+
+/// Notes a request that was accepted.
+pub(super) fn note_request(tx: &mut Tx<'_>, from: PartyId, to: PartyId, guards: LoopGuards) {
+    let now_ms = tx.now_ms();
+    if guards.pair_requests_max > 0
+        && let Some(pair) = tx.pairs().get_mut(from, to)
+    {
+        pair.requests.note(now_ms);
+    }
+}
+
+/// Notes the hops of a reply that `asker` gets from `reporter`.
+pub(super) fn note_reply(tx: &mut Tx<'_>, asker: PartyId, reporter: PartyId, hops: i32) {
+    let now_ms = tx.now_ms();
+    if let Some(pair) = tx.pairs().get_mut(asker, reporter) {
+        pair.replies.note(now_ms, hops);
+    }
+}
+
+/// Returns what is known of a pair, read if nothing is.
+fn known<'t>(
+    tx: &'t mut Tx<'_>,
+    from: &AgentFacts,
+    to: &AgentFacts,
+    guards: LoopGuards,
+) -> Result<&'t mut Pair, Error> {
+    if tx.pairs().get_mut(from.party_id, to.party_id).is_none() {
+        let pair = Pair::read(tx, from, to, guards)?;
+        tx.pairs().add(from.party_id, to.party_id, pair);
+    }
+    let known = tx.pairs().get_mut(from.party_id, to.party_id);
+    known.ok_or_else(|| Error::internal("a pair of agents was forgotten as it was read"))
+}
+
+fn too_far(hops: i32, to: &str, hops_max: i32) -> Error {
+    let message = format!(
+        "this would be request {hops} in a row between you and {to}, and {hops_max} are allowed; it counts from the \
+         message that `in_reply_to` names, or else from the requests that you hold of {to} and its replies of the last \
+         hour"
+    );
+    let hour_s = u32::try_from(REPLIES_MS / 1_000).unwrap_or(u32::MAX);
+    Error::new(ErrorCode::HopLimit, message).with_retry_after_s(hour_s)
+}
+
+fn too_fast(wait_s: u32, to: &str, guards: LoopGuards) -> Error {
+    let (max, window_s) = (guards.pair_requests_max, guards.pair_window_ms / 1_000);
+    Error::new(
+        ErrorCode::PairRateLimited,
+        format!("you have sent {max} requests to {to} in {window_s} seconds, which is all that is allowed"),
+    )
+    .with_retry_after_s(wait_s)
+}
+
+/// What is read of a line.
+#[derive(Queryable)]
+struct Brief {
+    seq: i64,
+    kind: Option<i32>,
+    hops: i32,
+    created_at: i64,
+}
+
+/// Reads the lines of a conversation that came after a time, newest first.
+fn lines_since(db: &mut Db, id: ConversationId, since_ms: i64) -> Result<Vec<Brief>, Error> {
+    let mut lines: Vec<Brief> = Vec::new();
+    let mut before = i64::MAX;
+    while lines.len() < LINES_MAX {
+        let page: Vec<Brief> = messages::table
+            .filter(messages::conversation_id.eq(id.as_bytes().as_slice()).and(messages::seq.lt(before)))
+            .order(messages::seq.desc())
+            .limit(LINES_AT_A_TIME)
+            .select((messages::seq, messages::kind, messages::hops, messages::created_at))
+            .load(db)?;
+        let Some(oldest) = page.last() else { break };
+        before = oldest.seq;
+        let is_old = oldest.created_at <= since_ms;
+        lines.extend(page.into_iter().filter(|line| line.created_at > since_ms));
+        if is_old {
+            break;
+        }
+    }
+    Ok(lines)
+}
+
+/// Reads the hops of the requests of a conversation that are leased to this recipient.
+fn held(db: &mut Db, id: ConversationId, recipient: PartyId) -> Result<Vec<i32>, Error> {
+    let is_it = deliveries::conversation_id
+        .eq(id.as_bytes().as_slice())
+        .and(moves::open())
+        .and(deliveries::state.eq(DeliveryState::Leased as i32))
+        .and(deliveries::recipient_id.eq(recipient.as_bytes().as_slice()))
+        .and(messages::kind.eq(Some(MessageKind::Request as i32)));
+    let hops: Vec<i32> = deliveries::table
+        .inner_join(messages::table.on(messages::id.eq(deliveries::message_id)))
+        .filter(is_it)
+        .select(messages::hops)
+        .load(db)?;
+    Ok(hops)
+}

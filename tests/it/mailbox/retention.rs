@@ -1,0 +1,137 @@
+//! What agents hear of messages whose deliveries are gone.
+use clawbroker::store::retention::{Kept, RetainStep, Walk};
+use serde_json::{Value, json};
+
+use super::{SEND, completed, deliveries, fire, messages, report, send};
+use crate::harness::{Broker, Database, sql};
+use crate::routes::TestNode;
+
+on_both_databases!(
+    a_report_on_what_is_gone_is_answered_as_before,
+    a_repeated_send_is_answered_whatever_is_gone,
+    the_broker_looks_for_what_is_old_by_itself,
+);
+
+const DAY_MS: u32 = 24 * 3_600 * 1_000;
+
+/// Lets thirty days pass, and removes what is old enough then.
+async fn a_month_later(node: &TestNode) {
+    node.clock.advance_ms(30 * DAY_MS + 1);
+    for walk in Walk::all(Kept::Deliveries) {
+        let step = RetainStep { walk, keep_ms: 30 * i64::from(DAY_MS) };
+        assert_eq!(node.state.store.write_bulk(step).await.expect("a step").next, None);
+    }
+}
+
+/// The one that a message was sent to hears what the table of the contract says; others hear nothing.
+async fn a_report_on_what_is_gone_is_answered_as_before(node: TestNode) {
+    let (_, ann) = node.agent("ann").await;
+    let (_, ben) = node.agent("ben").await;
+    let (_, eve) = node.agent("eve").await;
+    let done = send(&node, &ann, "ben", "done").await;
+    let given_up = send(&node, &ann, "ben", "given up").await;
+    let word = |id: &Value, result: &str| json!({ "message_id": id, "result": result });
+    assert_eq!(messages(&node, &ben, "?limit=1").await[0]["id"], json!(done));
+    assert_eq!(report(&node, &ben, word(&json!(done), "Fine")).await.0, 200);
+    for _ in 0..5 {
+        assert_eq!(messages(&node, &ben, "?lease=10").await[0]["id"], json!(given_up));
+        node.clock.advance_ms(10_000);
+        fire(&node).await;
+    }
+    assert_eq!(deliveries(&node, "dead").await.len(), 1);
+    let heard = messages(&node, &ann, "").await;
+    let reply = heard[0]["id"].clone();
+    assert_eq!(heard[0]["kind"], "reply");
+    completed(&node, 1 + heard.len()).await;
+    let open = send(&node, &ann, "ben", "open").await;
+
+    a_month_later(&node).await;
+    for state in ["completed", "dead"] {
+        assert_eq!(deliveries(&node, state).await, [] as [Value; 0], "{state}");
+    }
+    assert_eq!(report(&node, &ben, word(&json!(done), "Fine")).await.0, 200);
+    let other = report(&node, &ben, word(&json!(done), "Bad")).await;
+    assert_eq!(other, (409, "result_conflict".to_owned()));
+    let late = report(&node, &ben, word(&json!(given_up), "late")).await;
+    assert_eq!(late, (409, "delivery_ended".to_owned()));
+    assert_eq!(report(&node, &ann, word(&reply, "thanks")).await.0, 200, "a reply asks for no report");
+    // Neither its sender, nor a third one.
+    for (key, id) in [(&ann, json!(done)), (&eve, json!(done)), (&ben, reply.clone()), (&eve, reply)] {
+        assert_eq!(report(&node, key, word(&id, "Fine")).await, (404, "not_found".to_owned()));
+    }
+    // What was open all the time is as open as before.
+    assert_eq!(messages(&node, &ben, "").await[0]["id"], json!(open));
+    assert_eq!(report(&node, &ben, word(&json!(open), "at last")).await.0, 200);
+    assert_eq!(messages(&node, &ann, "").await.iter().filter(|one| one["kind"] == "reply").count(), 1);
+}
+
+/// D10: years later the first answer.
+async fn a_repeated_send_is_answered_whatever_is_gone(node: TestNode) {
+    let (_, ann) = node.agent("ann").await;
+    let (_, ben) = node.agent("ben").await;
+    let body = json!({ "target": "ben", "content": "once", "message_id": "my-1" });
+    let first = node.post(SEND).json(&body).with_key(&ann).await.expect_status(200).json;
+    let asked = messages(&node, &ben, "").await;
+    let word = json!({ "message_id": asked[0]["id"], "result": "Fine" });
+    assert_eq!(report(&node, &ben, word).await.0, 200);
+    a_month_later(&node).await;
+    assert_eq!(deliveries(&node, "completed").await, [] as [Value; 0]);
+    assert_eq!(node.post(SEND).json(&body).with_key(&ann).await.expect_status(200).json, first);
+    assert_eq!(messages(&node, &ben, "").await, [] as [Value; 0], "nothing was sent twice");
+    let other = json!({ "target": "ben", "content": "twice", "message_id": "my-1" });
+    node.post(SEND).json(&other).with_key(&ann).await.expect_error(409, "idempotency_conflict");
+}
+
+/// The real binary at its start, by the settings: what it removed is counted.
+async fn the_broker_looks_for_what_is_old_by_itself(database: Database) {
+    let settings = database.data_dir().join("settings.toml");
+    std::fs::write(&settings, "[retention]\ndeliveries_days = 2\naudit_days = 0\n").expect("a file");
+    let mut broker = Broker::start(&database, &[], &[("CLAWBROKER_CONFIG", &settings.to_string_lossy())]).await;
+    let mut keys = Vec::new();
+    for name in ["ann", "ben"] {
+        let (_, agent) = broker.post("/api/admin/agents", json!({ "name": name })).await;
+        let path = format!("/api/admin/agents/{}/keys", agent["id"].as_str().expect("an id"));
+        let (_, key) = broker.post(&path, json!({})).await;
+        keys.push(key["api_key"].as_str().expect("a key").to_owned());
+    }
+    let sent = call(&broker, SEND, &keys[0], &json!({ "target": "ben", "content": "hello" })).await;
+    let report = json!({ "message_id": sent["message_id"], "result": "Fine" });
+    assert_eq!(call(&broker, super::REPORT, &keys[1], &report).await["status"], "ok");
+    assert_eq!(broker.stop().await, Some(0));
+    // Three days ago; the reply is open, and the rows of the log are as old.
+    let old = 3 * i64::from(DAY_MS);
+    sql::run(
+        &mut database.connect(),
+        &format!(
+            "UPDATE deliveries SET created_at = created_at - {old}, ended_at = ended_at - {old}; \
+             UPDATE audit SET \"at\" = \"at\" - {old}"
+        ),
+    );
+    let rows = sql::number(&mut database.connect(), "SELECT count(*) AS value FROM audit");
+    broker.start_again().await;
+    let began = tokio::time::Instant::now();
+    loop {
+        let (_, text) = broker.get("/metrics").await;
+        let text = text.as_str().expect("a text");
+        if text.contains("clawbroker_retention_rows_removed_total{rows=\"deliveries\"} 1\n") {
+            assert!(text.contains("clawbroker_retention_rows_removed_total{rows=\"audit\"} 0\n"), "{text}");
+            break;
+        }
+        assert!(began.elapsed().as_secs() < 30, "{text}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(call(&broker, super::REPORT, &keys[1], &report).await["status"], "ok");
+    assert_eq!(broker.stop().await, Some(0));
+    let mut db = database.connect();
+    assert_eq!(sql::number(&mut db, "SELECT count(*) AS value FROM deliveries"), 1, "the reply is open");
+    assert!(sql::number(&mut db, "SELECT count(*) AS value FROM audit") >= rows, "0 days are for ever");
+}
+
+/// Calls the real binary by an agent's key.
+async fn call(broker: &Broker, path: &str, key: &str, body: &Value) -> Value {
+    let request = awc::Client::new().post(format!("http://{}{path}", broker.address));
+    let request = request.timeout(std::time::Duration::from_secs(20)).insert_header(("X-Api-Key", key));
+    let mut answer = request.send_json(body).await.expect("an answer");
+    assert_eq!(answer.status().as_u16(), 200, "{path}");
+    answer.json().await.expect("JSON")
+}
