@@ -142,6 +142,15 @@ mod tests {
     }
 
     #[test]
+    fn a_sender_who_cannot_be_among_them_takes_nobody_out() {
+        let all = [candidate("", "Ann", true), candidate("", "Joanna", true)];
+        let query = |text: &'static str| Query { text, folded: text, sender: None };
+        assert_eq!(resolve(&query("Ann"), &all), Resolved::Found(&all[0]));
+        assert_eq!(resolve(&query("ann"), &all), Resolved::Several(vec![&all[0], &all[1]]));
+        assert_eq!(resolve(&query(""), &all), Resolved::Nobody, "an empty slug is no slug");
+    }
+
+    #[test]
     fn no_character_stands_for_others() {
         let sender = UserId::new();
         let all = [candidate("a", "100% sure", false), candidate("b", "snake_case", false)];

@@ -147,10 +147,7 @@ pub fn people(
 
 /// Reads a person, if the agent knows it.
 pub fn person(db: &mut Db, agent: AgentId, id: MemberId) -> Result<Option<Member>, Error> {
-    match find(db, agent, &Known::Member(id))? {
-        Some(_) => persons::get(db, id),
-        None => Ok(None),
-    }
+    if knows(db, agent, &Known::Member(id))? { persons::get(db, id) } else { Ok(None) }
 }
 
 /// Reads at most `limit` agents that an agent knows, in the order in which it came to know them.
@@ -183,17 +180,9 @@ fn pattern(folded: &str) -> String {
     format!("%{}%", like_escaped(folded))
 }
 
-/// Returns those of these agents that an agent knows.
-pub fn known_among(db: &mut Db, agent: AgentId, others: &[AgentId]) -> Result<Vec<AgentId>, Error> {
-    if others.is_empty() {
-        return Ok(Vec::new());
-    }
-    let others: Vec<&[u8]> = others.iter().map(|id| id.as_bytes().as_slice()).collect();
-    let found: Vec<Option<Vec<u8>>> = relationships::table
-        .filter(relationships::agent_id.eq(agent.as_bytes().as_slice()).and(relationships::target_id.eq_any(others)))
-        .select(relationships::target_id)
-        .load(db)?;
-    found.into_iter().flatten().map(|id| AgentId::try_from(id.as_slice())).collect()
+/// Tells whether an agent knows somebody.
+pub fn knows(db: &mut Db, agent: AgentId, known: &Known) -> Result<bool, Error> {
+    Ok(find(db, agent, known)?.is_some())
 }
 
 /// Finds the relationship of an agent to somebody.
@@ -295,13 +284,11 @@ impl AddRelationship {
                 .map(|member| member.name)
                 .ok_or_else(|| Error::invalid("member_id", "there is no such member"))?,
         };
-        match find(tx.read()?, self.agent_id, &self.known)? {
-            None => Ok(name),
-            Some(_) => {
-                let message = format!("the agent has a relationship to {name} already");
-                Err(Error::new(ErrorCode::AlreadyExists, message).with_status(409))
-            }
+        if knows(tx.read()?, self.agent_id, &self.known)? {
+            let message = format!("the agent has a relationship to {name} already");
+            return Err(Error::new(ErrorCode::AlreadyExists, message).with_status(409));
         }
+        Ok(name)
     }
 
     fn check_room(&self, tx: &mut Tx<'_>) -> Result<(), Error> {

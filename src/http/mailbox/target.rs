@@ -5,7 +5,7 @@ use crate::config::Reach;
 use crate::domain::agent::{Agent, fold};
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::ids::{AgentId, MemberId};
-use crate::domain::member::{HUMAN, Member};
+use crate::domain::member::{HUMAN, Known, Member};
 use crate::domain::routing_target::{Candidate, Query, Resolved, resolve};
 use crate::store::relationships::{self, Called};
 use crate::store::{Db, agents};
@@ -31,7 +31,7 @@ pub(super) struct Asker {
 #[derive(Debug)]
 pub(super) enum Meant {
     One(AgentId),
-    Person(Member),
+    Person(Box<Member>),
     /// All of these fit equally well; nobody guesses.
     Several(Vec<Choice>),
     Nobody,
@@ -84,30 +84,27 @@ fn agent(db: &mut Db, asker: &Asker, text: &str, folded: &str) -> Result<Meant, 
     Ok(Meant::Several(fitting.map(Choice::agent).collect()))
 }
 
-/// Reads those that are named exactly, each with whether the asker knows it.
+/// Reads whoever is named exactly, each with whether the asker knows it: one by its id or slug, else those of the name,
+/// and of them the others only where the asker knows none.
 fn exact(db: &mut Db, asker: &Asker, text: &str) -> Result<Vec<(Agent, bool)>, Error> {
-    let mut found = Vec::new();
-    if let Ok(id) = text.parse() {
-        found.extend(agents::get(db, id)?);
+    let by_id = match text.parse() {
+        Ok(id) => agents::get(db, id)?,
+        Err(_) => None,
+    };
+    let addressed = if by_id.is_some() { by_id } else { agents::by_slug(db, text)? };
+    if let Some(agent) = addressed.filter(|agent| agent.id != asker.id) {
+        let is_known = relationships::knows(db, asker.id, &Known::Agent(agent.id))?;
+        if is_known || asker.reach == Reach::All {
+            return Ok(vec![(agent, is_known)]);
+        }
     }
-    found.extend(agents::by_slug(db, text)?);
-    if asker.reach == Reach::All {
-        found.extend(agents::by_name(db, text, READ_MAX)?);
-    }
-    let ids: Vec<AgentId> = found.iter().map(|agent| agent.id).collect();
-    let mut known = relationships::known_among(db, asker.id, &ids)?;
     // However many others have the name.
-    let named = relationships::agents(db, asker.id, Called::Just(text), READ_MAX)?;
-    known.extend(named.iter().map(|(_, agent)| agent.id));
-    found.extend(named.into_iter().map(|(_, agent)| agent));
-    // One may be found in two ways.
-    found.sort_by_key(|agent| agent.id);
-    found.dedup_by_key(|agent| agent.id);
-    let found = found.into_iter().map(|agent| {
-        let is_known = known.contains(&agent.id);
-        (agent, is_known)
-    });
-    Ok(found.filter(|(_, is_known)| *is_known || asker.reach == Reach::All).collect())
+    let known = relationships::agents(db, asker.id, Called::Just(text), READ_MAX)?;
+    if !known.is_empty() || asker.reach == Reach::Relationships {
+        return Ok(known.into_iter().map(|(_, agent)| (agent, true)).collect());
+    }
+    let others = agents::by_name(db, text, READ_MAX)?;
+    Ok(others.into_iter().map(|agent| (agent, false)).collect())
 }
 
 /// Reads those that have a text in their names: the others only where the asker knows none.
@@ -147,7 +144,7 @@ fn person(db: &mut Db, asker: &Asker, text: &str, folded: &str) -> Result<Meant,
     };
     found.retain(|person| fitting.contains(&person.id));
     match found.pop() {
-        Some(person) if found.is_empty() => Ok(Meant::Person(person)),
+        Some(person) if found.is_empty() => Ok(Meant::Person(Box::new(person))),
         Some(person) => Ok(Meant::Several(found.into_iter().chain([person]).map(Choice::person).collect())),
         None => Ok(Meant::Nobody),
     }

@@ -87,10 +87,14 @@ async fn an_agent_knows_a_person_and_another_agent(store: TestStore) {
     // It has one direction.
     let (ben_id, eve_id) = (ben.id, eve.id);
     assert_eq!(store.read(move |db| relationships::count_of(db, ben_id)).await.unwrap(), 0);
-    let among = store.read(move |db| relationships::known_among(db, id, &[id, ben_id])).await.unwrap();
-    assert_eq!(among, [ben_id]);
-    let among = store.read(move |db| relationships::known_among(db, ben_id, &[id])).await.unwrap();
-    assert!(among.is_empty());
+    for (agent, known, expected) in [
+        (id, Known::Agent(ben_id), true),
+        (id, Known::Member(eve_id), true),
+        (id, Known::Agent(id), false),
+        (ben_id, Known::Agent(id), false),
+    ] {
+        assert_eq!(store.read(move |db| relationships::knows(db, agent, &known)).await.unwrap(), expected, "{known:?}");
+    }
     assert_eq!(store.read(move |db| relationships::person(db, id, eve_id)).await.unwrap(), Some(eve));
     assert_eq!(store.read(move |db| relationships::person(db, ben_id, eve_id)).await.unwrap(), None);
     let remove = |id| RemoveRelationship { id, actor: Actor::system() };
