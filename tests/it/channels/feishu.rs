@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use clawbroker::channels::feishu::Feishu;
-use clawbroker::channels::{Outcome, Repeat, Step};
+use clawbroker::channels::{Channel, Outcome, Repeat, Step};
 use clawbroker::domain::channel::Address;
 use clawbroker::domain::secret::Secret;
 use serde_json::json;
@@ -9,8 +9,6 @@ use serde_json::json;
 use super::{IMPATIENCE, PATIENCE, nobody, outgoing, send, send_all};
 use crate::harness::providers::feishu::{APP, FeishuRules, refused};
 use crate::harness::providers::{Fault, Pace, Provider, Reply};
-
-use clawbroker::channels::Channel;
 
 fn channel(base_url: &str) -> Feishu {
     Feishu {
@@ -115,7 +113,7 @@ async fn what_passes_is_tried_again() {
     let limited = send_all(&channel, &outgoing(&to, "Hello")).await;
     assert!(matches!(limited, Outcome::Retry { after_ms: Some(2_000), .. }), "{limited:?}");
 
-    let away = super::feishu::channel(&nobody());
+    let away = self::channel(&nobody());
     let (outcome, step) = send(&away, &outgoing(&to, "Hello"), Step::default(), PATIENCE).await;
     assert!(matches!(outcome, Outcome::Retry { .. }), "{outcome:?}");
     assert_eq!(step, Step::default());

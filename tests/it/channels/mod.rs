@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use clawbroker::channels::{
-    ANSWER_BYTES_MAX, Answer, Channel, HttpAnswer, HttpRequest, Outcome, Outgoing, Request, Step,
+    ANSWER_BYTES_MAX, Answer, Channel, HttpAnswer, HttpRequest, Method, Outcome, Outgoing, Request, Step, email,
 };
-use clawbroker::channels::{Method, email};
 use clawbroker::domain::channel::Address;
 use clawbroker::domain::ids::{ConversationId, DeliveryId};
 
@@ -16,7 +15,7 @@ mod others;
 /// Far longer than anything takes.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// For what never answers.
-const IMPATIENCE: Duration = Duration::from_millis(700);
+const IMPATIENCE: Duration = Duration::from_secs(3);
 
 fn outgoing<'a>(to: &'a [Address], text: &'a str) -> Outgoing<'a> {
     Outgoing {
@@ -56,11 +55,12 @@ async fn carry_http(request: HttpRequest, patience: Duration) -> Answer {
             return Answer::None { may_have_arrived, why: error.to_string() };
         }
     };
+    let status = response.status().as_u16();
     let headers = response.headers().iter();
     let headers =
         headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap_or_default().to_owned())).collect();
     match response.body().limit(ANSWER_BYTES_MAX).await {
-        Ok(body) => Answer::Http(HttpAnswer { status: response.status().as_u16(), headers, body }),
+        Ok(body) => Answer::Http(HttpAnswer { status, headers, body }),
         Err(error) => Answer::None { may_have_arrived: true, why: error.to_string() },
     }
 }

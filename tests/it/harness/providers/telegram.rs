@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Asked, Pace, Reply, Rules};
 
-pub(crate) const BOT: &str = "110201543:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw";
+pub(crate) const BOT: &str = "42:fake-token-of-the-bot";
 
 /// The rules, for one bot.
 pub(crate) struct TelegramRules {
