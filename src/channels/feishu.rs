@@ -61,7 +61,9 @@ impl Code {
     fn of(code: i64) -> Self {
         match code {
             // Limits of the app and of a chat; the same `uuid` is being sent; Feishu's own faults.
-            99_991_400 | 230_020 | 11_232 | 11_233 | 230_049 | 1_500 | 1_551 | 2_200 | 1_000_004 | 1_000_005 => Self::Passing,
+            99_991_400 | 230_020 | 11_232 | 11_233 | 230_049 | 1_500 | 1_551 | 2_200 | 1_000_004 | 1_000_005 => {
+                Self::Passing
+            }
             // A right is missing, or a field: no token helps.
             99_991_672 | 99_991_679 | 99_992_402 => Self::Final,
             // Not an id of this kind, of another app, of another tenant.

@@ -126,7 +126,10 @@ mod tests {
     #[test]
     fn lines_are_kept_within_their_bounds() {
         let kept = line("a\0b").bounded().expect("a line");
-        assert_eq!((kept.text.as_str(), kept.sender_alias, kept.sender_name, kept.reply_to_external_id), ("ab", None, None, None));
+        assert_eq!(
+            (kept.text.as_str(), kept.sender_alias, kept.sender_name, kept.reply_to_external_id),
+            ("ab", None, None, None)
+        );
         let long = line(&"ä".repeat(TEXT_MAX + 5)).bounded().expect("a line");
         assert_eq!(long.text.chars().count(), TEXT_MAX + 1);
         assert!(long.text.ends_with('…'));

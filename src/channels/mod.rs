@@ -63,6 +63,8 @@ pub struct Outgoing<'a> {
     pub conversation_id: ConversationId,
     /// Epoch milliseconds.
     pub created_at: i64,
+    /// When this is sent, in epoch milliseconds; webhooks get it signed.
+    pub now_ms: i64,
     /// The provider's id of the message that this one answers, on the same chat. Feishu and webhooks do not use it.
     pub reply_to: Option<&'a str>,
 }

@@ -40,7 +40,7 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
     if !odd.is_empty() {
         return None;
     }
-    pairs.iter().map(|&[high, low]| Some(digit(high)? << 4 | digit(low)?)).collect()
+    pairs.iter().map(|&[high, low]| Some((digit(high)? << 4) | digit(low)?)).collect()
 }
 
 #[cfg(test)]

@@ -94,10 +94,8 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     }
     let global = (0x2000..0x4000).contains(&a);
     // Teredo and other protocols' own, 6to4, documentation.
-    let special = (a == 0x2001 && b < 0x200)
-        || (a == 0x2001 && b == 0xdb8)
-        || a == 0x2002
-        || (a == 0x3fff && b < 0x1000);
+    let special =
+        (a == 0x2001 && b < 0x200) || (a == 0x2001 && b == 0xdb8) || a == 0x2002 || (a == 0x3fff && b < 0x1000);
     global && !special
 }
 
@@ -111,15 +109,55 @@ mod tests {
 
     #[test]
     fn only_the_public_internet_is_reached() {
-        for public in ["1.1.1.1", "93.184.216.34", "100.63.0.1", "100.128.0.1", "172.32.0.1", "2606:4700::1111", "64:ff9b::101:101"] {
+        for public in [
+            "1.1.1.1",
+            "93.184.216.34",
+            "100.63.0.1",
+            "100.128.0.1",
+            "172.32.0.1",
+            "2606:4700::1111",
+            "64:ff9b::101:101",
+        ] {
             assert!(is_public(public.parse().expect("an address")), "{public}");
         }
         for hidden in [
-            "0.0.0.0", "0.1.2.3", "10.0.0.1", "100.64.0.1", "100.127.255.255", "127.0.0.1", "127.9.9.9", "169.254.169.254",
-            "172.16.0.1", "192.0.0.192", "192.0.2.1", "192.88.99.1", "192.168.1.1", "198.18.0.1", "198.51.100.1",
-            "203.0.113.1", "224.0.0.1", "240.0.0.1", "255.255.255.255", "::", "::1", "::127.0.0.1", "::ffff:127.0.0.1",
-            "::ffff:10.0.0.1", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::1", "fe80::1", "fec0::1", "fc00::1",
-            "fd00:ec2::254", "ff02::1", "100::1", "2001::1", "2001:db8::1", "2002:7f00:1::", "3fff::1",
+            "0.0.0.0",
+            "0.1.2.3",
+            "10.0.0.1",
+            "100.64.0.1",
+            "100.127.255.255",
+            "127.0.0.1",
+            "127.9.9.9",
+            "169.254.169.254",
+            "172.16.0.1",
+            "192.0.0.192",
+            "192.0.2.1",
+            "192.88.99.1",
+            "192.168.1.1",
+            "198.18.0.1",
+            "198.51.100.1",
+            "203.0.113.1",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::127.0.0.1",
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::7f00:1",
+            "64:ff9b::a9fe:a9fe",
+            "64:ff9b:1::1",
+            "fe80::1",
+            "fec0::1",
+            "fc00::1",
+            "fd00:ec2::254",
+            "ff02::1",
+            "100::1",
+            "2001::1",
+            "2001:db8::1",
+            "2002:7f00:1::",
+            "3fff::1",
         ] {
             let address: IpAddr = hidden.parse().expect("an address");
             assert!(!is_public(address), "{hidden}");
@@ -141,14 +179,33 @@ mod tests {
     #[test]
     fn urls_are_refused_in_whatever_way_an_address_is_written() {
         let reach = Reach { plain: true, private: false };
-        for good in ["https://example.org/in?x=1", "http://example.org:8080", "https://1.1.1.1/", "https://[2606:4700::1111]"] {
+        for good in
+            ["https://example.org/in?x=1", "http://example.org:8080", "https://1.1.1.1/", "https://[2606:4700::1111]"]
+        {
             assert!(url(good, reach).is_ok(), "{good}");
         }
         for wrong in [
-            "", "example.org", "file:///etc/passwd", "gopher://example.org", "ftp://example.org", "https://", "data:,x",
-            "https://user@example.org", "https://:secret@example.org", "http://127.0.0.1", "http://2130706433", "http://0x7f.1",
-            "http://0177.0.0.1", "http://127.1", "http://0", "http://[::1]", "http://[::ffff:7f00:1]", "http://[fd00::1]",
-            "http://１２７.0.0.1", "http://169.254.169.254/latest/meta-data", &format!("https://example.org/{}", "x".repeat(URL_BYTES_MAX)),
+            "",
+            "example.org",
+            "file:///etc/passwd",
+            "gopher://example.org",
+            "ftp://example.org",
+            "https://",
+            "data:,x",
+            "https://user@example.org",
+            "https://:secret@example.org",
+            "http://127.0.0.1",
+            "http://2130706433",
+            "http://0x7f.1",
+            "http://0177.0.0.1",
+            "http://127.1",
+            "http://0",
+            "http://[::1]",
+            "http://[::ffff:7f00:1]",
+            "http://[fd00::1]",
+            "http://１２７.0.0.1",
+            "http://169.254.169.254/latest/meta-data",
+            &format!("https://example.org/{}", "x".repeat(URL_BYTES_MAX)),
         ] {
             assert!(url(wrong, reach).is_err(), "{wrong}");
         }

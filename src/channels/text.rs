@@ -109,7 +109,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_part_is_too_long_and_nothing_is_lost(text in "[a😀ä \n]{0,300}", max in 5usize..40, kind in 0..3) {
+        fn no_part_is_too_long_and_nothing_is_lost(text in "[a😀ä \n]{0,300}", max in 8usize..40, kind in 0..3) {
             let unit = [Unit::Chars, Unit::Utf16, Unit::Bytes][usize::try_from(kind).expect("small")];
             let parts = parts(&text, unit, max);
             prop_assert!(!parts.is_empty() && parts.len() <= PARTS_MAX);

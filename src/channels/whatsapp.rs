@@ -7,7 +7,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    Answer, Channel, Heard, InboundCall, HttpRequest, Limits, Method, Outcome, Outgoing, Rate, Refused, Request, Step,
+    Answer, Channel, Heard, HttpRequest, InboundCall, Limits, Method, Outcome, Outgoing, Rate, Refused, Request, Step,
     Token, address, foreign, join, json as read, judge, text,
 };
 use crate::domain::channel::{Address, ChannelKind};

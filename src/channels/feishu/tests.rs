@@ -70,7 +70,9 @@ fn a_message_is_text_in_json_in_json_with_our_id() {
     assert!(second.url.reveal().ends_with("=open_id"));
     assert!(feishu().request(&out, Step::default(), None).is_err());
     assert!(feishu().request(&outgoing(&[], "x"), Step::default(), Some(&token())).is_err());
-    assert!(feishu().request(&outgoing(&[Address::Telegram("1".into())], "x"), Step::default(), Some(&token())).is_err());
+    assert!(
+        feishu().request(&outgoing(&[Address::Telegram("1".into())], "x"), Step::default(), Some(&token())).is_err()
+    );
     assert!(!format!("{request:?}").contains(HIDDEN));
 }
 
@@ -94,7 +96,8 @@ fn parts_stay_below_the_size_of_a_request_and_have_ids_of_their_own() {
 fn answers_mean_what_feishu_documents() {
     let to = people();
     let out = outgoing(&to, "x");
-    let judge = |step, code: i64, status| feishu().outcome(&out, step, &answer(status, json!({ "code": code, "msg": "no" })));
+    let judge =
+        |step, code: i64, status| feishu().outcome(&out, step, &answer(status, json!({ "code": code, "msg": "no" })));
     let first = Step::default();
     let last = first.next_address();
     for code in [99_991_663, 99_991_664, 99_991_661, 99_991_677] {

@@ -62,7 +62,10 @@ fn answers_mean_what_telegram_documents() {
         judge(&answer(code, body))
     };
     let why = "Too Many Requests (Telegram 429)".to_owned();
-    assert_eq!(no(429, "Too Many Requests", json!({ "retry_after": 5 })), Outcome::Retry { after_ms: Some(5_000), why });
+    assert_eq!(
+        no(429, "Too Many Requests", json!({ "retry_after": 5 })),
+        Outcome::Retry { after_ms: Some(5_000), why }
+    );
     assert!(matches!(no(500, "restart", Value::Null), Outcome::Retry { after_ms: None, .. }));
     for (code, words) in [
         (403, "Forbidden: bot was blocked by the user"),

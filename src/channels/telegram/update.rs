@@ -22,7 +22,9 @@ pub(super) fn hear(telegram: &Telegram, call: &InboundCall<'_>) -> Result<Heard,
 
 pub(super) fn page(updates: &[Value]) -> Page {
     let last = updates.iter().filter_map(|update| read::number(update, "/update_id")).max();
-    let Heard::Messages(lines) = heard(updates.iter().filter_map(line)) else { return Page { lines: vec![], offset: None } };
+    let Heard::Messages(lines) = heard(updates.iter().filter_map(line)) else {
+        return Page { lines: vec![], offset: None };
+    };
     Page { lines, offset: last.map(|id| id.saturating_add(1)) }
 }
 

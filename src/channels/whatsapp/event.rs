@@ -31,7 +31,8 @@ fn check(whatsapp: &WhatsApp, call: &InboundCall<'_>) -> Result<Heard, Refused> 
         return Err(Refused::Unproven);
     }
     // A number. Anything else would be someone's page under our name.
-    let challenge = call.query("hub.challenge").filter(|challenge| challenge.bytes().all(|b| b.is_ascii_alphanumeric()));
+    let challenge =
+        call.query("hub.challenge").filter(|challenge| challenge.bytes().all(|b| b.is_ascii_alphanumeric()));
     let challenge = challenge.filter(|challenge| (1..=128).contains(&challenge.len()));
     let challenge = challenge.ok_or(Refused::Shape("a check without a challenge"))?;
     Ok(Heard::Challenge { content_type: "text/plain", body: challenge.to_owned().into() })
@@ -50,7 +51,8 @@ fn line(value: &Value, message: &Value) -> Option<Inbound> {
     let from = read::id(message, "/from")?;
     let places = ["/text/body", "/button/text", "/interactive/button_reply/title", "/interactive/list_reply/title"];
     let text = places.into_iter().find_map(|place| read::text(message, place))?;
-    let contact = read::items(value, "/contacts").iter().find(|contact| read::id(contact, "/wa_id").as_ref() == Some(&from));
+    let contact =
+        read::items(value, "/contacts").iter().find(|contact| read::id(contact, "/wa_id").as_ref() == Some(&from));
     Some(Inbound {
         external_id: read::id(message, "/id")?,
         chat: from.clone(),

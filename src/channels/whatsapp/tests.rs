@@ -56,7 +56,10 @@ fn answers_mean_what_meta_documents() {
     assert_eq!(judge(&answer(200, bare)), Outcome::Sent { external_id: "wamid.2".into(), chat: "491701234567".into() });
 
     let no = |code: i64, status| {
-        judge(&answer(status, json!({ "error": { "message": "m", "code": code, "error_data": { "details": "the details" } } })))
+        judge(&answer(
+            status,
+            json!({ "error": { "message": "m", "code": code, "error_data": { "details": "the details" } } }),
+        ))
     };
     for code in [4, 80_007, 130_429, 131_056, 131_048, 131_000, 131_016, 2] {
         assert!(matches!(no(code, 400), Outcome::Retry { .. }), "{code}");
@@ -114,7 +117,9 @@ fn a_call_is_believed_by_its_signature_over_the_raw_bytes() {
     };
     assert_eq!(call(&whatsapp(), &signed(&body), &body), Ok(Heard::Messages(vec![line])));
     let spaced = format!("{body} ");
-    for (signature, body) in [(signed(&body), &spaced), (String::new(), &body), (signed(&body).replace("sha256=", ""), &body)] {
+    for (signature, body) in
+        [(signed(&body), &spaced), (String::new(), &body), (signed(&body).replace("sha256=", ""), &body)]
+    {
         assert_eq!(call(&whatsapp(), &signature, body), Err(Refused::Unproven));
     }
     let closed = WhatsApp { app_secret: Some(Secret::new("")), ..whatsapp() };
