@@ -4,6 +4,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
+use super::ids::{AgentId, ChannelId, PartyId};
+use super::member::{Addresses, Way};
 
 /// Which provider carries a channel's messages. The numbers are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -46,6 +48,40 @@ impl FromStr for ChannelKind {
             Error::invalid("channel", "a channel is one of `feishu`, `telegram`, `whatsapp`, `email`, `webhook`")
         })
     }
+}
+
+impl From<ChannelKind> for Way {
+    fn from(kind: ChannelKind) -> Self {
+        match kind {
+            ChannelKind::Feishu => Self::Feishu,
+            ChannelKind::Telegram => Self::Telegram,
+            ChannelKind::WhatsApp => Self::WhatsApp,
+            ChannelKind::Email => Self::Email,
+            ChannelKind::Webhook => Self::Webhook,
+        }
+    }
+}
+
+/// A channel as an operator set it up. Its secrets are elsewhere.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Channel {
+    pub id: ChannelId,
+    pub party_id: PartyId,
+    pub kind: ChannelKind,
+    pub name: String,
+    /// Whose channel it is: this agent prefers it, and answers who writes there of their own accord.
+    pub agent_id: Option<AgentId>,
+    /// What the kind asks for that is no secret.
+    pub config: serde_json::Map<String, serde_json::Value>,
+    /// Names of the secrets that are set, sorted.
+    pub secrets: Vec<String>,
+    /// Where the provider is, if not at its usual place.
+    pub base_url: Option<String>,
+    pub enabled: bool,
+    /// What Telegram's `getUpdates` is asked from next.
+    pub updates_from: Option<i64>,
+    pub created_at: i64,
+    pub updated_at: i64,
 }
 
 /// Where one provider finds one person or one chat, in the provider's own words.
@@ -111,6 +147,19 @@ pub struct Contact {
     pub whatsapp: Option<String>,
     pub email: Option<String>,
     pub webhook_url: Option<String>,
+}
+
+impl From<&Addresses> for Contact {
+    fn from(addresses: &Addresses) -> Self {
+        Self {
+            feishu_user_id: addresses.feishu_user_id.clone(),
+            feishu_open_id: addresses.feishu_open_id.clone(),
+            telegram_chat_id: addresses.telegram_chat_id.clone(),
+            whatsapp: addresses.whatsapp.clone(),
+            email: addresses.email.clone(),
+            webhook_url: addresses.webhook_url.as_ref().map(|url| url.as_str().to_owned()),
+        }
+    }
 }
 
 impl Contact {

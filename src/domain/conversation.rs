@@ -2,7 +2,7 @@
 use serde::Serialize;
 
 use super::error::{Error, ErrorCode};
-use super::ids::{AgentId, ConversationId, GatewayId, UserId};
+use super::ids::{AgentId, ConversationId, GatewayId, MemberId, UserId};
 
 /// What a conversation is. The numbers are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -19,11 +19,15 @@ pub enum ConversationKind {
     Native = 4,
     /// A task's reminders.
     Task = 5,
+    /// An agent and a person who is reached on channels.
+    AgentMember = 6,
 }
 
 impl ConversationKind {
     pub fn from_code(code: i32) -> Option<Self> {
-        [Self::Session, Self::Agents, Self::UserAgent, Self::Native, Self::Task].into_iter().find(|k| *k as i32 == code)
+        [Self::Session, Self::Agents, Self::UserAgent, Self::Native, Self::Task, Self::AgentMember]
+            .into_iter()
+            .find(|kind| *kind as i32 == code)
     }
 
     pub fn as_str(self) -> &'static str {
@@ -33,6 +37,7 @@ impl ConversationKind {
             Self::UserAgent => "user_agent",
             Self::Native => "native",
             Self::Task => "task",
+            Self::AgentMember => "agent_member",
         }
     }
 }
@@ -78,6 +83,20 @@ pub fn agent_of_key(key: &str) -> Option<AgentId> {
     agent.parse().ok()
 }
 
+/// Stands before the ids of the two in the key of an agent's conversation with a person.
+const AGENT_MEMBER: &str = "agent_member_";
+
+/// Names the conversation of an agent with a person who is reached on channels; there is one at a time.
+pub fn agent_member_key(agent: AgentId, member: MemberId) -> String {
+    format!("{AGENT_MEMBER}{agent}_{member}")
+}
+
+/// Finds which agent and which person talk in the conversation of this key.
+pub fn agent_and_member_of_key(key: &str) -> Option<(AgentId, MemberId)> {
+    let (agent, member) = key.strip_prefix(AGENT_MEMBER)?.split_once('_')?;
+    Some((agent.parse().ok()?, member.parse().ok()?))
+}
+
 /// Says that a session is not a member's to use: it was begun on the gateway, not here.
 pub fn foreign_session(key: &str) -> Error {
     Error::new(
@@ -118,6 +137,17 @@ mod tests {
             [format!("gw_agent_{user}_{agent}"), format!("user_agent_{user}"), format!("{key}x"), String::new()]
         {
             assert_eq!(agent_of_key(&other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_key_names_the_agent_and_the_person() {
+        let (agent, member) = (AgentId::new(), MemberId::new());
+        let key = agent_member_key(agent, member);
+        assert_eq!(key, format!("agent_member_{agent}_{member}"));
+        assert_eq!((agent_and_member_of_key(&key), agent_of_key(&key)), (Some((agent, member)), None));
+        for other in [format!("gw_agent_{agent}_{member}"), format!("agent_member_{agent}"), format!("{key}x")] {
+            assert_eq!(agent_and_member_of_key(&other), None, "{other}");
         }
     }
 }

@@ -10,7 +10,7 @@
 use serde::Serialize;
 
 use super::error::{Error, ErrorCode};
-use super::ids::{ConversationId, DeliveryId, MessageId, PartyId};
+use super::ids::{ChannelId, ConversationId, DeliveryId, MessageId, PartyId};
 
 /// The states. The numbers are stored; below 2 a delivery is open, which the partial indexes use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -118,6 +118,8 @@ pub struct Delivery {
     pub message_id: MessageId,
     pub conversation_id: ConversationId,
     pub recipient_id: PartyId,
+    /// The channel that brings it to a person; the others have none.
+    pub channel_id: Option<ChannelId>,
     /// Place of its message in the conversation: the order of first hand-out (DLV-4).
     pub seq: i64,
     /// From 0 to 2; of two that may be handed out the higher one goes first.

@@ -8,7 +8,7 @@ use super::agent::{Agent, KeyFacts};
 use super::delivery::{Delivery, DeliveryState};
 use super::gateway::LinkStatus;
 use super::ids::{
-    AgentId, AgentKeyId, ConversationId, DeliveryId, GatewayId, MessageId, SocketId, TokenId, TurnId, UserId,
+    AgentId, AgentKeyId, ChannelId, ConversationId, DeliveryId, GatewayId, MessageId, SocketId, TokenId, TurnId, UserId,
 };
 use super::message::Line;
 use super::turn::TurnState;
@@ -81,6 +81,8 @@ pub enum Event {
     AgentChanged { agent_id: AgentId, now: Option<Arc<Agent>> },
     /// What these agents know of people and of other agents changed, or what those are called.
     RelationshipsChanged { agents: Vec<AgentId> },
+    /// A channel to people was set up, changed or removed.
+    ChannelChanged { channel_id: ChannelId },
     /// Whether a batch was committed is not known; if it was, nobody was told of it (D12).
     OutcomeUnknown,
     /// This node may no longer speak for the database; all sockets must close.
@@ -155,6 +157,7 @@ impl Event {
             | Self::AgentKeyEnded { .. }
             | Self::AgentChanged { .. }
             | Self::RelationshipsChanged { .. }
+            | Self::ChannelChanged { .. }
             | Self::OutcomeUnknown
             | Self::SteppedDown => None,
         }

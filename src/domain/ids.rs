@@ -94,6 +94,8 @@ typed_id!(/// A key of an agent.
     AgentKeyId, "agent key");
 typed_id!(/// A person who is reached on channels.
     MemberId, "member");
+typed_id!(/// A channel to people.
+    ChannelId, "channel");
 typed_id!(/// What one agent knows of a person or of another agent.
     RelationshipId, "relationship");
 typed_id!(/// A row of the audit log.

@@ -88,6 +88,7 @@ impl Command for AcceptChat {
             let recipient = parties::ensure_named(tx, PartyKind::Gateway, gateway.as_str())?;
             let new = NewDelivery {
                 recipient_id: recipient.id,
+                channel_id: None,
                 attempts_max: deliveries::ATTEMPTS_MAX,
                 options: DeliveryOptions::default(),
             };

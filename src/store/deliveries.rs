@@ -1,4 +1,5 @@
 //! Deliveries: every move goes through the state machine of `domain::delivery`, inside a transaction.
+mod by_channel;
 mod events;
 mod insert;
 mod mail;
@@ -18,10 +19,11 @@ use super::tx::{Command, Tx};
 use crate::domain::delivery::{Applied, Delivery, DeliveryState, Move, Outcome, backoff_ms};
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::{Event, Topic};
-use crate::domain::ids::{ConversationId, DeliveryId, MessageId, PartyId};
+use crate::domain::ids::{ChannelId, ConversationId, DeliveryId, MessageId, PartyId};
 use crate::domain::message::Line;
 use crate::domain::party::{Party, PartyKind};
 
+pub(super) use self::by_channel::{count_open_by_channel, open_by_channel};
 pub use self::events::Entry;
 pub use self::insert::DeliveryOptions;
 pub(super) use self::insert::{NewDelivery, NewRow, insert};
@@ -42,6 +44,7 @@ struct Row {
     message_id: Vec<u8>,
     conversation_id: Vec<u8>,
     recipient_id: Vec<u8>,
+    channel_id: Option<Vec<u8>>,
     seq: i64,
     state: i32,
     outcome: Option<i32>,
@@ -90,6 +93,7 @@ impl TryFrom<Row> for Stored {
                 message_id: MessageId::try_from(row.message_id.as_slice())?,
                 conversation_id: ConversationId::try_from(row.conversation_id.as_slice())?,
                 recipient_id: PartyId::try_from(row.recipient_id.as_slice())?,
+                channel_id: row.channel_id.map(|id| ChannelId::try_from(id.as_slice())).transpose()?,
                 seq: row.seq,
                 priority: row.priority,
                 state,

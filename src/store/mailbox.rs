@@ -23,7 +23,8 @@ pub use self::moves::{Acknowledge, Acknowledged, Extend, ExtendAll, Extended, Fa
 pub use self::pair::LoopGuards;
 pub(super) use self::pair::Pairs;
 pub use self::report::{Report, Reported};
-pub use self::send::{SendMessage, Sent, sent_before};
+pub use self::send::{Before, SendMessage, Sent, sent_before};
+pub(super) use self::send::{append, check_room, deliver, scoped};
 
 /// How much mail there may be.
 #[derive(Clone, Copy, Debug)]

@@ -5,6 +5,8 @@
 pub mod agent_keys;
 pub mod agents;
 pub mod audit;
+pub mod channel_refs;
+pub mod channels;
 pub mod chat;
 pub mod claims;
 pub mod conversations;

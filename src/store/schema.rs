@@ -165,6 +165,31 @@ diesel::table! {
         deleted_at -> Nullable<BigInt>,
         idem_key -> Nullable<Text>,
         idem_hash -> Nullable<Binary>,
+        secret_names -> Text,
+        updates_from -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
+    channel_refs (channel_id, chat, external_id) {
+        channel_id -> Binary,
+        chat -> Text,
+        external_id -> Text,
+        message_id -> Binary,
+        direction -> Integer,
+        created_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    channel_senders (channel_id, sender_ref) {
+        channel_id -> Binary,
+        sender_ref -> Text,
+        name -> Nullable<Text>,
+        member_id -> Nullable<Binary>,
+        first_seen_at -> BigInt,
+        last_seen_at -> BigInt,
+        allowed_at -> Nullable<BigInt>,
     }
 }
 
@@ -268,6 +293,7 @@ diesel::table! {
         ended_at -> Nullable<BigInt>,
         coalesce_key -> Nullable<Text>,
         leased_at -> Nullable<BigInt>,
+        channel_id -> Nullable<Binary>,
     }
 }
 
@@ -356,6 +382,8 @@ diesel::allow_tables_to_appear_in_same_query!(
     members,
     relationships,
     channels,
+    channel_refs,
+    channel_senders,
     conversations,
     messages,
     message_origins,

@@ -9,6 +9,7 @@ fn fresh(attempts_max: i32, expires_at: Option<i64>) -> Delivery {
         message_id: MessageId::new(),
         conversation_id: ConversationId::new(),
         recipient_id: PartyId::new(),
+        channel_id: None,
         seq: 1,
         priority: 0,
         state: DeliveryState::Pending,

@@ -39,7 +39,7 @@ const EXPORT_BYTES: usize = 1 << 20;
 #[schema(as = Conversation)]
 pub(super) struct View {
     id: String,
-    /// `session`, `agents`, `user_agent`, `native` or `task`.
+    /// `session`, `agents`, `user_agent`, `native`, `task` or `agent_member`.
     kind: &'static str,
     gateway_id: Option<String>,
     key: String,
@@ -114,7 +114,7 @@ impl View {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Asked {
-    /// `session`, `agents`, `user_agent`, `native` or `task`.
+    /// `session`, `agents`, `user_agent`, `native`, `task` or `agent_member`.
     kind: Option<String>,
     #[param(value_type = Option<String>)]
     gateway_id: Option<GatewayId>,
@@ -168,7 +168,7 @@ fn kind_of(text: &str) -> Result<ConversationKind, Error> {
         Error::invalid_at(
             "query",
             "kind",
-            "must be `session`, `agents`, `user_agent`, `native` or `task`",
+            "must be `session`, `agents`, `user_agent`, `native`, `task` or `agent_member`",
             "value_error",
         )
     })

@@ -199,7 +199,7 @@ pub(super) async fn create(
     let actor = info.actor(&caller);
     let caller = (*caller).clone();
     let accepted = match conversation.kind {
-        ConversationKind::Agents => return Err(of_agents()),
+        ConversationKind::Agents | ConversationKind::AgentMember => return Err(of_agents()),
         ConversationKind::UserAgent => {
             let limits = mail_limits(&state.config);
             let change = Ask { conversation_id: id, caller, from, text, client_key, line_only, limits };

@@ -142,7 +142,7 @@ fn message(one: &Leased, conversation: Option<&String>, history: Vec<Arc<Line>>)
         id: line.id.to_string(),
         conversation_id: conversation.cloned(),
         sender_agent_name: named(PartyKind::Agent),
-        sender_user_name: named(PartyKind::User),
+        sender_user_name: named(PartyKind::User).or_else(|| named(PartyKind::Member)),
         sender_user_id: (line.sender_kind == PartyKind::User).then(|| line.sender.id.clone()),
         content: line.text.clone(),
         created_at: iso(line.created_at),
@@ -163,7 +163,7 @@ impl HistoryLine {
             MessageRole::Tool => "tool_call",
             MessageRole::System | MessageRole::Marker => "system",
         };
-        let is_somebody = matches!(line.sender_kind, PartyKind::User | PartyKind::Agent);
+        let is_somebody = matches!(line.sender_kind, PartyKind::User | PartyKind::Member | PartyKind::Agent);
         Self {
             role,
             content: line.text.clone(),

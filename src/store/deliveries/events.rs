@@ -6,7 +6,7 @@ use crate::domain::error::Error;
 
 /// Entries kept of a delivery's own history; a redriven one could go on for ever.
 const EVENTS_MAX: usize = 64;
-const LEASED: &str = "leased";
+pub(super) const LEASED: &str = "leased";
 const EXTENDED: &str = "extended";
 /// The recipient has taken the hand-out.
 const SENT: &str = "sent";

@@ -3,7 +3,7 @@ use super::Stored;
 use super::events::{self, Entry};
 use crate::domain::delivery::{Delivery, DeliveryState};
 use crate::domain::error::Error;
-use crate::domain::ids::{DeliveryId, PartyId};
+use crate::domain::ids::{ChannelId, DeliveryId, PartyId};
 use crate::domain::message::Line;
 use crate::store::tx::Tx;
 
@@ -11,6 +11,8 @@ use crate::store::tx::Tx;
 #[derive(Clone, Debug)]
 pub(in crate::store) struct NewDelivery {
     pub(in crate::store) recipient_id: PartyId,
+    /// The channel that brings it to a person.
+    pub(in crate::store) channel_id: Option<ChannelId>,
     pub(in crate::store) attempts_max: i32,
     pub(in crate::store) options: DeliveryOptions,
 }
@@ -46,6 +48,7 @@ pub(in crate::store) fn insert(tx: &mut Tx<'_>, line: &Line, new: NewDelivery) -
         message_id: line.id,
         conversation_id: line.conversation_id,
         recipient_id: new.recipient_id,
+        channel_id: new.channel_id,
         seq: line.seq,
         priority: options.priority,
         state: DeliveryState::Pending,

@@ -1,4 +1,4 @@
-//! What the end of a message to an agent begets.
+//! What the end of a message to an agent or a person begets.
 //!
 //! Invariants
 //! - STO-2: the notice to whoever asked is written in the transaction that ends the request.
@@ -10,6 +10,7 @@ use crate::domain::error::{Error, ErrorCode};
 use crate::domain::ids::ConversationId;
 use crate::domain::message::{MessageKind, MessageRole};
 use crate::domain::party::{Party, PartyKind};
+use crate::store::channels;
 use crate::store::deliveries::{self, DeliveryOptions, Mail};
 use crate::store::messages::NewLine;
 use crate::store::parties;
@@ -22,7 +23,7 @@ const REASON_CHARS_MAX: usize = 500;
 /// Notices come in whether there is room or not, as replies do.
 const LIMITS: MailLimits = MailLimits { messages_max: usize::MAX, attempts_max: deliveries::ATTEMPTS_MAX };
 
-/// How many messages to agents died, by their kinds.
+/// How many messages to agents and people died, by their kinds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::store) struct Deaths {
     pub(in crate::store) requests: u64,
@@ -41,7 +42,7 @@ impl Deaths {
     }
 }
 
-/// A message to an agent that nobody will handle now.
+/// A message to an agent or a person that nobody will handle now.
 pub(in crate::store) struct Lost {
     recipient: Party,
     mail: Mail,
@@ -49,7 +50,7 @@ pub(in crate::store) struct Lost {
 
 impl Lost {
     /// Looks at a delivery that was in the state `from` and has just moved, before that is stored. `None`: it goes on,
-    /// it ended as somebody wanted, or it has no agent for a recipient.
+    /// it ended as somebody wanted, or its recipient is neither an agent nor a person.
     pub(in crate::store) fn of(
         tx: &mut Tx<'_>,
         delivery: &Delivery,
@@ -59,7 +60,7 @@ impl Lost {
             return Ok(None);
         }
         match tx.party(delivery.recipient_id)? {
-            Some(recipient) if recipient.kind == PartyKind::Agent => {
+            Some(recipient) if matches!(recipient.kind, PartyKind::Agent | PartyKind::Member) => {
                 Ok(tx.mail(delivery.id)?.map(|mail| Self { recipient, mail }))
             }
             _ => Ok(None),
@@ -77,9 +78,13 @@ impl Lost {
             return Ok(());
         }
         let asker = tx.party(mail.sender_id)?.ok_or_else(|| Error::corrupt("a message without its sender's party"))?;
-        let asker = tx.agent_of(&asker)?;
+        let agent = tx.agent_of(&asker)?;
         let broker = parties::ensure_named(tx, PartyKind::System, BROKER)?;
-        let text = format!("Your request to {} was not handled: {}", recipient.display_name, why(delivery));
+        let (name, why) = (&recipient.display_name, why(delivery));
+        let text = match recipient.kind {
+            PartyKind::Member => format!("Your message to {name} was not sent: {why}"),
+            _ => format!("Your request to {name} was not handled: {why}"),
+        };
         let new = NewLine {
             kind: Some(MessageKind::Notice),
             in_reply_to: Some(delivery.message_id),
@@ -87,9 +92,12 @@ impl Lost {
             ..NewLine::text(MessageRole::System, broker, text)
         };
         let notice = append(tx, id, new)?;
-        // A person sees the line; an agent that was removed meanwhile gets nothing.
-        if let Some(asker) = asker {
-            deliver(tx, &notice, &asker, DeliveryOptions::default(), LIMITS)?;
+        // A user sees the line; an agent that was removed meanwhile gets nothing.
+        if let Some(agent) = agent {
+            deliver(tx, &notice, &agent, DeliveryOptions::default(), LIMITS)?;
+        }
+        if asker.kind == PartyKind::Member {
+            channels::answer_to_member(tx, &notice, delivery.message_id, &asker, recipient.reference.parse()?)?;
         }
         Ok(())
     }
@@ -108,6 +116,8 @@ fn why(delivery: &Delivery) -> String {
     match (delivery.state, delivery.reason.as_deref()) {
         (DeliveryState::Expired, _) => "its time was over before anybody took it".to_owned(),
         (_, Some(reason::ATTEMPTS)) => format!("nobody reported on it (attempts: {})", delivery.attempt),
+        (_, Some(reason::OUTCOME_UNKNOWN)) => "whether it arrived is not known, so it is not sent again".to_owned(),
+        (_, Some(channels::REMOVED)) => "its channel was removed".to_owned(),
         (_, Some(reason::RECIPIENT_REMOVED)) => "the agent was removed".to_owned(),
         (_, Some(words)) => {
             words.chars().map(|c| if c.is_control() { ' ' } else { c }).take(REASON_CHARS_MAX).collect()
@@ -128,6 +138,7 @@ mod tests {
             message_id: MessageId::new(),
             conversation_id: ConversationId::new(),
             recipient_id: PartyId::new(),
+            channel_id: None,
             seq: 1,
             priority: 0,
             state,

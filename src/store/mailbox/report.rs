@@ -10,6 +10,8 @@ use crate::domain::delivery::{Applied, DeliveryState, Move, Outcome};
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::ids::MessageId;
 use crate::domain::message::{Line, MessageKind, MessageRole};
+use crate::domain::party::PartyKind;
+use crate::store::channels;
 use crate::store::deliveries::{self, DeliveryOptions, Mail};
 use crate::store::messages::NewLine;
 use crate::store::tx::{Command, Tx};
@@ -78,6 +80,7 @@ impl Report {
         })?;
         let reporter = tx.party(self.reporter.party_id)?.ok_or_else(|| Error::corrupt("an agent without its party"))?;
         let asker = tx.party(mail.sender_id)?.ok_or_else(|| Error::corrupt("a message without its sender's party"))?;
+        let person = (asker.kind == PartyKind::Member).then(|| asker.clone());
         let asker = tx.agent_of(&asker)?;
         deliveries::apply_to(tx, mail.stored, &action, true)?;
         let new = NewLine {
@@ -87,7 +90,10 @@ impl Report {
             ..NewLine::text(MessageRole::Assistant, reporter, self.result.as_str())
         };
         let reply = append(tx, conversation_id, new)?;
-        // A person sees the line; an agent that was removed meanwhile gets nothing.
+        if let Some(person) = person {
+            channels::answer_to_member(tx, &reply, self.message_id, &person, self.reporter.id)?;
+        }
+        // A user sees the line; an agent that was removed meanwhile gets nothing.
         if let Some(asker) = asker {
             deliver(tx, &reply, &asker, DeliveryOptions::default(), self.limits)?;
             pair::note_reply(tx, asker.party_id, self.reporter.party_id, reply.hops);

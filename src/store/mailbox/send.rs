@@ -4,13 +4,14 @@ use std::sync::Arc;
 use super::MailLimits;
 use super::pair::{self, LoopGuards};
 use crate::domain::agent::{AgentFacts, AgentKind};
-use crate::domain::conversation::ConversationKind;
+use crate::domain::conversation::{ConversationKind, agent_and_member_of_key};
 use crate::domain::delivery::{Move, reason};
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::Event;
 use crate::domain::ids::{AgentId, ConversationId, MessageId, PartyId};
 use crate::domain::message::{Line, MessageKind, MessageRole};
 use crate::domain::party::PartyKind;
+use crate::store::channels::{self, ToMember};
 use crate::store::deliveries::{self, DeliveryOptions, Mail, NewDelivery};
 use crate::store::dialect::Db;
 use crate::store::messages::{self, Idem, NewLine, Place};
@@ -85,7 +86,15 @@ impl SendMessage {
         if messages::by_key(tx, self.from.party_id, &scoped(&idem.key))?.is_none() {
             return Ok(None);
         }
-        sent_before(tx.read()?, self.from.party_id, idem)
+        match sent_before(tx.read()?, self.from.party_id, idem)? {
+            Some(Before::ToAgent(sent)) => Ok(Some(sent)),
+            // The same words, and they meant a person then.
+            Some(Before::ToMember(_)) => Err(Error::new(
+                ErrorCode::IdempotencyConflict,
+                "this idempotency key was used for a message to a person",
+            )),
+            None => Ok(None),
+        }
     }
 
     /// Returns how it is handed out. Coalescing keys of other senders are others.
@@ -104,21 +113,31 @@ impl SendMessage {
     }
 }
 
-/// Finds what a sender has sent with this key before, and to whom, whether that agent is still there or not (D10).
-pub fn sent_before(db: &mut Db, sender: PartyId, idem: &Idem) -> Result<Option<Sent>, Error> {
+/// What a key has sent before.
+#[derive(Clone, Debug)]
+pub enum Before {
+    ToAgent(Sent),
+    ToMember(ToMember),
+}
+
+/// Finds what a sender has sent with this key before, and to whom, whether they are still there or not (D10).
+pub fn sent_before(db: &mut Db, sender: PartyId, idem: &Idem) -> Result<Option<Before>, Error> {
     let found = messages::stored_by_key(db, sender, &scoped(&idem.key))?;
     let Some(id) = idem.same(found, "message")? else { return Ok(None) };
     let line = messages::get(db, id)?.ok_or_else(|| Error::corrupt("a key without its message"))?;
     let topic = conversations::topic(db, line.conversation_id)?;
+    if agent_and_member_of_key(&topic.key).is_some() {
+        return Ok(channels::sent_to_member(db, id)?.map(Before::ToMember));
+    }
     // The delivery may be gone; the key of the conversation ends with the recipient.
     let to = topic.key.rsplit('_').next().unwrap_or_default();
     let to =
         parties::find(db, PartyKind::Agent, to)?.ok_or_else(|| Error::corrupt("a message without its recipient"))?;
-    Ok(Some(Sent { line, target: to.display_name, repeated: true }))
+    Ok(Some(Before::ToAgent(Sent { line, target: to.display_name, repeated: true })))
 }
 
 /// Keys of sent messages cannot meet those of a chat, which begin with a conversation's id.
-fn scoped(key: &str) -> String {
+pub(in crate::store) fn scoped(key: &str) -> String {
     format!("send/{key}")
 }
 
@@ -132,7 +151,7 @@ pub(super) fn check_remote(target: &AgentFacts) -> Result<(), Error> {
 }
 
 /// Refuses what a full mailbox cannot take, from which so many go first.
-pub(super) fn check_room(
+pub(in crate::store) fn check_room(
     tx: &mut Tx<'_>,
     target: &AgentFacts,
     replaced: usize,
@@ -163,7 +182,7 @@ fn conversation(tx: &mut Tx<'_>, from: &AgentFacts, to: &AgentFacts) -> Result<C
 }
 
 /// Appends a line at the end of a conversation, and tells of it.
-pub(super) fn append(tx: &mut Tx<'_>, id: ConversationId, new: NewLine) -> Result<Arc<Line>, Error> {
+pub(in crate::store) fn append(tx: &mut Tx<'_>, id: ConversationId, new: NewLine) -> Result<Arc<Line>, Error> {
     let line = messages::append(tx, id, Place::End, new)?;
     let topic = tx.topic(id)?;
     tx.emit(Event::Line { topic, line: line.clone(), ack_to: None, end: None });
@@ -171,7 +190,7 @@ pub(super) fn append(tx: &mut Tx<'_>, id: ConversationId, new: NewLine) -> Resul
 }
 
 /// Puts a line into an agent's mailbox.
-pub(super) fn deliver(
+pub(in crate::store) fn deliver(
     tx: &mut Tx<'_>,
     line: &Arc<Line>,
     to: &AgentFacts,
@@ -179,7 +198,8 @@ pub(super) fn deliver(
     limits: MailLimits,
 ) -> Result<(), Error> {
     let attempts_max = to.attempts_max.unwrap_or(limits.attempts_max);
-    let stored = deliveries::insert(tx, line, NewDelivery { recipient_id: to.party_id, attempts_max, options })?;
+    let new = NewDelivery { recipient_id: to.party_id, channel_id: None, attempts_max, options };
+    let stored = deliveries::insert(tx, line, new)?;
     deliveries::tell(tx, &stored.delivery, None, Some(line.clone()))?;
     tx.add_mail(Mail::of(stored, line));
     Ok(())

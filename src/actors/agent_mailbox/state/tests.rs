@@ -16,6 +16,7 @@ fn delivery(conversation_id: ConversationId, n: i64, seq: i64) -> Delivery {
         message_id: MessageId::new(),
         conversation_id,
         recipient_id: PartyId::new(),
+        channel_id: None,
         seq,
         priority: 0,
         state: DeliveryState::Pending,

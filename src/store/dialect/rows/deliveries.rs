@@ -32,6 +32,7 @@ fn insert_delivery(db: &mut Db, row: &DeliveryRow) -> QueryResult<usize> {
         message: delivery.message_id.as_bytes(),
         conversation: delivery.conversation_id.as_bytes(),
         recipient: delivery.recipient_id.as_bytes(),
+        channel: delivery.channel_id.as_ref().map(|id| id.as_bytes().as_slice()),
         seq: delivery.seq,
         state: delivery.state as i32,
         attempt: delivery.attempt,
@@ -55,6 +56,7 @@ cached! {
         message: Bytes<'a>,
         conversation: Bytes<'a>,
         recipient: Bytes<'a>,
+        channel: Option<Bytes<'a>>,
         seq: i64,
         state: i32,
         attempt: i32,
@@ -67,12 +69,13 @@ cached! {
         events: &'a str,
         created_at: i64,
     }
-    "INSERT INTO deliveries (id, n, message_id, conversation_id, recipient_id, seq, state, attempt, attempts_max, \
-     priority, available_at, expires_at, due_at, coalesce_key, events, created_at, started) VALUES (" [id: Binary]
+    "INSERT INTO deliveries (id, n, message_id, conversation_id, recipient_id, channel_id, seq, state, attempt, \
+     attempts_max, priority, available_at, expires_at, due_at, coalesce_key, events, created_at, started) VALUES (" [id: Binary]
     ", " [n: BigInt]
     ", " [message: Binary]
     ", " [conversation: Binary]
     ", " [recipient: Binary]
+    ", " [channel: Nullable<Binary>]
     ", " [seq: BigInt]
     ", " [state: Integer]
     ", " [attempt: Integer]
@@ -96,6 +99,7 @@ cached! {
         messages: Vec<Bytes<'a>>,
         conversations: Vec<Bytes<'a>>,
         recipients: Vec<Bytes<'a>>,
+        channels: Vec<Option<Bytes<'a>>>,
         seqs: Vec<i64>,
         states: Vec<i32>,
         attempts: Vec<i32>,
@@ -108,13 +112,14 @@ cached! {
         events: Vec<&'a str>,
         created_at: Vec<i64>,
     }
-    "INSERT INTO deliveries (id, n, message_id, conversation_id, recipient_id, seq, state, attempt, attempts_max, \
-     priority, available_at, expires_at, due_at, coalesce_key, events, created_at, started) SELECT *, false FROM unnest("
+    "INSERT INTO deliveries (id, n, message_id, conversation_id, recipient_id, channel_id, seq, state, attempt, \
+     attempts_max, priority, available_at, expires_at, due_at, coalesce_key, events, created_at, started) SELECT *, false FROM unnest("
     [ids: Array<Binary>]
     ", " [ns: Array<BigInt>]
     ", " [messages: Array<Binary>]
     ", " [conversations: Array<Binary>]
     ", " [recipients: Array<Binary>]
+    ", " [channels: Array<Nullable<Binary>>]
     ", " [seqs: Array<BigInt>]
     ", " [states: Array<Integer>]
     ", " [attempts: Array<Integer>]
@@ -137,6 +142,7 @@ impl<'a> InsertDeliveries<'a> {
         self.messages.push(delivery.message_id.as_bytes());
         self.conversations.push(delivery.conversation_id.as_bytes());
         self.recipients.push(delivery.recipient_id.as_bytes());
+        self.channels.push(delivery.channel_id.as_ref().map(|id| id.as_bytes().as_slice()));
         self.seqs.push(delivery.seq);
         self.states.push(delivery.state as i32);
         self.attempts.push(delivery.attempt);

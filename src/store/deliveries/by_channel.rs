@@ -1,0 +1,43 @@
+//! Deliveries to people, by the channels that bring them.
+use diesel::prelude::*;
+
+use super::events::LEASED;
+use super::{Row, Stored, open, readable};
+use crate::domain::error::Error;
+use crate::domain::ids::ChannelId;
+use crate::store::dialect::Db;
+use crate::store::schema::deliveries;
+
+impl Stored {
+    /// Returns when it was handed out for the first time, as far as its history tells.
+    pub fn first_leased_at(&self) -> Option<i64> {
+        self.events.iter().find(|entry| entry.what == LEASED).map(|entry| entry.at)
+    }
+}
+
+/// Reads open deliveries that a channel is to bring after number `after_n`, in order of acceptance. What cannot be read is
+/// left out, and said in the log. With the number after which the next page begins; `None` at the end.
+pub(in crate::store) fn open_by_channel(
+    db: &mut Db,
+    id: ChannelId,
+    after_n: i64,
+    limit: i64,
+) -> Result<(Vec<Stored>, Option<i64>), Error> {
+    let rows: Vec<Row> = deliveries::table
+        .filter(deliveries::channel_id.eq(id.as_bytes().as_slice()).and(open()).and(deliveries::n.gt(after_n)))
+        .order(deliveries::n.asc())
+        .limit(limit)
+        .select(Row::as_select())
+        .load(db)?;
+    let next = rows.last().filter(|_| rows.len() as i64 >= limit).map(|row| row.n);
+    Ok((readable(rows), next))
+}
+
+/// Counts open deliveries that a channel is to bring.
+pub(in crate::store) fn count_open_by_channel(db: &mut Db, id: ChannelId) -> Result<usize, Error> {
+    let open: i64 = deliveries::table
+        .filter(deliveries::channel_id.eq(id.as_bytes().as_slice()).and(open()))
+        .count()
+        .get_result(db)?;
+    Ok(usize::try_from(open).unwrap_or(0))
+}
