@@ -12,6 +12,7 @@ mod message;
 mod poll;
 mod report;
 mod send;
+mod setup_guide;
 mod target;
 
 use utoipa_actix_web::service_config::ServiceConfig;
@@ -25,6 +26,7 @@ pub(super) fn routes(cfg: &mut ServiceConfig) {
         .service(report::report)
         .service(send::send_message)
         .service(heartbeat::heartbeat)
+        .service(setup_guide::setup_guide)
         .service(keys::api_key)
         .service(keys::generate_key);
 }

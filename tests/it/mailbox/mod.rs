@@ -1,6 +1,9 @@
 //! The mailbox family as agents use it.
 mod broken_off;
+pub(crate) mod client;
+mod examples;
 mod keys;
+pub(crate) mod skill;
 mod stories;
 mod targets;
 mod waiting;
