@@ -156,7 +156,7 @@ impl Called {
             path.split('/').count() == called.split('/').count() && path.split('/').zip(called.split('/')).all(same)
         };
         let paths = api["paths"].as_object().unwrap();
-        let found = paths.iter().find(|(path, item)| is_same(path) && item.get(method).is_some());
+        let found = paths.iter().find(|(path, item)| is_same(path.as_str()) && item.get(method).is_some());
         let (path, _) = found.unwrap_or_else(|| panic!("{method} {called} is not in the description"));
         let mut parameters: Vec<String> =
             query.split('&').filter_map(|pair| pair.split_once('=')).map(|(name, _)| name.to_owned()).collect();
@@ -309,7 +309,7 @@ fn follow(command: &str, replaced: &[(&str, &str)]) -> Value {
 }
 
 async fn whoever_follows_the_skill_gets_the_work_done(database: Database) {
-    let broker = Broker::start(&database, &[], &[]).await;
+    let broker = Broker::start(&database, &[], &[("LOG_LEVEL", "trace")]).await;
     let (ann, ben) = (Agent::register(&broker, "Ann").await, Agent::register(&broker, "Ben").await);
     let (anns, bens) = (ann.skill(&broker).await, ben.skill(&broker).await);
     let send = |name: &str, text: &str| {
@@ -377,4 +377,6 @@ async fn whoever_follows_the_skill_gets_the_work_done(database: Database) {
     assert_eq!((&receipt["status"], &receipt["reply"]["content"]), (&json!("completed"), &json!("done")), "{receipt}");
     let found = follow(&command(&anns, "directory"), &[("<part of a name>", "Be")]);
     assert_eq!(found["agents"][0]["name"], "Ben", "{found}");
+    let log = broker.log();
+    assert!(!log.contains(&ann.key) && !log.contains(&ben.key), "a key is in no line of the log");
 }
