@@ -41,7 +41,8 @@ trap stop TERM INT
 trap tidy EXIT
 
 # The key goes to curl in a file: arguments can be read by every user of the machine.
-printf 'header = "X-Api-Key: %s"\nheader = "Content-Type: application/json"\nsilent\nmax-time = 90\n' "$key" >"$dir/curl"
+printf 'header = "%s"\n' "X-Api-Key: $key" "Content-Type: application/json" >"$dir/curl"
+printf 'silent\nmax-time = 90\n' >>"$dir/curl"
 
 # Runs a command that a signal to this script ends; it reads from the file $input. Returns its exit status.
 run() {

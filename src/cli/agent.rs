@@ -73,7 +73,8 @@ pub(super) struct NewKey {
     #[arg(long, value_name = "TEXT", default_value = "command line")]
     label: String,
     /// When it ends; without it the key lasts until it is revoked
-    #[arg(long, visible_alias = "expires", value_name = "DAYS", value_parser = clap::value_parser!(i64).range(1..=3_650))]
+    #[arg(long, visible_alias = "expires", value_name = "DAYS")]
+    #[arg(value_parser = clap::value_parser!(i64).range(1..=3_650))]
     expires_in_days: Option<i64>,
     #[command(flatten)]
     format: Format,

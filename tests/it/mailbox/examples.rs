@@ -82,7 +82,7 @@ impl Drop for Example {
     }
 }
 
-/// Starts a broker that also listens where it will listen again after a restart; returns the address of that place, too.
+/// Starts a broker that also listens where it will listen again after a restart; returns that address, too.
 async fn broker(database: &Database) -> (Broker, String) {
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = free.local_addr().expect("it is bound").to_string();

@@ -2,6 +2,7 @@
 mod broken_off;
 pub(crate) mod client;
 mod examples;
+mod guide;
 mod keys;
 pub(crate) mod skill;
 mod stories;

@@ -1,4 +1,4 @@
-//! An agent behind a real gateway follows our skill to the letter: its model is scripted, its tools are the gateway's own.
+//! An agent behind a real gateway follows our skill to the letter: its model is scripted, its tools are the gateway's.
 use serde_json::json;
 
 use super::check::check;
@@ -14,8 +14,8 @@ on_both_databases!(
 
 const SESSION: &str = "skill";
 
-/// Has the agent's model call the gateway's `exec` with a command of the skill, with these in the place of what stands in
-/// `<…>`; returns what the model then knows of the result.
+/// Has the agent's model call the gateway's `exec` with a command of the skill, with these in the place of what stands
+/// in `<…>`; returns what the model then knows of the result.
 async fn obey(browser: &mut Browser, command: &str, replaced: &[(&str, &str)]) -> String {
     let command = replaced.iter().fold(command.to_owned(), |text, (place, by)| text.replace(place, by));
     browser.ask(SESSION, &format!("tool exec {}", json!({ "command": command }))).await;
