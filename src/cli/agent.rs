@@ -53,7 +53,7 @@ pub(super) struct Add {
     #[arg(long)]
     slug: Option<Slug>,
     /// What it is there for
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     role_description: String,
     /// How long it keeps what it polls [default: as the settings have it]
     #[arg(long, value_name = "SECONDS", value_parser = within(&LEASE_S))]
