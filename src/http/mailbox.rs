@@ -14,6 +14,7 @@ mod options;
 mod poll;
 mod report;
 mod send;
+mod setup_guide;
 mod target;
 
 use std::fmt::Display;
@@ -36,6 +37,7 @@ pub(super) fn routes(cfg: &mut ServiceConfig) {
         .service(moves::ack)
         .service(send::send_message)
         .service(heartbeat::heartbeat)
+        .service(setup_guide::setup_guide)
         .service(keys::api_key)
         .service(keys::generate_key);
 }

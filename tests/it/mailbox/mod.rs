@@ -1,5 +1,8 @@
 //! The mailbox family as agents use it.
 mod broken_off;
+pub(crate) mod client;
+mod examples;
+mod guide;
 mod keys;
 mod loops;
 mod moves;
@@ -7,6 +10,7 @@ mod options;
 mod people;
 mod removal;
 mod retention;
+pub(crate) mod skill;
 mod stories;
 mod targets;
 mod waiting;
