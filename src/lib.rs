@@ -1,10 +1,11 @@
 //! clawbroker: an actor-model message broker between people, AI agents and OpenClaw gateways.
 //!
 //! `ARCHITECTURE.md` tells the story; arrows point one way:
-//! `cli → http → actors → {store, gateway, ws} → domain`, and `config` is read by all of them.
+//! `cli → http → actors → {store, gateway, channels, ws} → domain`, and `config` is read by all of them.
 #![recursion_limit = "256"]
 
 pub mod actors;
+pub mod channels;
 pub mod cli;
 pub mod config;
 pub mod domain;

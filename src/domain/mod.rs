@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows actix, diesel or any I/O; every other room may use this one, and this one uses none.
 pub mod agent;
+pub mod channel;
 pub mod clock;
 pub mod conversation;
 pub mod delivery;

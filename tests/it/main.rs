@@ -4,6 +4,7 @@
 #[macro_use]
 mod harness;
 
+mod channels;
 mod cli;
 mod crash;
 mod database_outages;

@@ -3,6 +3,7 @@ pub(crate) mod broker;
 pub(crate) mod browser;
 pub(crate) mod database;
 pub(crate) mod peer;
+pub(crate) mod providers;
 pub(crate) mod proxy;
 pub(crate) mod recorder;
 pub(crate) mod seeded;

@@ -1,0 +1,110 @@
+//! What all providers' answers have in common.
+use super::{HttpAnswer, Outcome};
+
+/// Characters of a provider's words that are kept.
+pub(super) const WORDS_MAX: usize = 300;
+/// Longest wait that a provider may ask for; who asks for more is asked again sooner.
+const RETRY_AFTER_MS_MAX: u64 = 3_600_000;
+
+/// Makes one bounded line of what a provider said; it is stored and shown to people.
+pub(super) fn words(text: &str) -> String {
+    let line: String = text.chars().take(4 * WORDS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.chars().count() <= WORDS_MAX {
+        return line;
+    }
+    let mut cut: String = line.chars().take(WORDS_MAX).collect();
+    cut.push('…');
+    cut
+}
+
+/// The status and the first words of an answer that is not what the provider documents.
+pub(super) fn said(answer: &HttpAnswer) -> String {
+    let head = answer.body.get(..4 * WORDS_MAX).unwrap_or(&answer.body);
+    let body = words(&String::from_utf8_lossy(head));
+    if body.is_empty() { format!("HTTP {}", answer.status) } else { format!("HTTP {}: {body}", answer.status) }
+}
+
+/// A wait that a provider asked for, in seconds.
+pub(super) fn wait_ms(seconds: u64) -> u64 {
+    seconds.saturating_mul(1_000).min(RETRY_AFTER_MS_MAX)
+}
+
+/// Reads a header that holds whole seconds. The other form of `Retry-After`, a date, is left to the owner's back-off.
+pub(super) fn header_wait_ms(answer: &HttpAnswer, name: &str) -> Option<u64> {
+    answer.header(name)?.trim().parse().ok().map(wait_ms)
+}
+
+/// Judges that there was no answer.
+pub(super) fn silence(may_have_arrived: bool, why: &str) -> Outcome {
+    let why = words(why);
+    if may_have_arrived { Outcome::Unknown { why } } else { Outcome::Retry { after_ms: None, why } }
+}
+
+/// Judges an answer in which nothing of the provider's own is found: it may be a proxy's that stands before it.
+pub(super) fn bare(answer: &HttpAnswer) -> Outcome {
+    let why = said(answer);
+    match answer.status {
+        // Said by whoever did not pass it on.
+        429 | 503 => Outcome::Retry { after_ms: header_wait_ms(answer, "retry-after"), why },
+        // With 3xx too: nobody at a provider's API moves, so an operator's base URL is wrong.
+        300..=499 => Outcome::Permanent { why },
+        _ => Outcome::Unknown { why },
+    }
+}
+
+/// An answer of the wrong kind: a mistake of ours, so nothing is known.
+pub(super) fn foreign() -> Outcome {
+    Outcome::Unknown { why: "the answer came over another protocol".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn with(status: u16, headers: &[(&str, &str)], body: &str) -> HttpAnswer {
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        HttpAnswer { status, headers, body: body.to_owned().into() }
+    }
+
+    #[test]
+    fn an_answer_that_is_not_the_providers_says_as_much_as_it_can() {
+        for (header, expected) in [
+            ("", None),
+            ("7", Some(7_000)),
+            ("18446744073709551615", Some(3_600_000)),
+            ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ] {
+            for status in [429, 503] {
+                let Outcome::Retry { after_ms, .. } = bare(&with(status, &[("Retry-After", header)], "")) else {
+                    panic!("{status} passes");
+                };
+                assert_eq!(after_ms, expected, "{header}");
+            }
+        }
+        for status in [301, 400, 404, 499] {
+            assert!(matches!(bare(&with(status, &[], "")), Outcome::Permanent { .. }), "{status}");
+        }
+        for status in [0, 200, 204, 500, 502, 504, 999] {
+            assert!(matches!(bare(&with(status, &[], "")), Outcome::Unknown { .. }), "{status}");
+        }
+        assert_eq!(said(&with(502, &[], "<h1>\r\n Bad\0gateway")), "HTTP 502: <h1> Bad gateway");
+    }
+
+    #[test]
+    fn silence_is_unknown_unless_nothing_went_out() {
+        assert!(matches!(silence(true, "x"), Outcome::Unknown { .. }));
+        assert!(matches!(silence(false, "x"), Outcome::Retry { after_ms: None, .. }));
+    }
+
+    proptest! {
+        #[test]
+        fn words_are_one_bounded_line(text in "\\PC{0,2000}|[\\x00-\\x7f]{0,2000}") {
+            let line = words(&text);
+            prop_assert!(line.chars().count() <= WORDS_MAX + 1);
+            prop_assert!(!line.chars().any(char::is_control));
+        }
+    }
+}

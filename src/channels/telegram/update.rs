@@ -1,0 +1,48 @@
+//! What Telegram tells of people: an `Update`, alone in a webhook's call or many on a page of `getUpdates`.
+use serde_json::Value;
+
+use super::super::inbound::heard;
+use super::super::signature::same_secret;
+use super::super::{Heard, Inbound, InboundCall, Method, Refused, json as read};
+use super::{Page, Telegram};
+
+pub(super) fn hear(telegram: &Telegram, call: &InboundCall<'_>) -> Result<Heard, Refused> {
+    let secret = telegram.secret_token.as_ref().filter(|secret| !secret.is_empty()).ok_or(Refused::Closed)?;
+    let said = call.header("x-telegram-bot-api-secret-token").unwrap_or_default();
+    if !same_secret(secret.reveal().as_bytes(), said.as_bytes()) {
+        return Err(Refused::Unproven);
+    }
+    if call.method != Method::Post {
+        return Err(Refused::Shape("Telegram calls with POST"));
+    }
+    let update = read::parse(call.body);
+    read::number(&update, "/update_id").ok_or(Refused::Shape("an update has an id"))?;
+    Ok(heard(line(&update).into_iter()))
+}
+
+pub(super) fn page(updates: &[Value]) -> Page {
+    let last = updates.iter().filter_map(|update| read::number(update, "/update_id")).max();
+    let Heard::Messages(lines) = heard(updates.iter().filter_map(line)) else {
+        return Page { lines: vec![], offset: None };
+    };
+    Page { lines, offset: last.map(|id| id.saturating_add(1)) }
+}
+
+/// Reads a new message of a person; edits, channels' posts and other bots are passed over.
+fn line(update: &Value) -> Option<Inbound> {
+    let message = update.get("message")?;
+    if message.pointer("/from/is_bot") == Some(&Value::Bool(true)) {
+        return None;
+    }
+    let names = [read::text(message, "/from/first_name"), read::text(message, "/from/last_name")];
+    Some(Inbound {
+        external_id: read::id(message, "/message_id")?,
+        chat: read::id(message, "/chat/id")?,
+        sender_ref: read::id(message, "/from/id")?,
+        sender_alias: read::id(message, "/from/username"),
+        sender_name: Some(names.into_iter().flatten().collect::<Vec<_>>().join(" ")),
+        text: read::text(message, "/text").or_else(|| read::text(message, "/caption"))?.to_owned(),
+        reply_to_external_id: read::id(message, "/reply_to_message/message_id"),
+        sent_at: read::number(message, "/date").map(|seconds| seconds.saturating_mul(1_000)),
+    })
+}

@@ -1,0 +1,161 @@
+use proptest::prelude::*;
+
+use super::super::fixtures::{HIDDEN, answer, any_json, body, header, http, outgoing, silence};
+use super::super::{Inbound, hmac_sha256_hex};
+use super::*;
+
+fn whatsapp() -> WhatsApp {
+    WhatsApp {
+        base_url: "https://graph.test/v1".into(),
+        phone_number_id: "555".into(),
+        access_token: Secret::new(HIDDEN),
+        app_secret: Some(Secret::new("as")),
+        verify_token: Some(Secret::new("vt")),
+    }
+}
+
+fn number() -> [Address; 1] {
+    [Address::WhatsApp("+49 (170) 123-4567".into())]
+}
+
+#[test]
+fn a_message_goes_to_the_digits_of_a_number() {
+    let to = number();
+    let out = Outgoing { reply_to: Some("wamid.1"), ..outgoing(&to, "Hello") };
+    let request = http(whatsapp().request(&out, Step::default(), None).expect("a request"));
+    assert_eq!(request.url.reveal(), "https://graph.test/v1/555/messages");
+    assert_eq!(header(&request, "Authorization"), Some("Bearer hidden-value"));
+    assert_eq!(
+        body(&request),
+        json!({
+            "messaging_product": "whatsapp",
+            "recipient_type": "individual",
+            "to": "491701234567",
+            "type": "text",
+            "text": { "preview_url": false, "body": "Hello" },
+            "biz_opaque_callback_data": out.id.to_string(),
+            "context": { "message_id": "wamid.1" },
+        })
+    );
+    assert!(!format!("{request:?} {:?}", whatsapp()).contains(HIDDEN));
+    for wrong in ["", "12", "1234567890123456", "1234567a", "١٢٣٤٥٦٧"] {
+        let to = [Address::WhatsApp(wrong.into())];
+        assert!(whatsapp().request(&outgoing(&to, "x"), Step::default(), None).is_err(), "{wrong}");
+    }
+    assert_eq!(whatsapp().parts(&"ä".repeat(4_097)), 2);
+}
+
+#[test]
+fn answers_mean_what_meta_documents() {
+    let to = number();
+    let out = outgoing(&to, "x");
+    let judge = |answer: &Answer| whatsapp().outcome(&out, Step::default(), answer);
+    let sent = json!({ "contacts": [{ "input": "4917", "wa_id": "4917" }], "messages": [{ "id": "wamid.2" }] });
+    assert_eq!(judge(&answer(200, sent)), Outcome::Sent { external_id: "wamid.2".into(), chat: "4917".into() });
+    let bare = json!({ "messages": [{ "id": "wamid.2" }] });
+    assert_eq!(judge(&answer(200, bare)), Outcome::Sent { external_id: "wamid.2".into(), chat: "491701234567".into() });
+
+    let no = |code: i64, status| {
+        judge(&answer(
+            status,
+            json!({ "error": { "message": "m", "code": code, "error_data": { "details": "the details" } } }),
+        ))
+    };
+    for code in [4, 80_007, 130_429, 131_056, 131_048, 131_000, 131_016, 2] {
+        assert!(matches!(no(code, 400), Outcome::Retry { .. }), "{code}");
+    }
+    for (code, hint) in [(131_047, "24 hours"), (131_026, "the details"), (190, "access token"), (100, "the details")] {
+        let judged = no(code, 400);
+        assert!(matches!(&judged, Outcome::Permanent { why } if why.contains(hint)), "{judged:?}");
+    }
+    assert!(matches!(no(123_456, 500), Outcome::Retry { .. }));
+    assert!(matches!(judge(&answer(504, "")), Outcome::Unknown { .. }));
+    assert!(matches!(judge(&answer(200, "{}")), Outcome::Unknown { .. }));
+    assert!(matches!(judge(&silence(true)), Outcome::Unknown { .. }));
+    assert!(matches!(judge(&silence(false)), Outcome::Retry { .. }));
+}
+
+fn event() -> Value {
+    json!({
+        "object": "whatsapp_business_account",
+        "entry": [{ "id": "1", "changes": [{ "field": "messages", "value": {
+            "messaging_product": "whatsapp",
+            "metadata": { "display_phone_number": "1555", "phone_number_id": "555" },
+            "contacts": [{ "profile": { "name": "Ada" }, "wa_id": "4917" }],
+            "messages": [
+                { "from": "4917", "id": "wamid.3", "timestamp": "1795189101", "type": "text",
+                  "text": { "body": "hello" },
+                  "context": { "from": "1555", "id": "wamid.2" } },
+                { "from": "4917", "id": "wamid.4", "timestamp": "1795189102", "type": "image", "image": {} },
+            ],
+            "statuses": [{ "id": "wamid.2", "status": "read" }],
+        } }] }],
+    })
+}
+
+fn call(whatsapp: &WhatsApp, signature: &str, body: &str) -> Result<Heard, Refused> {
+    let headers = [("x-hub-signature-256", signature)];
+    let call = InboundCall { method: Method::Post, headers: &headers, query: &[], body: body.as_bytes() };
+    whatsapp.hear(&call, 0)
+}
+
+fn signed(body: &str) -> String {
+    format!("sha256={}", hmac_sha256_hex(b"as", &[body.as_bytes()]))
+}
+
+#[test]
+fn a_call_is_believed_by_its_signature_over_the_raw_bytes() {
+    let body = event().to_string();
+    let line = Inbound {
+        external_id: "wamid.3".into(),
+        chat: "4917".into(),
+        sender_ref: "4917".into(),
+        sender_alias: None,
+        sender_name: Some("Ada".into()),
+        text: "hello".into(),
+        reply_to_external_id: Some("wamid.2".into()),
+        sent_at: Some(1_795_189_101_000),
+    };
+    assert_eq!(call(&whatsapp(), &signed(&body), &body), Ok(Heard::Messages(vec![line])));
+    let spaced = format!("{body} ");
+    for (signature, body) in
+        [(signed(&body), &spaced), (String::new(), &body), (signed(&body).replace("sha256=", ""), &body)]
+    {
+        assert_eq!(call(&whatsapp(), &signature, body), Err(Refused::Unproven));
+    }
+    let closed = WhatsApp { app_secret: Some(Secret::new("")), ..whatsapp() };
+    assert_eq!(call(&closed, &signed(&body), &body), Err(Refused::Closed));
+    assert!(matches!(call(&whatsapp(), &signed("{}"), "{}"), Err(Refused::Shape(_))));
+    // Another number's.
+    let other = WhatsApp { phone_number_id: "556".into(), ..whatsapp() };
+    assert_eq!(call(&other, &signed(&body), &body), Ok(Heard::Messages(vec![])));
+}
+
+#[test]
+fn the_check_of_the_address_is_answered() {
+    let check = |token: &str, mode: &str, challenge: &str| {
+        let query = [("hub.mode", mode), ("hub.verify_token", token), ("hub.challenge", challenge)];
+        whatsapp().hear(&InboundCall { method: Method::Get, headers: &[], query: &query, body: b"" }, 0)
+    };
+    let answered = Heard::Challenge { content_type: "text/plain", body: "1158201444".into() };
+    assert_eq!(check("vt", "subscribe", "1158201444"), Ok(answered));
+    assert_eq!(check("vu", "subscribe", "1"), Err(Refused::Unproven));
+    assert_eq!(check("vt", "other", "1"), Err(Refused::Unproven));
+    for wrong in ["", "<script>", &"1".repeat(129)] {
+        assert!(matches!(check("vt", "subscribe", wrong), Err(Refused::Shape(_))), "{wrong}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_answer_and_any_event_is_read(value in any_json(), status in 100u16..600) {
+        let to = number();
+        let _ = whatsapp().outcome(&outgoing(&to, "x"), Step::default(), &answer(status, &value));
+        let body = json!({
+            "object": "whatsapp_business_account",
+            "entry": [value.clone(), { "changes": [{ "value": value }] }],
+        });
+        let body = body.to_string();
+        prop_assert!(call(&whatsapp(), &signed(&body), &body).is_ok());
+    }
+}
