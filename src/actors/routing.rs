@@ -77,6 +77,7 @@ pub fn route(event: &Event) -> Route {
         | Event::AgentKeyAdded { .. }
         | Event::AgentKeyEnded { .. }
         | Event::AgentChanged { .. }
+        | Event::RelationshipsChanged { .. }
         | Event::Line { .. }
         | Event::TurnEnded { .. }
         | Event::Imported { .. }

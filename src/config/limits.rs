@@ -49,6 +49,8 @@ pub struct Limits {
     pub agents_max: usize,
     /// Keys of one agent that count at the same time (429 `rate_limited`): rotation needs two.
     pub keys_per_agent_max: usize,
+    /// Relationships of one agent (429 `rate_limited`). Its poll carries all of them when they have changed.
+    pub relationships_per_agent_max: usize,
     /// Open messages of one agent (429 `mailbox_full`). Some 120 bytes of memory each while its mailbox is open.
     pub mailbox_messages_max: usize,
     /// Polls that wait at a time (429 `rate_limited`); each is a connection.
@@ -81,6 +83,7 @@ impl Default for Limits {
             gateways_max: 256,
             agents_max: 200_000,
             keys_per_agent_max: 16,
+            relationships_per_agent_max: 1_000,
             mailbox_messages_max: 100_000,
             waiting_polls_max: 20_000,
             waiting_polls_per_agent_max: 1_000,
@@ -114,6 +117,7 @@ impl Section for Limits {
             gateways_max,
             agents_max,
             keys_per_agent_max,
+            relationships_per_agent_max,
             mailbox_messages_max,
             waiting_polls_max,
             waiting_polls_per_agent_max,
@@ -145,6 +149,7 @@ impl Section for Limits {
             gateways_max: 1..=10_000,
             agents_max: 1..=10_000_000,
             keys_per_agent_max: 1..=1_000,
+            relationships_per_agent_max: 1..=10_000,
             mailbox_messages_max: 1..=1_000_000,
             waiting_polls_max: 1..=1_000_000,
             waiting_polls_per_agent_max: 1..=1_000_000,

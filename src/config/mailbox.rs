@@ -1,8 +1,11 @@
 //! `[mailbox]`: how agents get their messages.
+use std::fmt;
+use std::str::FromStr;
+
 use serde::Deserialize;
 
 use super::error::ConfigError;
-use super::section::{KIB, MIB, Ranged, Section, Shown, listed, ranged, wide};
+use super::section::{KIB, MIB, Ranged, Section, Shown, listed, quoted, ranged, through_text, wide};
 use crate::domain::agent::{ATTEMPTS, LEASE_S};
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -44,7 +47,42 @@ pub struct MailboxConfig {
     pub ttl_max_s: u64,
     /// How far ahead `deliver_at` of a message may be.
     pub deliver_at_max_s: u64,
+    /// Which other agents an agent may write to. People only ever by a relationship.
+    pub reach: Reach,
 }
+
+/// Whom an agent may write to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Reach {
+    /// Every agent; those that it knows go before the others.
+    #[default]
+    All,
+    /// Those that it knows.
+    Relationships,
+}
+
+impl FromStr for Reach {
+    type Err = String;
+
+    fn from_str(value: &str) -> Result<Self, String> {
+        match value {
+            "all" => Ok(Self::All),
+            "relationships" => Ok(Self::Relationships),
+            _ => Err(format!("must be `all` or `relationships`, not {}", quoted(value))),
+        }
+    }
+}
+
+impl fmt::Display for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::All => "all",
+            Self::Relationships => "relationships",
+        })
+    }
+}
+
+through_text!(Reach, secret: false);
 
 impl Default for MailboxConfig {
     fn default() -> Self {
@@ -66,6 +104,7 @@ impl Default for MailboxConfig {
             pair_window_s: 600,
             ttl_max_s: 31_536_000,
             deliver_at_max_s: 31_536_000,
+            reach: Reach::All,
         }
     }
 }
@@ -92,6 +131,7 @@ impl Section for MailboxConfig {
             pair_window_s,
             ttl_max_s,
             deliver_at_max_s,
+            reach,
         })
     }
 

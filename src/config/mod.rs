@@ -40,7 +40,7 @@ pub use legacy::Legacy;
 pub use limits::Limits;
 pub use listen::ListenAddress;
 pub use log::{Log, LogFilter};
-pub use mailbox::MailboxConfig;
+pub use mailbox::{MailboxConfig, Reach};
 pub use origin::CorsOrigin;
 pub use retention::RetentionConfig;
 pub use section::{Ranged, Section, Show, Shown};

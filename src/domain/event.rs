@@ -79,6 +79,8 @@ pub enum Event {
     AgentKeyEnded { agent_id: AgentId, key_id: AgentKeyId },
     /// An agent was registered, changed or removed; its keys end with it.
     AgentChanged { agent_id: AgentId, now: Option<Arc<Agent>> },
+    /// What these agents know of people and of other agents changed, or what those are called.
+    RelationshipsChanged { agents: Vec<AgentId> },
     /// Whether a batch was committed is not known; if it was, nobody was told of it (D12).
     OutcomeUnknown,
     /// This node may no longer speak for the database; all sockets must close.
@@ -152,6 +154,7 @@ impl Event {
             | Self::AgentKeyAdded { .. }
             | Self::AgentKeyEnded { .. }
             | Self::AgentChanged { .. }
+            | Self::RelationshipsChanged { .. }
             | Self::OutcomeUnknown
             | Self::SteppedDown => None,
         }

@@ -92,6 +92,10 @@ typed_id!(/// An agent.
     AgentId, "agent");
 typed_id!(/// A key of an agent.
     AgentKeyId, "agent key");
+typed_id!(/// A person who is reached on channels.
+    MemberId, "member");
+typed_id!(/// What one agent knows of a person or of another agent.
+    RelationshipId, "relationship");
 typed_id!(/// A row of the audit log.
     AuditId, "audit");
 typed_id!(/// A live browser socket; never stored.

@@ -11,6 +11,7 @@ pub mod event;
 pub mod gateway;
 pub mod ids;
 pub mod loop_guard;
+pub mod member;
 pub mod message;
 pub mod party;
 pub mod routing_target;

@@ -8,6 +8,7 @@ use std::str::FromStr;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate<I> {
     pub id: I,
+    /// Empty for those that have none.
     pub slug: String,
     pub name: String,
     /// The name without regard to case, folded as the query's text.
@@ -22,8 +23,8 @@ pub struct Query<'a, I> {
     pub text: &'a str,
     /// The text without regard to case, folded as the names.
     pub folded: &'a str,
-    /// Nobody means himself.
-    pub sender: I,
+    /// Nobody means himself; `None` where the sender cannot be among the candidates.
+    pub sender: Option<I>,
 }
 
 /// Who is meant.
@@ -52,7 +53,7 @@ pub fn resolve<'a, I: PartialEq + FromStr>(query: &Query<'_, I>, candidates: &'a
     }
     let id = query.text.parse::<I>().ok();
     let mut by_fit: BTreeMap<(Fit, bool), Vec<&'a Candidate<I>>> = BTreeMap::new();
-    for candidate in candidates.iter().filter(|candidate| candidate.id != query.sender) {
+    for candidate in candidates.iter().filter(|candidate| query.sender.as_ref() != Some(&candidate.id)) {
         let fit = if id.as_ref() == Some(&candidate.id) {
             Fit::Id
         } else if candidate.slug == query.text {
@@ -91,7 +92,7 @@ mod tests {
     /// The slugs of those that are meant.
     fn meant<'a>(text: &str, sender: UserId, candidates: &'a [Candidate<UserId>]) -> Vec<&'a str> {
         let folded = text.to_lowercase();
-        match resolve(&Query { text, folded: &folded, sender }, candidates) {
+        match resolve(&Query { text, folded: &folded, sender: Some(sender) }, candidates) {
             Resolved::Found(one) => vec![one.slug.as_str()],
             Resolved::Several(several) => {
                 assert!(several.len() > 1, "one is found, not several");
@@ -138,6 +139,15 @@ mod tests {
         assert_eq!(meant("Twin", all[0].id, &all), ["you"]);
         assert_eq!(meant("me", all[0].id, &all), [""; 0]);
         assert_eq!(meant(&all[0].id.to_string(), all[0].id, &all), [""; 0]);
+    }
+
+    #[test]
+    fn a_sender_who_cannot_be_among_them_takes_nobody_out() {
+        let all = [candidate("", "Ann", true), candidate("", "Joanna", true)];
+        let query = |text: &'static str| Query { text, folded: text, sender: None };
+        assert_eq!(resolve(&query("Ann"), &all), Resolved::Found(&all[0]));
+        assert_eq!(resolve(&query("ann"), &all), Resolved::Several(vec![&all[0], &all[1]]));
+        assert_eq!(resolve(&query(""), &all), Resolved::Nobody, "an empty slug is no slug");
     }
 
     #[test]

@@ -11,11 +11,14 @@ mod conversations;
 mod deliveries;
 mod gateway_test;
 mod gateways;
+mod member_input;
+mod members;
 mod messages;
 mod overview;
 mod party;
 mod receipt;
 mod redelivery;
+mod relationships;
 mod tokens;
 mod users;
 
@@ -37,6 +40,14 @@ pub(super) fn routes(cfg: &mut ServiceConfig) {
         .service(agent_keys::list)
         .service(agent_keys::create)
         .service(agent_keys::revoke)
+        .service(members::list)
+        .service(members::create)
+        .service(members::get)
+        .service(members::patch)
+        .service(members::remove)
+        .service(relationships::list)
+        .service(relationships::create)
+        .service(relationships::remove)
         .service(users::list)
         .service(users::create)
         .service(users::patch)

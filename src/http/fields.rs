@@ -26,7 +26,7 @@ pub(super) enum Unknown {
 const PAIRS_MAX: usize = 64;
 
 /// Fields whose values are never repeated in an error (SEC-1).
-const SECRETS: [&str; 3] = ["token", "password", "api_key"];
+const SECRETS: [&str; 4] = ["token", "password", "api_key", "webhook_url"];
 
 /// Reads `T` from the fields of a JSON object.
 pub(super) fn of_object<T: DeserializeOwned>(object: Map<String, Value>, unknown: Unknown) -> Result<T, Error> {

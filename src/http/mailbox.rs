@@ -3,7 +3,9 @@
 //! An agent is known by its key (`key.rs`); making one on the ancestor's path takes an operator's token (`keys.rs`).
 //! What a poll hands out is leased by the writer before it is answered, and given back if nobody takes the answer
 //! (`asking.rs`, `handed_out.rs`).
+//! Whom a name means is found in `target.rs`; by what people are reached is decided in `people.rs`.
 mod asking;
+mod directory;
 mod handed_out;
 mod heartbeat;
 mod key;
@@ -11,7 +13,10 @@ mod keys;
 mod message;
 mod moves;
 mod options;
+mod people;
 mod poll;
+mod receipt;
+mod related;
 mod report;
 mod send;
 mod setup_guide;
@@ -36,6 +41,8 @@ pub(super) fn routes(cfg: &mut ServiceConfig) {
         .service(moves::extend)
         .service(moves::ack)
         .service(send::send_message)
+        .service(directory::directory)
+        .service(receipt::receipt)
         .service(heartbeat::heartbeat)
         .service(setup_guide::setup_guide)
         .service(keys::api_key)

@@ -14,7 +14,7 @@ use super::dialect::Db;
 use super::messages::Idem;
 use super::schema::{agent_keys, agents, deliveries};
 use super::tx::{Command, Tx};
-use super::{deliveries as moves, parties};
+use super::{deliveries as moves, parties, relationships};
 use crate::domain::agent::{Agent, AgentKind, AgentState, Slug, fold, slug_of};
 use crate::domain::delivery::DeliveryState;
 use crate::domain::error::{Error, ErrorCode};
@@ -350,6 +350,9 @@ impl Command for ChangeAgent {
             ))
             .execute(tx.write()?)?;
         tx.forget_agent(self.id);
+        if after.name != before.name {
+            relationships::tell_who_knows_agent(tx, self.id)?;
+        }
         let id = self.id.to_string();
         let target = ("agent", id.as_str());
         audit::record(tx, &self.actor, "agent.change", target, Some(&shown(&before)), Some(&shown(&after)))?;
@@ -358,8 +361,8 @@ impl Command for ChangeAgent {
     }
 }
 
-/// Removes an agent: its keys end, and its mailbox is closed; its lines stay. What is open for it is ended by
-/// [`EndMailStep`].
+/// Removes an agent: its keys end, its mailbox is closed, and it knows nobody any more; its lines stay. What is open for
+/// it is ended by [`EndMailStep`].
 pub struct RemoveAgent {
     pub id: AgentId,
     pub actor: Actor,
@@ -378,6 +381,7 @@ impl Command for RemoveAgent {
             .filter(agent_keys::agent_id.eq(self.id.as_bytes().as_slice()).and(agent_keys::revoked_at.is_null()))
             .set(agent_keys::revoked_at.eq(Some(now_ms)))
             .execute(tx.write()?)?;
+        relationships::end_of_agent(tx, self.id)?;
         let target = self.id.to_string();
         audit::record(tx, &self.actor, "agent.remove", ("agent", &target), Some(&shown(&agent)), None)?;
         tx.note_registered_agents(-1);

@@ -131,6 +131,21 @@ diesel::table! {
         deleted_at -> Nullable<BigInt>,
         idem_key -> Nullable<Text>,
         idem_hash -> Nullable<Binary>,
+        name_folded -> Text,
+    }
+}
+
+diesel::table! {
+    relationships (id) {
+        id -> Binary,
+        agent_id -> Binary,
+        member_id -> Nullable<Binary>,
+        target_id -> Nullable<Binary>,
+        relation -> Text,
+        description -> Nullable<Text>,
+        created_at -> BigInt,
+        idem_key -> Nullable<Text>,
+        idem_hash -> Nullable<Binary>,
     }
 }
 
@@ -339,6 +354,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     agents,
     agent_keys,
     members,
+    relationships,
     channels,
     conversations,
     messages,

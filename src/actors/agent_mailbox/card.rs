@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use actix::prelude::*;
 
+use super::related::{Kept, Related};
 use super::ticket::{NotTaken, Refused};
 use super::{AgentMailbox, FromStore, Poll, Told};
 use crate::actors::messages::{Observe, Stop};
@@ -61,6 +62,7 @@ pub struct Card {
     is_paused: AtomicBool,
     /// Somebody called since the mailbox looked last.
     was_called: AtomicBool,
+    related: Kept,
     pub(super) waiting: AtomicUsize,
     counts: Arc<Counts>,
 }
@@ -75,6 +77,7 @@ impl Card {
             is_loaded: AtomicBool::new(false),
             is_paused: AtomicBool::new(false),
             was_called: AtomicBool::new(true),
+            related: Kept::default(),
             waiting: AtomicUsize::new(0),
             counts,
         }
@@ -101,6 +104,16 @@ impl Card {
     /// Tells whether its agent gets nothing for now, as the mailbox has heard.
     pub fn is_paused(&self) -> bool {
         self.is_paused.load(Ordering::SeqCst)
+    }
+
+    /// Returns whom its agent knows; only where that is not known, `read` runs.
+    pub async fn related(&self, read: impl Future<Output = Result<Related, Error>>) -> Result<Arc<Related>, Error> {
+        self.related.get(read).await
+    }
+
+    /// Has it be read again.
+    pub(super) fn forget_related(&self) {
+        self.related.forget();
     }
 
     /// Keeps the mailbox open for a while.

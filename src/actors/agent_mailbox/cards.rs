@@ -91,6 +91,15 @@ impl Cards {
                     open.by_agent.get(agent_id).map(|card| (card, Told::Agent(now.as_ref().map(|agent| agent.state))))
                 }
                 Event::AgentKeyEnded { agent_id, .. } => open.by_agent.get(agent_id).map(|card| (card, Told::KeyEnded)),
+                Event::RelationshipsChanged { agents } => {
+                    agents.iter().filter_map(|id| open.by_agent.get(id)).for_each(|card| card.forget_related());
+                    None
+                }
+                // It may have changed whom they know.
+                Event::OutcomeUnknown => {
+                    open.by_agent.values().for_each(|card| card.forget_related());
+                    None
+                }
                 _ => None,
             };
             if let Some((card, told)) = found {

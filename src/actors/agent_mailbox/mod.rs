@@ -14,6 +14,7 @@
 mod card;
 mod cards;
 mod loading;
+mod related;
 mod state;
 mod ticket;
 mod waiting;
@@ -43,6 +44,7 @@ use crate::store::{Lane, Store, messages};
 
 pub use self::card::{Card, Place};
 pub use self::cards::Cards;
+pub use self::related::Related;
 pub use self::ticket::{Leased, Ticket};
 
 /// Calls that may wait to be handled; more are refused with `store_busy`.

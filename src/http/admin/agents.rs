@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::agent_input::{AgentName, Attempts, Labels, LeaseSeconds, Model, RoleDescription};
-use crate::actors::agents::ONLINE_MS;
 use crate::domain::agent::{Agent, AgentKind, AgentState, Slug, fold};
 use crate::domain::error::Error;
 use crate::domain::ids::{AgentId, UserId};
@@ -20,6 +19,7 @@ use crate::http::error::ErrorBody;
 use crate::http::gateway_input::sent;
 use crate::http::idempotency::IdempotencyKey;
 use crate::http::page::{self, Listing, Page, Paging};
+use crate::http::presence::Presence;
 use crate::http::request::RequestInfo;
 use crate::http::state::AppState;
 use crate::store::agents::{self, AddAgent, ChangeAgent, Changes, Mailbox, RemoveAgent};
@@ -61,16 +61,14 @@ pub(super) struct MailboxView {
 
 impl View {
     fn of(agent: Agent, mailbox: Mailbox, state: &AppState) -> Self {
-        // What is written down is some seconds old.
-        let seen_at = state.directory.agents().seen_at(agent.id).max(agent.last_seen_at);
-        let online = seen_at.is_some_and(|at| state.clock.now_ms() - at < ONLINE_MS);
+        let Presence { seen_at, is_online } = Presence::of(&agent, state);
         Self {
             id: agent.id.to_string(),
             slug: agent.slug,
             name: agent.name,
             kind: agent.kind.as_str(),
             status: agent.state.as_str(),
-            presence: if online { "online" } else { "offline" },
+            presence: if is_online { "online" } else { "offline" },
             last_seen_at: seen_at.map(iso),
             role_description: agent.role_description,
             creator_id: agent.creator_id.map(|id| id.to_string()),

@@ -13,10 +13,11 @@ use crate::domain::user::Caller;
 use crate::http::auth::Operator;
 use crate::http::call::{self, Call, Target};
 use crate::http::error::ErrorBody;
+use crate::http::history::{self, Happened};
 use crate::http::page::{self, Listing, Page};
 use crate::http::state::AppState;
 use crate::store::Store;
-use crate::store::deliveries::{self, Entry, Filter, Stored};
+use crate::store::deliveries::{self, Filter, Stored};
 
 pub(super) type WithRecipient = (Stored, Party);
 
@@ -84,36 +85,9 @@ pub(super) struct Chain {
     events: Vec<Happened>,
 }
 
-#[derive(Serialize, ToSchema)]
-#[schema(as = DeliveryEvent)]
-pub(super) struct Happened {
-    at: String,
-    /// `accepted`, `stored`, `leased`, `sent` (the gateway has taken it), `nacked`, `lease_over`, `completed`, `dead`,
-    /// `expired`, `cancelled`, `redriven` …
-    what: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    attempt: Option<i32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
-}
-
 impl From<&WithRecipient> for Chain {
     fn from(found: &WithRecipient) -> Self {
-        let happened = |entry: &Entry, what: &str| Happened {
-            at: iso(entry.at),
-            what: what.to_owned(),
-            attempt: entry.attempt,
-            reason: entry.reason.clone(),
-        };
-        let mut events = Vec::with_capacity(found.0.events.len() + 1);
-        for entry in &found.0.events {
-            events.push(happened(entry, &entry.what));
-            if entry.what == "accepted" {
-                // One transaction did both, and what can be read here was committed (STO-1).
-                events.push(happened(entry, "stored"));
-            }
-        }
-        Self { delivery: found.into(), events }
+        Self { delivery: found.into(), events: history::shown(&found.0.events) }
     }
 }
 

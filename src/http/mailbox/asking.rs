@@ -81,7 +81,7 @@ pub(super) async fn poll(state: &AppState, agent: &Arc<AgentFacts>, ask: Ask, wa
 }
 
 /// Finds the mailbox, or has it opened.
-async fn card(state: &AppState, agent: &Arc<AgentFacts>) -> Result<Arc<Card>, Error> {
+pub(super) async fn card(state: &AppState, agent: &Arc<AgentFacts>) -> Result<Arc<Card>, Error> {
     let card = match state.directory.agents().cards().of(agent.id) {
         Some(card) => card,
         None => state.mailboxes.send(OpenMailbox(agent.clone())).await.map_err(|_| stopping())??,

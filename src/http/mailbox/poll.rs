@@ -1,4 +1,5 @@
 //! Polls: an agent gets its messages, each leased to it for a while.
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::header::ContentType;
@@ -10,8 +11,8 @@ use super::asking::{self, Polled};
 use super::handed_out::HandedOut;
 use super::key::KeyCall;
 use super::message::{self, Message, Room};
-use super::{lease_s, within};
-use crate::actors::agent_mailbox::Ask;
+use super::{lease_s, related, within};
+use crate::actors::agent_mailbox::{Ask, Related};
 use crate::config::MailboxConfig;
 use crate::domain::agent::{AgentState, KeyFacts, LEASE_S};
 use crate::domain::error::Error;
@@ -25,8 +26,6 @@ const BYTES_MIN: i64 = 1_024;
 /// Longest wait, in seconds, and most messages that a poll may ask for; the settings may give less.
 const WAIT_MAX_S: u32 = 60;
 const ROWS_MAX: usize = 100;
-/// The version of the relationships, of which there are none yet.
-const RELATIONSHIPS: &str = "0";
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -63,9 +62,9 @@ pub(super) struct Answer {
     messages: Vec<Message>,
     /// Whom the agent is related to. Left out if the caller has the newest version.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Vec<Object>>)]
-    relationships: Option<[(); 0]>,
-    relationships_version: &'static str,
+    #[schema(value_type = Option<Vec<related::View>>)]
+    relationships: Option<Arc<Related>>,
+    relationships_version: String,
     /// How many more could be polled now.
     remaining: usize,
     /// The agent gets nothing until an operator says otherwise.
@@ -118,16 +117,20 @@ pub(super) async fn poll(
     if ask.waits {
         req.extensions_mut().insert(Waits);
     }
+    // First: what is handed out must not come back because this cannot be read.
+    let known = related::of(&state, agent).await?;
     let polled = if agent.state != AgentState::Running && !ask.waits {
         Polled { handed_out: None, remaining: 0, is_paused: true }
     } else {
         asking::poll(&state, agent, ask, wait).await?
     };
+    // They may have changed while the caller waited.
+    let known = if ask.waits { related::of(&state, agent).await.unwrap_or(known) } else { known };
     let Polled { handed_out, remaining, is_paused } = polled;
     let answer = |messages: Vec<Message>| Answer {
         messages,
-        relationships: (asked.relationships.as_deref() != Some(RELATIONSHIPS)).then_some([]),
-        relationships_version: RELATIONSHIPS,
+        relationships: (asked.relationships.as_ref() != Some(&known.version)).then(|| known.clone()),
+        relationships_version: known.version.clone(),
         remaining,
         paused: is_paused,
     };
@@ -143,8 +146,6 @@ pub(super) async fn poll(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::domain::agent::{AgentFacts, AgentKind};
     use crate::domain::ids::{AgentId, AgentKeyId, PartyId};

@@ -6,8 +6,8 @@ use utoipa::ToSchema;
 
 use super::key::KeyCall;
 use super::options::Wishes;
-use super::target::{self, Meant};
-use super::{loop_guards, mail_limits};
+use super::target::{self, Asker, Meant};
+use super::{loop_guards, mail_limits, people};
 use crate::domain::agent::AgentFacts;
 use crate::domain::error::Error;
 use crate::domain::ids::MessageId;
@@ -24,12 +24,12 @@ use crate::store::messages::Idem;
 #[derive(Deserialize, ToSchema)]
 #[schema(as = MessageToSend)]
 pub(super) struct New {
-    /// An agent: its id, its slug, its name, or a part of its name that no other has.
+    /// An agent: its id, its slug, its name, or a part of its name that no other has. Or a person whom the sender knows.
     #[schema(min_length = 1)]
     target: String,
     #[schema(min_length = 1)]
     content: String,
-    /// By which way; `agent` is the only one now, and the default.
+    /// By which way: `agent`, or a channel to people. Without one agents are looked for first.
     channel: Option<String>,
     /// The sender's own key for it: the same message with the same key is sent once. As `Idempotency-Key`.
     #[schema(min_length = 1, max_length = 255)]
@@ -96,13 +96,12 @@ pub(super) async fn send_message(
     let options = wishes.checked(state.clock.now_ms(), &state.config.mailbox)?;
     let idem = key.plain_or("message_id", message_id)?.map(|key| Idem { key, hash });
     let channel = channel.unwrap_or_default().trim().to_lowercase();
-    if !matches!(channel.as_str(), "" | "agent") {
-        return Err(target::nobody(&target));
-    }
+    let asker = Asker { id: call.key.agent.id, reach: state.config.mailbox.reach, channel };
     let (sender, key, named) = (call.key.agent.clone(), idem.clone(), target.clone());
-    let sent = match state.store.read(move |db| before(db, &sender, key.as_ref(), &named)).await? {
+    let sent = match state.store.read(move |db| before(db, &sender, key.as_ref(), &asker, &named)).await? {
         Before::Sent(sent) => sent,
-        Before::For(Meant::Several(agents)) => return Err(target::several(&target, &agents)),
+        Before::For(Meant::Several(choices)) => return Err(target::several(&target, &choices)),
+        Before::For(Meant::Person(person)) => return Err(people::unreachable(&person)),
         Before::For(Meant::Nobody) => return Err(target::nobody(&target)),
         Before::For(Meant::One(to)) => {
             let command = SendMessage {
@@ -135,13 +134,13 @@ enum Before {
 }
 
 /// Looks up the sender's key first: a repeat is answered as the first time, whomever the name means by now (D10).
-fn before(db: &mut Db, sender: &AgentFacts, idem: Option<&Idem>, target: &str) -> Result<Before, Error> {
+fn before(db: &mut Db, sender: &AgentFacts, idem: Option<&Idem>, asker: &Asker, target: &str) -> Result<Before, Error> {
     if let Some(idem) = idem
         && let Some(sent) = sent_before(db, sender.party_id, idem)?
     {
         return Ok(Before::Sent(sent));
     }
-    target::find(db, sender.id, target).map(Before::For)
+    target::find(db, asker, target).map(Before::For)
 }
 
 /// Takes the space around a text away; nothing must not be left.

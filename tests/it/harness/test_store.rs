@@ -254,6 +254,7 @@ fn in_short(event: &Event) -> String {
         Event::AgentKeyEnded { .. } => "agent key ended".into(),
         Event::AgentChanged { now: Some(_), .. } => "agent changed".into(),
         Event::AgentChanged { now: None, .. } => "agent removed".into(),
+        Event::RelationshipsChanged { agents } => format!("relationships of {} changed", agents.len()),
         // The store tells of nothing else.
         other => format!("{other:?}"),
     }

@@ -1,6 +1,7 @@
 //! The mailbox family as agents use it.
 mod broken_off;
 pub(crate) mod client;
+mod directory;
 mod examples;
 mod guide;
 mod keys;
@@ -8,11 +9,13 @@ mod loops;
 mod moves;
 mod options;
 mod people;
+mod receipts;
 mod removal;
 mod retention;
 pub(crate) mod skill;
 mod stories;
 mod targets;
+mod users;
 mod waiting;
 
 use clawbroker::domain::user::Role;
@@ -60,6 +63,20 @@ async fn fire(node: &TestNode) {
     let leased = deliveries(node, "leased").await;
     let ids = leased.iter().map(|one| one["id"].as_str().unwrap().parse().unwrap()).collect();
     node.state.store.write(FireDue { ids }).await.expect("what is due moves");
+}
+
+/// Keeps a person; returns its id.
+async fn member(node: &TestNode, body: Value) -> String {
+    let made = node.post("/api/admin/members").json(&body).by(Role::Operator).await.expect_status(201).json;
+    made["id"].as_str().unwrap().to_owned()
+}
+
+/// Lets an agent know a person (`member_id`) or another agent (`agent_id`); returns the relationship's id.
+async fn relate(node: &TestNode, agent: &str, (field, id): (&str, &str), relation: &str) -> String {
+    let path = format!("/api/admin/agents/{agent}/relationships");
+    let body = json!({ field: id, "relation": relation });
+    let made = node.post(&path).json(&body).by(Role::Operator).await.expect_status(201).json;
+    made["id"].as_str().unwrap().to_owned()
 }
 
 /// Waits until so many deliveries are complete: what was handed out is closed a moment later.

@@ -58,6 +58,8 @@ pub(super) const TABLE: &[(&str, &str, Who)] = &[
     ("post", "/api/gateway/send-message", Who::Agent),
     ("post", "/api/gateway/heartbeat", Who::Agent),
     ("get", "/api/gateway/setup-guide/{id}", Who::Agent),
+    ("get", "/api/gateway/directory", Who::Agent),
+    ("get", "/api/gateway/messages/{id}", Who::Agent),
     ("post", "/api/gateway/agents/{id}/api-key", Who::From(Role::Operator)),
     ("post", "/api/gateway/generate-key/{id}", Who::From(Role::Operator)),
     ("get", "/api/admin/agents", Who::From(Role::Operator)),
@@ -68,6 +70,14 @@ pub(super) const TABLE: &[(&str, &str, Who)] = &[
     ("get", "/api/admin/agents/{id}/keys", Who::From(Role::Admin)),
     ("post", "/api/admin/agents/{id}/keys", Who::From(Role::Admin)),
     ("delete", "/api/admin/agents/{id}/keys/{key_id}", Who::From(Role::Admin)),
+    ("get", "/api/admin/agents/{id}/relationships", Who::From(Role::Operator)),
+    ("post", "/api/admin/agents/{id}/relationships", Who::From(Role::Operator)),
+    ("delete", "/api/admin/agents/{id}/relationships/{rel_id}", Who::From(Role::Operator)),
+    ("get", "/api/admin/members", Who::From(Role::Operator)),
+    ("post", "/api/admin/members", Who::From(Role::Operator)),
+    ("get", "/api/admin/members/{id}", Who::From(Role::Operator)),
+    ("patch", "/api/admin/members/{id}", Who::From(Role::Operator)),
+    ("delete", "/api/admin/members/{id}", Who::From(Role::Operator)),
     ("get", "/api/admin/users", Who::From(Role::Admin)),
     ("post", "/api/admin/users", Who::From(Role::Admin)),
     ("patch", "/api/admin/users/{id}", Who::From(Role::Admin)),
@@ -108,7 +118,7 @@ pub(super) fn method(name: &str) -> Method {
 }
 
 /// What may stand for something in a path.
-const PLACES: [&str; 5] = ["{id}", "{gw_id}", "{key}", "{key_id}", "{file}"];
+const PLACES: [&str; 6] = ["{id}", "{gw_id}", "{key}", "{key_id}", "{rel_id}", "{file}"];
 
 /// Fills the places of a path with an id that is well formed and does not exist.
 pub(super) fn filled(path: &str) -> String {

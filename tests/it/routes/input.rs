@@ -39,6 +39,7 @@ async fn a_nul_is_refused_in_every_query_field(node: TestNode) {
 async fn a_nul_is_refused_in_a_body(node: TestNode) {
     let known = Known::make(&node).await;
     let messages = format!("/api/admin/conversations/{}/messages", known.conversation);
+    let relationships = known.filled("/api/admin/agents/{id}/relationships");
     for (path, body, field) in [
         ("/api/admin/tokens", json!({ "name": "x", "user": "a\0" }), "user"),
         ("/api/admin/deliveries/redrive", json!({ "recipient": "gateway:\0" }), "recipient"),
@@ -46,6 +47,8 @@ async fn a_nul_is_refused_in_a_body(node: TestNode) {
         ("/api/admin/conversations", json!({ "agent_id": "\0" }), "agent_id"),
         ("/api/admin/agents", json!({ "name": "a\0" }), "name"),
         ("/api/admin/agents", json!({ "name": "a", "labels": { "a": "\0" } }), "labels"),
+        ("/api/admin/members", json!({ "name": "a", "feishu": { "user_id": "\0" } }), "feishu"),
+        (&relationships, json!({ "agent_id": known.delivery, "relation": "\0" }), "relation"),
         (&messages, json!({ "content": "a\0b" }), "content"),
         (&messages, json!({ "content": [{ "type": "text", "text": "a\0b" }] }), "content"),
         (&messages, json!({ "content": "a", "from": "gateway:\0" }), "from"),

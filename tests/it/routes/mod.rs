@@ -9,6 +9,7 @@ mod every_code;
 mod frame;
 mod input;
 mod lists;
+mod members;
 mod node;
 mod ops;
 mod order;

@@ -50,10 +50,8 @@ async fn the_credential_comes_first_and_then_what_the_path_names(node: TestNode)
         // of every agent.
         let always_there = path.ends_with("/sessions/{key}/messages") || path.contains("/generate-key/");
         for unknown in [unknown, filled(&path.replace("{gw_id}/sessions/{key}", "lab/sessions/{key}"))] {
-            let reply = match who {
-                Who::Agent => wrong(&node, name, &unknown).with_key(&key).await,
-                _ => wrong(&node, name, &unknown).by(Role::Admin).await,
-            };
+            let call = wrong(&node, name, &unknown);
+            let reply = if who == Who::Agent { call.with_key(&key).await } else { call.by(Role::Admin).await };
             // The ancestor's clients know 403 here, for agents that do not exist as well, so that it tells nothing.
             let is_guide = path.contains("/setup-guide/");
             let expected = if always_there {
@@ -77,6 +75,11 @@ pub(super) struct Known {
     token: String,
     agent: String,
     key: String,
+    /// A message that the agent has sent.
+    agent_message: String,
+    member: String,
+    /// The agent knows the member.
+    relationship: String,
     /// A key of the agent, as it says it.
     pub(super) agent_key: String,
 }
@@ -97,6 +100,13 @@ impl Known {
         let token = post("/api/admin/tokens", json!({ "name": "t", "user": "eve" })).await;
         let agent = post("/api/admin/agents", json!({ "name": "Ann" })).await;
         let key = post(&format!("/api/admin/agents/{}/keys", id(&agent)), json!({ "label": "k" })).await;
+        let other = post("/api/gateways/lab/sessions", json!({ "session_key": "b" })).await;
+        let path = format!("/api/admin/conversations/{}/messages", id(&other));
+        let by_agent = json!({ "content": "noted", "from": format!("agent:{}", id(&agent)), "deliver": false });
+        let noted = post(&path, by_agent).await;
+        let member = post("/api/admin/members", json!({ "name": "Eve" })).await;
+        let path = format!("/api/admin/agents/{}/relationships", id(&agent));
+        let relationship = post(&path, json!({ "member_id": member["id"], "relation": "boss" })).await;
         Self {
             conversation: id(&session),
             message: id(&said["message"]),
@@ -105,6 +115,9 @@ impl Known {
             token: id(&token),
             agent: id(&agent),
             key: id(&key),
+            agent_message: id(&noted["message"]),
+            member: id(&member),
+            relationship: id(&relationship),
             agent_key: key["api_key"].as_str().unwrap().to_owned(),
         }
     }
@@ -117,10 +130,13 @@ impl Known {
             Some("users") => &self.user,
             Some("tokens") => &self.token,
             Some("agents") => &self.agent,
+            Some("members") => &self.member,
+            _ if path.starts_with("/api/gateway/messages/") => &self.agent_message,
             _ if path.starts_with("/api/gateway/") => &self.agent,
             _ => "lab",
         };
-        path.replace("{id}", id).replace("{gw_id}", "lab").replace("{key}", "a").replace("{key_id}", &self.key)
+        let path = path.replace("{id}", id).replace("{gw_id}", "lab").replace("{key}", "a");
+        path.replace("{key_id}", &self.key).replace("{rel_id}", &self.relationship)
     }
 
     /// Checks that all of it is as it was.
@@ -138,6 +154,9 @@ impl Known {
         assert_eq!((tokens["items"].as_array().unwrap().len(), &tokens["items"][0]["revoked_at"]), (1, &json!(null)));
         let agent = get(format!("/api/admin/agents/{}", self.agent)).await;
         assert_eq!((&agent["name"], &agent["status"]), (&json!("Ann"), &json!("running")));
+        assert_eq!(get(format!("/api/admin/members/{}", self.member)).await["name"], "Eve");
+        let known = get(format!("/api/admin/agents/{}/relationships", self.agent)).await;
+        assert_eq!((known["items"].as_array().unwrap().len(), &known["items"][0]["relation"]), (1, &json!("boss")));
         let keys = get(format!("/api/admin/agents/{}/keys", self.agent)).await;
         assert_eq!((keys["items"].as_array().unwrap().len(), &keys["items"][0]["revoked_at"]), (1, &json!(null)));
     }

@@ -9,6 +9,7 @@ on_both_databases!(
     another_secret_is_another_body,
     a_key_counts_also_when_there_is_no_room_for_more,
     an_agent_and_its_key_are_made_once,
+    a_person_and_a_relationship_are_made_once,
     backups_are_made_one_by_one_and_once_for_each_key,
 );
 
@@ -79,6 +80,34 @@ async fn an_agent_and_its_key_are_made_once(database: Database) {
     node.post("/api/gateway/heartbeat").with_key(first["api_key"].as_str().unwrap()).await.expect_status(200);
     let list = node.get(&keys).by(Role::Admin).await;
     assert_eq!(list.header("x-total-count"), "2", "the one that was revoked, and this one");
+}
+
+async fn a_person_and_a_relationship_are_made_once(database: Database) {
+    let node = TestNode::with(database, |config| config.limits.relationships_per_agent_max = 1);
+    let post = |path: &str, key: &str, body: &Value| {
+        node.post(path).header("idempotency-key", key).json(body).by(Role::Operator)
+    };
+    let members = "/api/admin/members";
+    let new = json!({ "name": "Eve", "feishu": { "user_id": "u", "open_id": "o" } });
+    let eve = post(members, "k", &new).await.expect_status(201).json;
+    assert_eq!(post(members, "k", &new).await.expect_status(201).json, eve);
+    post(members, "k", &json!({ "name": "Eve" })).await.expect_error(409, "idempotency_conflict");
+    assert_eq!(node.get(members).by(Role::Operator).await.header("x-total-count"), "1");
+
+    let (ann, _) = node.agent("ann").await;
+    let (ben, _) = node.agent("ben").await;
+    let path = |agent: &str| format!("/api/admin/agents/{agent}/relationships");
+    let knows = json!({ "member_id": eve["id"], "relation": "boss" });
+    let made = post(&path(&ann), "k", &knows).await.expect_status(201).json;
+    // Also though there is no room for more, and though the agent knows it already.
+    assert_eq!(post(&path(&ann), "k", &knows).await.expect_status(201).json, made);
+    let other = json!({ "agent_id": ben, "relation": "peer" });
+    post(&path(&ann), "k", &other).await.expect_error(409, "idempotency_conflict");
+    let refused = post(&path(&ann), "k2", &other).await.expect_error(429, "rate_limited");
+    assert!(refused.text.contains("relationships_per_agent_max"), "{}", refused.text);
+    // It counts for one agent.
+    let of_ben = post(&path(&ben), "k", &knows).await.expect_status(201).json;
+    assert_ne!(of_ben["id"], made["id"]);
 }
 
 async fn backups_are_made_one_by_one_and_once_for_each_key(node: TestNode) {

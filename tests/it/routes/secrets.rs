@@ -10,6 +10,7 @@ on_both_databases!(no_answer_holds_a_secret);
 const TOKEN: &str = "c4n4ry-gateway-token";
 const PASSWORD: &str = "c4n4ry-gateway-password";
 const USER_PASSWORD: &str = "c4n4ry-user-password";
+const WEBHOOK: &str = "c4n4ry-webhook";
 
 async fn no_answer_holds_a_secret(node: TestNode) {
     let mut texts = Vec::new();
@@ -50,6 +51,7 @@ async fn no_answer_holds_a_secret(node: TestNode) {
     }
     let heard = node.post("/api/gateway/heartbeat").with_key(&key).await.expect_status(200);
     texts.push(format!("{:?} {}", heard.headers, heard.text));
+    texts.extend(of_a_webhook(&node, &agent, &key).await);
     if node.database.kind() == Kind::Sqlite {
         texts.push(node.post("/api/admin/backup").by(Role::Admin).await.expect_status(201).text);
     }
@@ -81,4 +83,39 @@ async fn no_answer_holds_a_secret(node: TestNode) {
         let told = ["c4n4ry", "argon2", &token, &key].iter().any(|secret| text.contains(secret));
         assert!(!told, "{text}");
     }
+}
+
+/// Where a person's messages are posted, which operators see and nobody else: what is said of it elsewhere.
+async fn of_a_webhook(node: &TestNode, agent: &str, key: &str) -> Vec<String> {
+    let mut texts = Vec::new();
+    let members = "/api/admin/members";
+    for wrong in [
+        json!(format!("ftp://example.com/{WEBHOOK}")),
+        json!(format!("https://ann:{WEBHOOK}@example.com")),
+        json!([WEBHOOK]),
+        json!({ "x": WEBHOOK }),
+    ] {
+        let body = json!({ "name": "Eve", "webhook_url": wrong });
+        texts.push(node.post(members).json(&body).by(Role::Operator).await.expect_error(422, "validation_error").text);
+    }
+    let url = format!("https://example.com/{WEBHOOK}?key={WEBHOOK}");
+    let body = json!({ "name": "Eve", "webhook_url": url });
+    let made = node.post(members).json(&body).by(Role::Operator).await.expect_status(201).json;
+    assert_eq!(made["webhook_url"], url.as_str());
+    let knows = json!({ "member_id": made["id"], "relation": "boss" });
+    let relationships = format!("/api/admin/agents/{agent}/relationships");
+    texts.push(node.post(&relationships).json(&knows).by(Role::Operator).await.expect_status(201).text);
+    texts.push(node.get(&relationships).by(Role::Operator).await.expect_status(200).text);
+    for path in ["/api/gateway/poll", "/api/gateway/directory"] {
+        texts.push(node.get(path).with_key(key).await.expect_status(200).text);
+    }
+    let to_eve = json!({ "target": "Eve", "content": "hello" });
+    let sent = node.post("/api/gateway/send-message").json(&to_eve).with_key(key).await;
+    texts.push(sent.expect_error(400, "invalid_request").text);
+    let one = format!("{members}/{}", made["id"].as_str().unwrap());
+    let moved = json!({ "webhook_url": format!("{url}&more=1") });
+    node.patch(&one).json(&moved).by(Role::Operator).await.expect_status(200);
+    // The audit log, which is looked at behind this, tells of all three changes.
+    texts.push(node.delete(&one).by(Role::Operator).await.expect_status(200).text);
+    texts
 }

@@ -4,13 +4,17 @@ use std::sync::{Arc, Mutex};
 
 use clawbroker::domain::delivery::DeliveryState;
 use clawbroker::domain::error::Error;
-use clawbroker::domain::ids::{AgentId, AgentKeyId, ConversationId, DeliveryId, GatewayId, MessageId, PartyId, StepId};
+use clawbroker::domain::ids::{
+    AgentId, AgentKeyId, ConversationId, DeliveryId, GatewayId, MemberId, MessageId, PartyId, RelationshipId, StepId,
+};
+use clawbroker::domain::member::Known;
 use clawbroker::domain::search::Search;
 use clawbroker::store::messages::Span;
+use clawbroker::store::relationships::Called;
 use clawbroker::store::upstream::{Source, known_rows};
 use clawbroker::store::{
-    Db, agent_keys, agents, audit, conversations, deliveries, explain, messages, purge, retention, search, turns,
-    upstream, users,
+    Db, agent_keys, agents, audit, conversations, deliveries, explain, members, messages, purge, relationships,
+    retention, search, turns, upstream, users,
 };
 use diesel::Connection;
 use diesel::connection::InstrumentationEvent;
@@ -143,6 +147,28 @@ fn fill(db: &mut Db) {
             id(9, "n"),
             numbers(1, 20_000),
         ),
+        format!(
+            "INSERT INTO members (id, party_id, name, name_folded, addresses, created_at, updated_at, idem_key) \
+             SELECT {}, {}, 'Member ' || n, 'member ' || n, '{{}}', n, n, 'members/' || n FROM {}",
+            id(10, "n"),
+            id(1, "n"),
+            numbers(1, 20_000),
+        ),
+        format!(
+            "INSERT INTO relationships (id, agent_id, member_id, relation, created_at, idem_key) \
+             SELECT {}, {}, {}, 'boss', n, 'relationships/' || n FROM {}",
+            id(11, "n"),
+            id(7, "1 + n % 5000"),
+            id(10, "n"),
+            numbers(1, 20_000),
+        ),
+        format!(
+            "INSERT INTO relationships (id, agent_id, target_id, relation, created_at) SELECT {}, {}, {}, 'peer', n FROM {}",
+            id(12, "n"),
+            id(7, "1 + n % 5000"),
+            id(7, "n"),
+            numbers(1, 20_000),
+        ),
         "ANALYZE".to_owned(),
     ];
     for statement in statements {
@@ -221,6 +247,10 @@ async fn no_frequent_query_scans_a_table(database: Database) {
     let delivery = DeliveryId::from_bytes(id(4, 7));
     let (agent, key) = (AgentId::from_bytes(id(7, 7)), AgentKeyId::from_bytes(id(8, 7)));
     let after_agent = ("agent 7".to_owned(), agent);
+    let (member, relationship) = (MemberId::from_bytes(id(10, 7)), RelationshipId::from_bytes(id(11, 7)));
+    let after_member = ("member 7".to_owned(), member);
+    // Whom this agent knows: members 7, 5007 …, and agents of the same numbers.
+    let knowing = AgentId::from_bytes(id(7, 8));
     let recipients = [recipient, PartyId::from_bytes(id(1, 8))];
     let gateway: GatewayId = "gw7".parse().unwrap();
     let source = Source { conversation_id: conversation, gateway_id: gateway.clone(), upstream_session: "s7".into() };
@@ -293,6 +323,31 @@ async fn no_frequent_query_scans_a_table(database: Database) {
         ("keys of an agent", Box::new(|db| agent_keys::of(db, agent, Some(key), 50).map(drop))),
         ("how many keys", Box::new(|db| agent_keys::count_of(db, agent).map(drop))),
         ("one key", Box::new(|db| agent_keys::get(db, key).map(drop))),
+        ("members by name", Box::new(|db| members::page(db, None, 50).map(drop))),
+        ("next page of members", Box::new(|db| members::page(db, Some(&after_member), 50).map(drop))),
+        ("one member", Box::new(|db| members::get(db, member).map(drop))),
+        ("relationships of an agent", Box::new(|db| relationships::page(db, agent, Some(relationship), 50).map(drop))),
+        ("how many relationships", Box::new(|db| relationships::count_of(db, agent).map(drop))),
+        ("one relationship", Box::new(|db| relationships::get(db, relationship).map(drop))),
+        (
+            "what they are called",
+            Box::new(|db| {
+                let known = relationships::page(db, knowing, None, 50)?;
+                assert_eq!(relationships::names(db, &known)?.len(), 8);
+                Ok(())
+            }),
+        ),
+        ("people known", Box::new(|db| relationships::people(db, knowing, Called::Anyhow, 50).map(drop))),
+        ("people of a name", Box::new(|db| relationships::people(db, knowing, Called::Just("Member 7"), 9).map(drop))),
+        ("people of a part", Box::new(|db| relationships::people(db, knowing, Called::Part("ber 7"), 9).map(drop))),
+        ("one person", Box::new(|db| relationships::person(db, knowing, member).map(drop))),
+        ("agents known", Box::new(|db| relationships::agents(db, knowing, Called::Anyhow, 50).map(drop))),
+        (
+            "agents known of a name",
+            Box::new(|db| relationships::agents(db, knowing, Called::Just("Agent 7"), 9).map(drop)),
+        ),
+        ("agents known of a part", Box::new(|db| relationships::agents(db, knowing, Called::Part("t 7"), 9).map(drop))),
+        ("whether an agent is known", Box::new(|db| relationships::knows(db, knowing, &Known::Agent(agent)).map(drop))),
     ];
     for (name, query) in queries {
         let statements = caught(&mut db, query);
@@ -353,6 +408,7 @@ async fn no_query_of_the_writer_scans_a_table(database: Database) {
     let conversation = sql::bytes(&db, b"0200000000000007");
     let agent = sql::bytes(&db, b"0700000000000007");
     let message = sql::bytes(&db, b"0300000000000007");
+    let member = sql::bytes(&db, b"1000000000000007");
     let queries = [
         format!("SELECT id, idem_hash FROM messages WHERE sender_id = {party} AND idem_key = 'key7' LIMIT 1"),
         "SELECT n FROM deliveries ORDER BY n DESC LIMIT 1".to_owned(),
@@ -397,6 +453,13 @@ async fn no_query_of_the_writer_scans_a_table(database: Database) {
             "SELECT id FROM deliveries WHERE recipient_id = {party} AND (deliveries.state < 2) \
              AND coalesce_key = 'ann/news' AND state = 0 ORDER BY n"
         ),
+        "SELECT id, idem_hash FROM members WHERE idem_key = 'members/7' AND deleted_at IS NULL LIMIT 1".to_owned(),
+        format!("SELECT id FROM relationships WHERE agent_id = {agent} AND idem_key = 'relationships/7' LIMIT 1"),
+        format!("SELECT agent_id FROM relationships WHERE member_id = {member}"),
+        format!("SELECT agent_id FROM relationships WHERE target_id = {agent}"),
+        format!("DELETE FROM relationships WHERE member_id = {member}"),
+        format!("DELETE FROM relationships WHERE target_id = {agent}"),
+        format!("DELETE FROM relationships WHERE agent_id = {agent}"),
     ];
     for query in queries {
         assert_no_scan(&mut db, "the writer", &query);
