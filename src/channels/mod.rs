@@ -164,8 +164,8 @@ pub enum Answer {
     Smtp(email::SmtpAnswer),
     /// No answer, or not all of one.
     None {
-        /// False only where it is certain that the provider has not seen a whole request, for example when no connection
-        /// was made.
+        /// False only where it is certain that the provider has not seen a whole request, for example when no
+        /// connection was made.
         may_have_arrived: bool,
         /// Shown to people.
         why: String,

@@ -1,4 +1,5 @@
-//! Telegram: `sendMessage` of the Bot API; what people write comes by webhook or by `getUpdates` (`telegram/update.rs`).
+//! Telegram: `sendMessage` of the Bot API; what people write comes by webhook or by `getUpdates`
+//! (`telegram/update.rs`).
 //!
 //! - The bot's token stands in the path of each URL, so URLs are secrets.
 //! - A text has at most 4,096 UTF-16 units, so longer ones go out in parts. No markup: nothing needs escaping.

@@ -8,9 +8,9 @@
 //!
 //! 2xx is a success; 408, 425, 429 and 5xx are tried again, after `Retry-After` if that is there; the rest is final.
 //!
-//! In: `POST {"id", "text", "from", "from_name"?, "conversation_id"?, "reply_to"?, "created_at"?}` with the same time and
-//! signature, at most five minutes old. `id` is the caller's own and repeats are one line; `reply_to` is the `id` of one
-//! of ours, in the conversation that ours named.
+//! In: `POST {"id", "text", "from", "from_name"?, "conversation_id"?, "reply_to"?, "created_at"?}` with the same time
+//! and signature, at most five minutes old. `id` is the caller's own and repeats are one line; `reply_to` is the `id`
+//! of one of ours, in the conversation that ours named.
 use serde_json::json;
 
 use super::inbound::heard;

@@ -1,6 +1,8 @@
 //! Asks the running server, by its admin API.
 use std::time::Duration;
 
+use awc::ClientRequest;
+use awc::http::header::RETRY_AFTER;
 use awc::http::{Method, StatusCode};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
@@ -113,20 +115,46 @@ impl Client {
         if let Some(token) = &self.token {
             request = request.insert_header(("Authorization", format!("Bearer {}", token.reveal())));
         }
-        let sent = match body {
-            Some(body) => request.send_json(body).await,
-            None => request.send().await,
-        };
-        let unreachable =
-            |error: String| Failure::new(format!("the server at {} does not answer: {error}", self.address));
-        let mut response = sent.map_err(|error| unreachable(error.to_string()))?;
-        let bytes = response.body().limit(ANSWER_BYTES_MAX).await.map_err(|error| unreachable(error.to_string()))?;
-        let answer: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-        if response.status().is_success() {
-            return Ok(answer);
+        let Answered { status, body, .. } = exchange(request, body, &self.address).await?;
+        if status.is_success() {
+            return Ok(body);
         }
-        Err(refused(response.status(), &answer))
+        Err(refused(status, &body))
     }
+}
+
+/// What a server answered.
+pub(super) struct Answered {
+    pub(super) status: StatusCode,
+    /// When a refused call may be tried again, if the server says so.
+    pub(super) retry_after_s: Option<u64>,
+    /// `null` if it is not JSON.
+    pub(super) body: Value,
+}
+
+/// Sends a request and reads the answer.
+pub(super) async fn exchange(request: ClientRequest, body: Option<&Value>, address: &str) -> Result<Answered, Failure> {
+    let sent = match body {
+        Some(body) => request.send_json(body).await,
+        None => request.send().await,
+    };
+    let unreachable = |error: String| Failure::new(format!("the server at {address} does not answer: {error}"));
+    let mut response = sent.map_err(|error| unreachable(error.to_string()))?;
+    let bytes = response.body().limit(ANSWER_BYTES_MAX).await.map_err(|error| unreachable(error.to_string()))?;
+    let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+    Ok(Answered {
+        status: response.status(),
+        retry_after_s: retry_after.and_then(|seconds| seconds.parse().ok()),
+        body: serde_json::from_slice(&bytes).unwrap_or_default(),
+    })
+}
+
+/// Returns the address of the server that runs on this data directory.
+pub(super) async fn address(config: &Config) -> Option<String> {
+    let location = node::opener(&config.store).location;
+    // As in `reach`: an agent's key must not go to whoever has taken the port since.
+    lock_for_server(&config.app.data_dir, &location).err()?;
+    Client::find(config).await.map(|client| client.address)
 }
 
 /// Returns the admin's token.
@@ -149,6 +177,12 @@ fn refused(status: StatusCode, answer: &Value) -> Failure {
     if let Some(id) = error.and_then(|error| error.pointer("/details/gateway_id")).and_then(Value::as_str) {
         return no_gateway(id);
     }
+    sentence(status, answer)
+}
+
+/// Makes one sentence of what a server says to a call that it refused.
+pub(super) fn sentence(status: StatusCode, answer: &Value) -> Failure {
+    let error = answer.get("error");
     let message = error.and_then(|error| error.get("message")).and_then(Value::as_str);
     let items = error.and_then(|error| error.pointer("/details/items")).and_then(Value::as_array);
     let fields: Vec<String> = items

@@ -11,6 +11,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use crate::config::{Config, Loaded, Overrides, Sources};
 use crate::domain::secret::Secret;
 
+mod agent;
 mod backup;
 mod client;
 mod demo;
@@ -18,6 +19,7 @@ mod doctor;
 mod failure;
 mod gateway;
 mod logging;
+mod mail;
 mod migrate;
 mod offline;
 mod output;
@@ -96,6 +98,11 @@ enum Command {
     /// Register upstream gateways, and see how they are
     #[command(subcommand)]
     Gateway(gateway::Action),
+    /// Register agents and make their keys; poll and report as one of them
+    #[command(subcommand)]
+    Agent(agent::Action),
+    /// Write to an agent or a person, as an agent
+    Send(Box<mail::Outgoing>),
     /// Make, list and revoke tokens
     #[command(subcommand)]
     Token(token::Action),
@@ -160,6 +167,8 @@ impl Cli {
             Some(Command::Backup(backup)) => block_on(backup::run(&common, &backup)),
             Some(Command::Restore(restore)) => block_on(restore::run(&common, &restore)),
             Some(Command::Gateway(action)) => block_on(gateway::run(&common, action)),
+            Some(Command::Agent(action)) => block_on(agent::run(&common, action)),
+            Some(Command::Send(send)) => block_on(mail::send(&common, &send)),
             Some(Command::Token(action)) => block_on(token::run(&common, action)),
         }
     }

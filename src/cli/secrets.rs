@@ -1,4 +1,6 @@
-//! Where a command takes a gateway's secrets from: never from its arguments, which every user of the machine can read.
+//! Where a command takes secrets from. Every user of the machine can read its arguments: a gateway's secrets are never
+//! taken from there, and an agent's key only if somebody insists.
+use std::convert::Infallible;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -34,6 +36,39 @@ impl Given {
         let password = one(self.password_file.as_deref(), self.password_stdin, "OPENCLAW_GATEWAY_PASSWORD")?;
         Ok((token, password))
     }
+}
+
+/// How a command is told the key of the agent that it stands for.
+#[derive(Debug, Args)]
+pub(super) struct Key {
+    /// The agent's key; better set CLAWBROKER_API_KEY or name a file, which nobody else can read
+    #[arg(long, value_name = "KEY", conflicts_with = "key_file", value_parser = secret)]
+    key: Option<Secret>,
+    /// File that holds the agent's key
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
+}
+
+impl Key {
+    /// Returns the key.
+    pub(super) fn read(&self) -> Result<Secret, Failure> {
+        let given = match &self.key {
+            Some(key) => Some(key.clone()),
+            None => one(self.key_file.as_deref(), false, "CLAWBROKER_API_KEY")?,
+        };
+        let Some(key) = given else {
+            return Err(Failure::usage(
+                "this needs the agent's key: set CLAWBROKER_API_KEY, or name a file with --key-file",
+            ));
+        };
+        // It goes into a header.
+        let is_plain = !key.is_empty() && key.reveal().bytes().all(|byte| byte.is_ascii_graphic());
+        if is_plain { Ok(key) } else { Err(Failure::usage("the agent's key must be as it was shown, `oc-…`")) }
+    }
+}
+
+fn secret(text: &str) -> Result<Secret, Infallible> {
+    Ok(Secret::new(text.trim()))
 }
 
 fn one(file: Option<&Path>, stdin: bool, name: &str) -> Result<Option<Secret>, Failure> {

@@ -36,8 +36,6 @@ pub struct MailboxConfig {
     pub idle_s: u64,
     /// Text that one mailbox holds in memory; what is beyond it is read when it is handed out.
     pub text_bytes_max: usize,
-    /// Which other agents an agent may write to. People only ever by a relationship.
-    pub reach: Reach,
     /// Requests that may follow from each other between two agents (429 `hop_limit`); 0 for any number.
     pub hops_max: u32,
     /// Requests of one agent to another in [`pair_window_s`](Self::pair_window_s) (429 `pair_rate_limited`); 0 for any
@@ -49,6 +47,8 @@ pub struct MailboxConfig {
     pub ttl_max_s: u64,
     /// How far ahead `deliver_at` of a message may be.
     pub deliver_at_max_s: u64,
+    /// Which other agents an agent may write to. People only ever by a relationship.
+    pub reach: Reach,
 }
 
 /// Whom an agent may write to.
@@ -99,12 +99,12 @@ impl Default for MailboxConfig {
             history_bytes_max: 65_536,
             idle_s: 600,
             text_bytes_max: 4_194_304,
-            reach: Reach::All,
             hops_max: 8,
             pair_requests_max: 100,
             pair_window_s: 600,
             ttl_max_s: 31_536_000,
             deliver_at_max_s: 31_536_000,
+            reach: Reach::All,
         }
     }
 }
@@ -126,12 +126,12 @@ impl Section for MailboxConfig {
             history_bytes_max,
             idle_s,
             text_bytes_max,
-            reach,
             hops_max,
             pair_requests_max,
             pair_window_s,
             ttl_max_s,
             deliver_at_max_s,
+            reach,
         })
     }
 

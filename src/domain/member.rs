@@ -88,7 +88,7 @@ impl Addresses {
     }
 }
 
-/// Where a person's messages are posted. Its path or query may hold a secret, so that only operators see all of it (SEC-1).
+/// Where a person's messages are posted. Its path or query may hold a secret: only operators see all of it (SEC-1).
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct WebhookUrl(String);

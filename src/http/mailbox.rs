@@ -3,6 +3,7 @@
 //! An agent is known by its key (`key.rs`); making one on the ancestor's path takes an operator's token (`keys.rs`).
 //! What a poll hands out is leased by the writer before it is answered, and given back if nobody takes the answer
 //! (`asking.rs`, `handed_out.rs`).
+//! Whom a name means is found in `target.rs`; by what people are reached is decided in `people.rs`.
 mod asking;
 mod directory;
 mod handed_out;
@@ -18,6 +19,7 @@ mod receipt;
 mod related;
 mod report;
 mod send;
+mod setup_guide;
 mod target;
 
 use std::fmt::Display;
@@ -42,6 +44,7 @@ pub(super) fn routes(cfg: &mut ServiceConfig) {
         .service(directory::directory)
         .service(receipt::receipt)
         .service(heartbeat::heartbeat)
+        .service(setup_guide::setup_guide)
         .service(keys::api_key)
         .service(keys::generate_key);
 }

@@ -361,8 +361,8 @@ impl Command for ChangeAgent {
     }
 }
 
-/// Removes an agent: its keys end, its mailbox is closed, and nobody knows it any more; its lines stay. What is open for it
-/// is ended by [`EndMailStep`].
+/// Removes an agent: its keys end, its mailbox is closed, and it knows nobody any more; its lines stay. What is open for
+/// it is ended by [`EndMailStep`].
 pub struct RemoveAgent {
     pub id: AgentId,
     pub actor: Actor,

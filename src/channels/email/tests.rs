@@ -100,8 +100,8 @@ proptest! {
         let out =
             Outgoing { subject: &subject, from: &from, reply_to: Some(&reply_to), created_at, ..outgoing(&to, &text) };
         let known = [
-            "From", "To", "Subject", "Date", "Message-ID", "Auto-Submitted", "In-Reply-To", "References", "MIME-Version",
-            "Content-Type", "Content-Transfer-Encoding",
+            "From", "To", "Subject", "Date", "Message-ID", "Auto-Submitted", "In-Reply-To", "References",
+            "MIME-Version", "Content-Type", "Content-Transfer-Encoding",
         ];
         let names: Vec<String> = headers(&letter(&out)).into_iter().map(|(name, _)| name).collect();
         prop_assert!(names.iter().all(|name| known.contains(&name.as_str())), "{:?}", names);

@@ -150,7 +150,10 @@ mod tests {
             "schema": "2.0",
             "header": { "event_id": "e1", "event_type": MESSAGE, "token": "vt", "app_id": "cli_1" },
             "event": {
-                "sender": { "sender_id": { "open_id": "ou_1", "user_id": "u1", "union_id": "on_1" }, "sender_type": "user" },
+                "sender": {
+                    "sender_id": { "open_id": "ou_1", "user_id": "u1", "union_id": "on_1" },
+                    "sender_type": "user",
+                },
                 "message": {
                     "message_id": "om_2", "root_id": "om_0", "parent_id": "om_1", "create_time": "1795189101062",
                     "chat_id": "oc_1", "chat_type": "p2p", "message_type": "text",

@@ -83,7 +83,8 @@ fn event() -> Value {
             "metadata": { "display_phone_number": "1555", "phone_number_id": "555" },
             "contacts": [{ "profile": { "name": "Ada" }, "wa_id": "4917" }],
             "messages": [
-                { "from": "4917", "id": "wamid.3", "timestamp": "1795189101", "type": "text", "text": { "body": "hello" },
+                { "from": "4917", "id": "wamid.3", "timestamp": "1795189101", "type": "text",
+                  "text": { "body": "hello" },
                   "context": { "from": "1555", "id": "wamid.2" } },
                 { "from": "4917", "id": "wamid.4", "timestamp": "1795189102", "type": "image", "image": {} },
             ],

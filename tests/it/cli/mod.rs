@@ -1,4 +1,5 @@
 //! The command line as a person or a script uses it: the real binary, with a server running and with none.
+mod agents;
 mod copies;
 mod gateways;
 mod node;

@@ -1,8 +1,10 @@
 //! The mailbox family as agents use it.
 mod broken_off;
+pub(crate) mod client;
 mod directory;
+mod examples;
+mod guide;
 mod keys;
-mod knowing;
 mod loops;
 mod moves;
 mod options;
@@ -10,8 +12,10 @@ mod people;
 mod receipts;
 mod removal;
 mod retention;
+pub(crate) mod skill;
 mod stories;
 mod targets;
+mod users;
 mod waiting;
 
 use clawbroker::domain::user::Role;

@@ -1,235 +1,261 @@
-//! People who write to agents by the admin API, and what they see of the answer.
-use std::time::Duration;
-
-use actix::prelude::*;
-use clawbroker::actors::hub::{Hub, HubMessage};
-use clawbroker::domain::event::Event;
-use clawbroker::domain::ids::{ConversationId, SocketId};
+//! Whom agents know: what their polls tell of it, and whom a name means by it.
+use clawbroker::config::Reach;
 use clawbroker::domain::user::Role;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
-use tokio::time::timeout;
 
-use super::{messages, poll, report, send};
+use super::{SEND, member, messages, poll, relate};
 use crate::harness::Database;
 use crate::routes::{Reply, TestNode};
 
 on_both_databases!(
-    a_person_asks_and_sees_the_answer,
-    a_user_has_one_conversation_with_an_agent,
-    a_message_with_a_key_is_said_once,
-    what_nobody_would_answer_is_refused,
-    a_full_mailbox_takes_no_more,
-    what_agents_say_to_each_other_is_only_read,
+    a_poll_tells_whom_an_agent_knows,
+    a_poll_tells_what_has_changed,
+    the_related_are_meant_before_the_others,
+    an_agent_may_reach_only_whom_it_knows,
+    a_person_is_found_among_those_who_are_known,
+    agents_go_before_people,
+    a_person_without_a_channel_is_not_written_to,
 );
 
-const CONVERSATIONS: &str = "/api/admin/conversations";
-const NOBODY: &str = "01890000-0000-7000-8000-000000000000";
-
-/// Opens a conversation as an operator.
-async fn open(node: &TestNode, body: Value) -> Reply {
-    node.post(CONVERSATIONS).json(&body).by(Role::Operator).await
+async fn a_poll_tells_whom_an_agent_knows(node: TestNode) {
+    let (ann_id, ann) = node.agent("ann").await;
+    let (ben_id, ben) = node.agent("ben").await;
+    let empty = poll(&node, &ann, "").await;
+    assert_eq!(empty["relationships"], json!([]));
+    relate(&node, &ann_id, ("agent_id", &ben_id), "peer").await;
+    let eve = member(&node, json!({ "name": "Eve", "email": "eve@example.com", "feishu": { "open_id": "o" } })).await;
+    let described = json!({ "member_id": eve, "relation": "boss", "description": "asks for reports" });
+    let path = format!("/api/admin/agents/{ann_id}/relationships");
+    node.post(&path).json(&described).by(Role::Operator).await.expect_status(201);
+    let polled = poll(&node, &ann, "").await;
+    // People first; there is no channel to them yet, whatever addresses they have.
+    let known = json!([
+        { "name": "Eve", "type": "human", "role": "boss", "description": "asks for reports", "channels": [] },
+        { "name": "ben", "type": "agent", "role": "peer", "description": null, "channels": ["agent"] },
+    ]);
+    assert_eq!(polled["relationships"], known);
+    let version = polled["relationships_version"].as_str().unwrap();
+    assert!(version.len() == 16 && version.bytes().all(|b| b.is_ascii_hexdigit()), "{version}");
+    let again = poll(&node, &ann, &format!("?relationships={version}")).await;
+    assert_eq!((again.get("relationships"), &again["relationships_version"]), (None, &json!(version)));
+    let older = empty["relationships_version"].as_str().unwrap();
+    assert_eq!(poll(&node, &ann, &format!("?relationships={older}")).await["relationships"], known);
+    // One direction, and nothing of others.
+    let of_ben = poll(&node, &ben, "").await;
+    assert_eq!((&of_ben["relationships"], &of_ben["relationships_version"]), (&json!([]), &json!(older)));
+    // A mailbox that left memory says the same.
+    node.state.directory.agents().cards().stop_all();
+    assert_eq!(poll(&node, &ann, "").await["relationships_version"], version);
 }
 
-/// Makes the operator's conversation with an agent; returns the path of its messages.
-async fn talk(node: &TestNode, agent: &str) -> String {
-    let made = open(node, json!({ "agent_id": agent })).await.expect_status(201).json;
-    format!("{CONVERSATIONS}/{}/messages", made["id"].as_str().unwrap())
-}
-
-async fn say(node: &TestNode, path: &str, body: Value) -> Reply {
-    node.post(path).json(&body).by(Role::Operator).await
-}
-
-/// A socket of a browser, as its hub sees it.
-struct Tab(mpsc::UnboundedSender<HubMessage>);
-
-impl Actor for Tab {
-    type Context = Context<Self>;
-}
-
-impl Handler<HubMessage> for Tab {
-    type Result = ();
-
-    fn handle(&mut self, message: HubMessage, _: &mut Context<Self>) {
-        // The test may be over.
-        let _ = self.0.send(message);
+async fn a_poll_tells_what_has_changed(node: TestNode) {
+    let (ann_id, ann) = node.agent("ann").await;
+    let (ben_id, _) = node.agent("ben").await;
+    let eve = member(&node, json!({ "name": "Eve" })).await;
+    let to_eve = relate(&node, &ann_id, ("member_id", &eve), "boss").await;
+    relate(&node, &ann_id, ("agent_id", &ben_id), "peer").await;
+    let names = async || {
+        let polled = poll(&node, &ann, "").await;
+        let known = polled["relationships"].as_array().unwrap().clone();
+        known.iter().map(|one| one["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names().await, ["Eve", "ben"]);
+    for (path, name) in [(format!("/api/admin/members/{eve}"), "Eva"), (format!("/api/admin/agents/{ben_id}"), "Benno")]
+    {
+        node.patch(&path).json(&json!({ "name": name })).by(Role::Operator).await.expect_status(200);
     }
+    assert_eq!(names().await, ["Eva", "Benno"]);
+    // A poll that waits is told as well.
+    let version = poll(&node, &ann, "").await["relationships_version"].as_str().unwrap().to_owned();
+    let one = format!("/api/admin/agents/{ann_id}/relationships/{to_eve}");
+    node.delete(&one).by(Role::Operator).await.expect_status(200);
+    node.delete(&one).by(Role::Operator).await.expect_error(404, "not_found");
+    let waited = poll(&node, &ann, &format!("?wait=1&relationships={version}")).await;
+    assert_eq!(waited["relationships"][0]["name"], "Benno");
+    node.delete(&format!("/api/admin/agents/{ben_id}")).by(Role::Operator).await.expect_status(200);
+    assert_eq!(names().await, [""; 0]);
+    relate(&node, &ann_id, ("member_id", &eve), "boss").await;
+    node.delete(&format!("/api/admin/members/{eve}")).by(Role::Operator).await.expect_status(200);
+    assert_eq!(names().await, [""; 0]);
 }
 
-/// Watches a conversation.
-fn watch(node: &TestNode, conversation: ConversationId) -> mpsc::UnboundedReceiver<HubMessage> {
-    let (sender, receiver) = mpsc::unbounded_channel();
-    let (hub, socket) = (Hub::local(&node.state.hubs), SocketId::new());
-    hub.enter(socket, Tab(sender).start().recipient());
-    hub.watch(socket, conversation);
-    receiver
+async fn to(node: &TestNode, key: &str, target: &str) -> Reply {
+    node.post(SEND).json(&json!({ "target": target, "content": "hello" })).with_key(key).await
 }
 
-/// Waits for the next line that a watching browser is told of.
-async fn next_line(told: &mut mpsc::UnboundedReceiver<HubMessage>) -> String {
-    loop {
-        let message = timeout(Duration::from_secs(30), told.recv()).await.expect("in time").expect("the hub is there");
-        let HubMessage::Events(events) = message else { continue };
-        for event in events.iter() {
-            if let Event::Line { line, .. } = event.as_ref() {
-                return line.text.clone();
-            }
+/// The slugs of those who may be meant.
+fn candidates(refused: &Reply) -> Vec<String> {
+    let candidates = refused.json["error"]["details"]["candidates"].as_array().unwrap();
+    let mut slugs: Vec<String> = candidates.iter().map(|one| one["slug"].as_str().unwrap().to_owned()).collect();
+    slugs.sort();
+    slugs
+}
+
+/// Registers an agent under a slug; returns its id.
+async fn agent(node: &TestNode, slug: &str, name: &str) -> String {
+    let body = json!({ "name": name, "slug": slug });
+    let made = node.post("/api/admin/agents").json(&body).by(Role::Operator).await.expect_status(201).json;
+    made["id"].as_str().unwrap().to_owned()
+}
+
+/// Agents of like names, some of whom `ann` knows; returns the id and the key of `ann`.
+async fn likenesses(node: &TestNode) -> (String, String) {
+    let (ann_id, ann) = node.agent("ann").await;
+    for (slug, name, known) in [
+        ("w-1", "Writer", false),
+        ("w-2", "Writer", true),
+        ("w-3", "Writer two", true),
+        ("r-1", "Reader", false),
+        ("r-2", "Reader of all", false),
+        ("p-1", "100% sure", true),
+        ("p-2", "100 percent sure", true),
+        ("s-1", "snake_case", false),
+        ("s-2", "snake case", false),
+    ] {
+        let id = agent(node, slug, name).await;
+        if known {
+            relate(node, &ann_id, ("agent_id", &id), "peer").await;
         }
     }
+    (ann_id, ann)
 }
 
-async fn a_person_asks_and_sees_the_answer(node: TestNode) {
-    let (ben_id, ben) = node.agent("Ben").await;
-    let operator = node.user("operator", Role::Operator).await.user_id;
-    let made = open(&node, json!({ "agent_id": ben_id })).await.expect_status(201).json;
-    let key = format!("user_agent_{operator}_{ben_id}");
-    assert_eq!((&made["kind"], &made["key"]), (&json!("user_agent"), &json!(key)));
-    assert_eq!((&made["agent_id"], &made["owner_id"]), (&json!(ben_id), &json!(operator)));
-    assert_eq!((&made["title"], &made["messages"]), (&json!("OPERATOR ↔ Ben"), &json!(0)));
-    let one = format!("{CONVERSATIONS}/{}", made["id"].as_str().unwrap());
-    let mut told = watch(&node, made["id"].as_str().unwrap().parse().unwrap());
-    let said = say(&node, &format!("{one}/messages"), json!({ "content": "How far?" })).await.expect_status(201).json;
-    assert_eq!((&said["message"]["kind"], &said["message"]["role"]), (&json!("request"), &json!("user")));
-    let delivery = &said["deliveries"][0];
-    assert_eq!((&delivery["recipient"]["kind"], &delivery["recipient"]["id"]), (&json!("agent"), &json!(ben_id)));
-    assert_eq!(delivery["state"], "pending");
-    assert_eq!(next_line(&mut told).await, "How far?");
-
-    let polled = messages(&node, &ben, "").await;
-    assert_eq!(polled.len(), 1);
-    let question = &polled[0];
-    assert_eq!((&question["id"], &question["content"]), (&said["message"]["id"], &json!("How far?")));
-    assert_eq!((&question["conversation_id"], &question["kind"]), (&json!(key), &json!("request")));
-    assert_eq!(
-        (&question["sender_user_name"], &question["sender_user_id"], &question["sender_agent_name"]),
-        (&json!("OPERATOR"), &json!(operator), &Value::Null)
-    );
-    let done = json!({ "message_id": question["id"], "result": "Ten miles" });
-    assert_eq!(report(&node, &ben, done).await.0, 200);
-    assert_eq!(next_line(&mut told).await, "Ten miles");
-
-    let log = node.get(&format!("{one}/messages")).by(Role::Viewer).await.expect_status(200).json;
-    let answer = &log["items"][1];
-    assert_eq!((&answer["kind"], &answer["in_reply_to"]), (&json!("reply"), &question["id"]));
-    assert_eq!((&answer["sender"]["kind"], &answer["sender"]["name"]), (&json!("agent"), &json!("Ben")));
-    let path = format!("/api/admin/messages/{}", question["id"].as_str().unwrap());
-    let receipt = node.get(&path).by(Role::Viewer).await.expect_status(200).json;
-    let chain = receipt["deliveries"].as_array().unwrap();
-    assert_eq!((chain.len(), &chain[0]["state"], &chain[0]["outcome"]), (1, &json!("completed"), &json!("reported")));
-    let events: Vec<&str> =
-        chain[0]["events"].as_array().unwrap().iter().map(|event| event["what"].as_str().unwrap()).collect();
-    assert_eq!(events, ["accepted", "stored", "leased", "completed"]);
-    assert_eq!(receipt["reply"]["content"], json!([{ "type": "text", "text": "Ten miles" }]));
-    let shown = node.get(&one).by(Role::Viewer).await.expect_status(200).json;
-    let mut parties: Vec<&str> =
-        shown["parties"].as_array().unwrap().iter().map(|party| party["kind"].as_str().unwrap()).collect();
-    parties.sort_unstable();
-    assert_eq!(parties, ["agent", "user"]);
-    // The next question comes with what was said.
-    say(&node, &format!("{one}/messages"), json!({ "content": "And back?" })).await.expect_status(201);
-    let polled = messages(&node, &ben, "").await;
-    let next = &polled[0];
-    let history: Vec<(&Value, &Value)> =
-        next["history"].as_array().unwrap().iter().map(|line| (&line["content"], &line["sender_name"])).collect();
-    assert_eq!(history, [(&json!("How far?"), &json!("OPERATOR")), (&json!("Ten miles"), &json!("Ben"))]);
-}
-
-async fn a_user_has_one_conversation_with_an_agent(node: TestNode) {
-    let (ben, _) = node.agent("Ben").await;
-    let ann = node.user("ann", Role::Member).await.user_id;
-    let own = open(&node, json!({ "agent_id": ben })).await.expect_status(201).json;
-    let again = open(&node, json!({ "agent_id": ben, "user_id": null })).await.expect_status(200).json;
-    assert_eq!(again, own);
-    let of_ann = open(&node, json!({ "agent_id": ben, "user_id": ann })).await.expect_status(201).json;
-    assert_eq!((&of_ann["owner_id"], &of_ann["title"]), (&json!(ann), &json!("ANN ↔ Ben")));
-    assert_ne!(of_ann["id"], own["id"]);
-    let list = node.get(&format!("{CONVERSATIONS}?kind=user_agent&owner_id={ann}")).by(Role::Viewer).await;
-    let list = list.expect_status(200).json;
-    assert_eq!((list["items"].as_array().unwrap().len(), &list["items"][0]["id"]), (1, &of_ann["id"]));
-    let target = own["id"].as_str().unwrap();
-    let audit = node.get(&format!("/api/admin/audit?target={target}")).by(Role::Viewer).await.expect_status(200).json;
-    assert_eq!(
-        (audit["items"].as_array().unwrap().len(), &audit["items"][0]["action"]),
-        (1, &json!("conversation.add"))
-    );
-    for unknown in [json!({ "agent_id": NOBODY }), json!({ "agent_id": ben, "user_id": NOBODY })] {
-        open(&node, unknown).await.expect_error(404, "not_found");
-    }
-    for (wrong, field) in [
-        (json!({}), "agent_id"),
-        (json!({ "agent_id": "Ben" }), "agent_id"),
-        (json!({ "agent_id": ben, "user_id": "ann" }), "user_id"),
-        (json!({ "agent_id": ben, "title": "x" }), "title"),
+async fn the_related_are_meant_before_the_others(node: TestNode) {
+    let (ann_id, ann) = likenesses(&node).await;
+    for (target, name) in [
+        ("w-1", "Writer"),
+        ("Writer", "Writer"),
+        ("WRITER TWO", "Writer two"),
+        ("Reader", "Reader"),
+        ("of all", "Reader of all"),
+        ("%", "100% sure"),
+        ("_", "snake_case"),
     ] {
-        assert_eq!(open(&node, wrong).await.expect_error(422, "validation_error").fields(), [field]);
+        assert_eq!(to(&node, &ann, target).await.expect_status(200).json["target"], name, "{target}");
+    }
+    // Of two who are called so it is the one that it knows.
+    let key = node.agent_key(&slug_to_id(&node, "w-2").await).await;
+    assert_eq!(messages(&node, &key, "").await.len(), 1);
+    for (target, slugs) in [("writer", ["w-2", "w-3"]), ("READ", ["r-1", "r-2"]), ("sure", ["p-1", "p-2"])] {
+        assert_eq!(candidates(&to(&node, &ann, target).await.expect_error(409, "ambiguous_target")), slugs, "{target}");
+    }
+    for target in ["ann", ann_id.as_str(), "s%e", "nobody"] {
+        to(&node, &ann, target).await.expect_error(404, "not_found");
+    }
+    // However many others have the name: they do not take the places of the one that it knows.
+    for n in 0..13 {
+        agent(&node, &format!("many-{n}"), "Many").await;
+    }
+    let last = agent(&node, "many-last", "Many").await;
+    to(&node, &ann, "Many").await.expect_error(409, "ambiguous_target");
+    relate(&node, &ann_id, ("agent_id", &last), "peer").await;
+    for target in ["Many", "MAN"] {
+        to(&node, &ann, target).await.expect_status(200);
+    }
+    assert_eq!(messages(&node, &node.agent_key(&last).await, "").await.len(), 2);
+    // One that is gone is not meant.
+    node.delete(&format!("/api/admin/agents/{last}")).by(Role::Operator).await.expect_status(200);
+    to(&node, &ann, "many-last").await.expect_error(404, "not_found");
+    to(&node, &ann, "Many").await.expect_error(409, "ambiguous_target");
+}
+
+async fn slug_to_id(node: &TestNode, slug: &str) -> String {
+    let list = node.get("/api/admin/agents").by(Role::Operator).await.expect_status(200).json;
+    let found = list["items"].as_array().unwrap().iter().find(|one| one["slug"] == slug).unwrap();
+    found["id"].as_str().unwrap().to_owned()
+}
+
+async fn an_agent_may_reach_only_whom_it_knows(database: Database) {
+    let node = TestNode::with(database, |config| config.mailbox.reach = Reach::Relationships);
+    let (_, ann) = likenesses(&node).await;
+    for (target, name) in [("w-2", "Writer"), ("Writer", "Writer"), ("two", "Writer two"), ("%", "100% sure")] {
+        assert_eq!(to(&node, &ann, target).await.expect_status(200).json["target"], name, "{target}");
+    }
+    let stranger = slug_to_id(&node, "r-1").await;
+    for target in ["w-1", "Reader", "read", "_", stranger.as_str()] {
+        to(&node, &ann, target).await.expect_error(404, "not_found");
+    }
+    let key = node.agent_key(&slug_to_id(&node, "w-2").await).await;
+    assert_eq!(messages(&node, &key, "").await.len(), 2);
+}
+
+/// What is said where a person has no channel.
+fn no_way(name: &str, user_id: &str, open_id: &str) -> String {
+    format!("No available channel to reach {name}. feishu_user_id={user_id}, feishu_open_id={open_id}")
+}
+
+async fn a_person_is_found_among_those_who_are_known(node: TestNode) {
+    let (ann_id, ann) = node.agent("ann").await;
+    let (_, ben) = node.agent("ben").await;
+    let mut ids = Vec::new();
+    for name in ["Eve", "Eve Smith", "Evelyn", "100%", "Mia", "Mia"] {
+        let id = member(&node, json!({ "name": name })).await;
+        relate(&node, &ann_id, ("member_id", &id), "boss").await;
+        ids.push(id);
+    }
+    let stranger = member(&node, json!({ "name": "Stranger" })).await;
+    for (target, name) in
+        [("Eve", "Eve"), ("SMITH", "Eve Smith"), ("elyn", "Evelyn"), ("%", "100%"), (ids[2].as_str(), "Evelyn")]
+    {
+        let refused = to(&node, &ann, target).await.expect_error(400, "invalid_request");
+        assert_eq!(refused.json["detail"], no_way(name, "no", "no").as_str(), "{target}");
+        // Only of those whom the sender knows.
+        to(&node, &ben, target).await.expect_error(404, "not_found");
+    }
+    let refused = to(&node, &ann, "Mia").await.expect_error(409, "ambiguous_target");
+    let candidates = refused.json["error"]["details"]["candidates"].as_array().unwrap();
+    assert!(
+        candidates.contains(&json!({ "id": ids[4], "slug": null, "name": "Mia", "type": "human" })),
+        "{candidates:?}"
+    );
+    assert_eq!(candidates.len(), 2);
+    to(&node, &ann, "eve").await.expect_error(409, "ambiguous_target");
+    for target in ["Stranger", stranger.as_str(), "E%e", "_"] {
+        to(&node, &ann, target).await.expect_error(404, "not_found");
+    }
+    node.delete(&format!("/api/admin/members/{}", ids[0])).by(Role::Operator).await.expect_status(200);
+    to(&node, &ann, &ids[0]).await.expect_error(404, "not_found");
+}
+
+async fn agents_go_before_people(node: TestNode) {
+    let (ann_id, ann) = node.agent("ann").await;
+    node.agent("Sam the agent").await;
+    let sam = member(&node, json!({ "name": "Sam" })).await;
+    relate(&node, &ann_id, ("member_id", &sam), "boss").await;
+    let send = async |channel: Value| {
+        let body = json!({ "target": "Sam", "content": "hello", "channel": channel });
+        node.post(SEND).json(&body).with_key(&ann).await
+    };
+    for channel in [json!(null), json!(""), json!("agent"), json!(" AGENT ")] {
+        assert_eq!(send(channel).await.expect_status(200).json["target"], "Sam the agent");
+    }
+    for channel in ["feishu", "Email", "pigeon"] {
+        let refused = send(json!(channel)).await.expect_error(400, "invalid_request");
+        assert_eq!(refused.json["detail"], no_way("Sam", "no", "no").as_str());
     }
 }
 
-async fn a_message_with_a_key_is_said_once(node: TestNode) {
-    let (id, ben) = node.agent("Ben").await;
-    let path = talk(&node, &id).await;
-    let send = |body: Value| node.post(&path).header("idempotency-key", "k-1").json(&body).by(Role::Operator);
-    let first = send(json!({ "content": "hello" })).await.expect_status(201).json;
-    assert_eq!(send(json!({ "content": "hello" })).await.expect_status(201).json, first);
-    send(json!({ "content": "bye" })).await.expect_error(409, "idempotency_conflict");
-    send(json!({ "content": "hello", "deliver": false })).await.expect_error(409, "idempotency_conflict");
-    assert_eq!(messages(&node, &ben, "").await.len(), 1);
-}
-
-async fn what_nobody_would_answer_is_refused(node: TestNode) {
-    let (ben_id, ben) = node.agent("Ben").await;
-    let with_ben = talk(&node, &ben_id).await;
-    let its_own = format!("agent:{ben_id}");
-    for (wrong, field) in [
-        (json!({ "content": "x", "role": "system" }), "role"),
-        (json!({ "content": "x", "from": its_own }), "from"),
-        (json!({ "content": " " }), "content"),
+async fn a_person_without_a_channel_is_not_written_to(node: TestNode) {
+    let (ann_id, ann) = node.agent("ann").await;
+    let eve = member(&node, json!({ "name": "Eve" })).await;
+    relate(&node, &ann_id, ("member_id", &eve), "boss").await;
+    let one = format!("/api/admin/members/{eve}");
+    for (feishu, user_id, open_id) in [
+        (json!({ "user_id": "u", "open_id": "o" }), "yes", "yes"),
+        (json!({ "user_id": null }), "no", "yes"),
+        (json!({ "user_id": "u", "open_id": null }), "yes", "no"),
+        (json!(null), "no", "no"),
     ] {
-        assert_eq!(say(&node, &with_ben, wrong).await.expect_error(422, "validation_error").fields(), [field]);
+        node.patch(&one).json(&json!({ "feishu": feishu })).by(Role::Operator).await.expect_status(200);
+        // The ancestor's words: the first ones where it is Feishu that is wanted.
+        let expected =
+            if feishu.is_null() { no_way("Eve", "no", "no") } else { "No Feishu channel configured".to_owned() };
+        let refused = to(&node, &ann, "Eve").await.expect_error(400, "invalid_request");
+        assert_eq!(refused.json["detail"], expected.as_str());
+        let by_mail = json!({ "target": "Eve", "content": "hello", "channel": "email" });
+        let refused = node.post(SEND).json(&by_mail).with_key(&ann).await.expect_error(400, "invalid_request");
+        assert_eq!(refused.json["detail"], no_way("Eve", user_id, open_id).as_str());
     }
-    let line = json!({ "content": "said elsewhere", "from": its_own, "role": "assistant", "deliver": false });
-    let said = say(&node, &with_ben, line).await.expect_status(201).json;
-    assert_eq!((&said["message"]["kind"], &said["deliveries"]), (&Value::Null, &json!([])));
-    assert_eq!(poll(&node, &ben, "").await["messages"], json!([]));
-
-    let native = json!({ "name": "Nat", "kind": "native" });
-    let native = node.post("/api/admin/agents").json(&native).by(Role::Operator).await.expect_status(201).json;
-    let with_native = talk(&node, native["id"].as_str().unwrap()).await;
-    let refused = say(&node, &with_native, json!({ "content": "hello" })).await.expect_error(400, "invalid_request");
-    let sentence = "Nat is a native agent; writing to native agents comes with a later version";
-    assert_eq!(refused.json["detail"], sentence);
-    say(&node, &with_native, json!({ "content": "noted", "deliver": false })).await.expect_status(201);
-
-    node.delete(&format!("/api/admin/agents/{ben_id}")).by(Role::Operator).await.expect_status(200);
-    say(&node, &with_ben, json!({ "content": "hello" })).await.expect_error(404, "not_found");
-    open(&node, json!({ "agent_id": ben_id })).await.expect_error(404, "not_found");
-    say(&node, &with_ben, json!({ "content": "noted", "deliver": false })).await.expect_status(201);
-    let log = node.get(&with_ben).by(Role::Viewer).await.expect_status(200).json;
-    assert_eq!(log["items"].as_array().unwrap().len(), 2, "what was said stays");
-}
-
-async fn a_full_mailbox_takes_no_more(database: Database) {
-    let node = TestNode::with(database, |config| config.limits.mailbox_messages_max = 1);
-    let (id, ben) = node.agent("Ben").await;
-    let path = talk(&node, &id).await;
-    say(&node, &path, json!({ "content": "one" })).await.expect_status(201);
-    say(&node, &path, json!({ "content": "two" })).await.expect_error(429, "mailbox_full");
-    let polled = messages(&node, &ben, "").await;
-    assert_eq!(report(&node, &ben, json!({ "message_id": polled[0]["id"], "result": "done" })).await.0, 200);
-    say(&node, &path, json!({ "content": "two" })).await.expect_status(201);
-}
-
-async fn what_agents_say_to_each_other_is_only_read(node: TestNode) {
-    let (_, ann) = node.agent("Ann").await;
-    node.agent("Ben").await;
-    send(&node, &ann, "Ben", "hello").await;
-    let found = node.get(&format!("{CONVERSATIONS}?kind=agents")).by(Role::Viewer).await.expect_status(200).json;
-    let path = format!("{CONVERSATIONS}/{}/messages", found["items"][0]["id"].as_str().unwrap());
-    for body in [json!({ "content": "x" }), json!({ "content": "x", "role": "system", "deliver": false })] {
-        let refused = say(&node, &path, body).await.expect_error(409, "invalid_request");
-        assert!(refused.json["detail"].as_str().unwrap().contains("two agents"), "{}", refused.text);
-    }
-    let log = node.get(&path).by(Role::Viewer).await.expect_status(200).json;
-    assert_eq!(log["items"].as_array().unwrap().len(), 1);
+    let talks = node.get("/api/admin/conversations").by(Role::Operator).await.expect_status(200);
+    assert_eq!(talks.header("x-total-count"), "0", "nothing was written");
 }

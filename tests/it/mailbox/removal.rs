@@ -5,6 +5,7 @@ use actix::prelude::*;
 use clawbroker::actors::messages::Stop;
 use clawbroker::actors::supervisor::ChildStopped;
 use clawbroker::actors::upkeep::Upkeep;
+use clawbroker::config::RetentionConfig;
 use clawbroker::domain::user::Role;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
@@ -54,7 +55,7 @@ async fn a_removed_agent_is_gone_at_once_and_its_mail_dies(node: TestNode) {
     assert_eq!(open().await, (1, 1), "nobody has ended anything yet");
 
     // As after a start: it was told of nothing.
-    let upkeep = Upkeep::new(node.state.store.clone(), Parent.start().recipient()).start();
+    let upkeep = Upkeep::new(node.state.store.clone(), RetentionConfig::default(), Parent.start().recipient()).start();
     let mine = |list: Vec<Value>| -> Vec<Value> {
         list.into_iter().filter(|one| one["recipient"]["id"] == id.as_str()).collect()
     };

@@ -21,7 +21,7 @@ on_both_databases!(
 /// Longest wait for what a gateway does by itself, for example take a question up again.
 const LONG: Duration = Duration::from_secs(180);
 
-async fn connected(database: &Database, peer: &Peer) -> Broker {
+pub(super) async fn connected(database: &Database, peer: &Peer) -> Broker {
     let broker = Broker::start(database, &[], &[]).await;
     let body = json!({ "id": "gw", "name": "Real", "url": peer.url, "token": peer.token });
     let (status, answer) = broker.post("/api/gateways", body).await;
@@ -30,7 +30,7 @@ async fn connected(database: &Database, peer: &Peer) -> Broker {
     broker
 }
 
-async fn until_end(browser: &mut Browser) -> Value {
+pub(super) async fn until_end(browser: &mut Browser) -> Value {
     browser.until_within(LONG, "a terminal frame", crate::harness::is_terminal).await
 }
 

@@ -57,6 +57,7 @@ pub(super) const TABLE: &[(&str, &str, Who)] = &[
     ("post", "/api/gateway/ack", Who::Agent),
     ("post", "/api/gateway/send-message", Who::Agent),
     ("post", "/api/gateway/heartbeat", Who::Agent),
+    ("get", "/api/gateway/setup-guide/{id}", Who::Agent),
     ("get", "/api/gateway/directory", Who::Agent),
     ("get", "/api/gateway/messages/{id}", Who::Agent),
     ("post", "/api/gateway/agents/{id}/api-key", Who::From(Role::Operator)),

@@ -52,7 +52,15 @@ async fn the_credential_comes_first_and_then_what_the_path_names(node: TestNode)
         for unknown in [unknown, filled(&path.replace("{gw_id}/sessions/{key}", "lab/sessions/{key}"))] {
             let call = wrong(&node, name, &unknown);
             let reply = if who == Who::Agent { call.with_key(&key).await } else { call.by(Role::Admin).await };
-            let expected = if always_there { 406 } else { 404 };
+            // The ancestor's clients know 403 here, for agents that do not exist as well, so that it tells nothing.
+            let is_guide = path.contains("/setup-guide/");
+            let expected = if always_there {
+                406
+            } else if is_guide {
+                403
+            } else {
+                404
+            };
             assert_eq!(reply.status.as_u16(), expected, "{name} {unknown}: {}", reply.text);
         }
     }

@@ -407,8 +407,8 @@ async fn no_query_of_the_writer_scans_a_table(database: Database) {
     let party = sql::bytes(&db, b"0100000000000007");
     let conversation = sql::bytes(&db, b"0200000000000007");
     let agent = sql::bytes(&db, b"0700000000000007");
-    let member = sql::bytes(&db, b"1000000000000007");
     let message = sql::bytes(&db, b"0300000000000007");
+    let member = sql::bytes(&db, b"1000000000000007");
     let queries = [
         format!("SELECT id, idem_hash FROM messages WHERE sender_id = {party} AND idem_key = 'key7' LIMIT 1"),
         "SELECT n FROM deliveries ORDER BY n DESC LIMIT 1".to_owned(),
@@ -437,13 +437,6 @@ async fn no_query_of_the_writer_scans_a_table(database: Database) {
         "SELECT id, idem_hash FROM agents WHERE idem_key = 'agents/7' AND deleted_at IS NULL LIMIT 1".to_owned(),
         format!("SELECT id, idem_hash FROM agent_keys WHERE agent_id = {agent} AND idem_key = 'keys/7' LIMIT 1"),
         "SELECT id, party_id FROM agents WHERE ending ORDER BY id LIMIT 1".to_owned(),
-        "SELECT id, idem_hash FROM members WHERE idem_key = 'members/7' AND deleted_at IS NULL LIMIT 1".to_owned(),
-        format!("SELECT id FROM relationships WHERE agent_id = {agent} AND idem_key = 'relationships/7' LIMIT 1"),
-        format!("SELECT agent_id FROM relationships WHERE member_id = {member}"),
-        format!("SELECT agent_id FROM relationships WHERE target_id = {agent}"),
-        format!("DELETE FROM relationships WHERE member_id = {member}"),
-        format!("DELETE FROM relationships WHERE target_id = {agent}"),
-        format!("DELETE FROM relationships WHERE agent_id = {agent}"),
         // What two agents wrote to each other of late.
         format!(
             "SELECT seq, kind, hops, created_at FROM messages WHERE conversation_id = {conversation} \
@@ -460,6 +453,13 @@ async fn no_query_of_the_writer_scans_a_table(database: Database) {
             "SELECT id FROM deliveries WHERE recipient_id = {party} AND (deliveries.state < 2) \
              AND coalesce_key = 'ann/news' AND state = 0 ORDER BY n"
         ),
+        "SELECT id, idem_hash FROM members WHERE idem_key = 'members/7' AND deleted_at IS NULL LIMIT 1".to_owned(),
+        format!("SELECT id FROM relationships WHERE agent_id = {agent} AND idem_key = 'relationships/7' LIMIT 1"),
+        format!("SELECT agent_id FROM relationships WHERE member_id = {member}"),
+        format!("SELECT agent_id FROM relationships WHERE target_id = {agent}"),
+        format!("DELETE FROM relationships WHERE member_id = {member}"),
+        format!("DELETE FROM relationships WHERE target_id = {agent}"),
+        format!("DELETE FROM relationships WHERE agent_id = {agent}"),
     ];
     for query in queries {
         assert_no_scan(&mut db, "the writer", &query);
