@@ -7,10 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::agents::Agents;
+use super::channels::Channels;
 use super::digests::Digests;
+use crate::channels::setup::Provider;
+use crate::domain::channel::Channel;
 use crate::domain::event::{Event, Live};
 use crate::domain::gateway::{Gateway, LinkState, LinkStatus};
-use crate::domain::ids::{ConversationId, GatewayId, TokenId, TurnId, UserId};
+use crate::domain::ids::{ChannelId, ConversationId, GatewayId, TokenId, TurnId, UserId};
 use crate::domain::user::{Caller, Role};
 
 /// A registered gateway with its live status.
@@ -28,6 +31,7 @@ pub struct Directory {
     /// Who may call by a token.
     callers: RwLock<Digests<TokenId, Arc<Caller>>>,
     agents: Agents,
+    channels: Channels,
     /// Whom a trusted local client stands for; `None` where local clients need a token like everybody.
     trusted: RwLock<Option<Arc<Caller>>>,
     /// Tokens used since they were written down last, with the time.
@@ -64,6 +68,7 @@ impl Directory {
             Event::TokenEnded { token_id } => self.end_token(*token_id),
             Event::UserChanged { user_id, now } => self.change_user(*user_id, now.as_ref()),
             Event::AgentKeyAdded { digest, key } => self.agents.add(*digest, key.clone()),
+            Event::Delivery { delivery, .. } if delivery.channel_id.is_some() => self.channels.on_delivery(delivery),
             Event::AgentKeyEnded { key_id, .. } => self.agents.end(*key_id),
             Event::AgentChanged { agent_id, now } => self.agents.change(*agent_id, now.as_deref()),
             _ => {}
@@ -73,6 +78,23 @@ impl Directory {
     /// Who may call by an agent's key, and when each agent was seen.
     pub fn agents(&self) -> &Agents {
         &self.agents
+    }
+
+    /// The channels to people.
+    pub fn channels(&self) -> &Channels {
+        &self.channels
+    }
+
+    /// Keeps a channel as it is now; agents are told by which ways people can be reached.
+    pub fn put_channel(&self, channel: Channel, provider: Provider) {
+        self.channels.put(channel, provider);
+        self.agents.cards().forget_related();
+    }
+
+    /// Takes a channel out that was removed or disabled.
+    pub fn remove_channel(&self, id: ChannelId) {
+        self.channels.remove(id);
+        self.agents.cards().forget_related();
     }
 
     /// Returns all gateways, by id.
@@ -268,6 +290,7 @@ impl Directory {
         write(&self.runs).clear();
         write(&self.gateways).clear();
         self.agents.forget();
+        self.channels.forget();
     }
 
     pub fn sockets(&self) -> u64 {

@@ -1,11 +1,13 @@
 //! The actors: each owns its state, nobody else touches it.
 //!
-//! Requests go down (supervisor → links, scheduler, upkeep → store), events go up ([`supervisor::StoreEvents`],
+//! Requests go down (supervisor → links, outboxes, scheduler, upkeep → store), events go up ([`supervisor::StoreEvents`],
 //! [`supervisor::ChildStopped`]). No actor knows the supervisor but as a `Recipient`.
 pub mod agent_mailbox;
 pub mod agents;
 pub mod bootstrap;
 pub mod browser_session;
+pub mod channel_outbox;
+pub mod channels;
 mod digests;
 pub mod directory;
 pub mod gateway_link;

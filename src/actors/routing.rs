@@ -1,7 +1,7 @@
 //! The supervisor's decisions, as pure functions.
 use crate::domain::delivery::DeliveryState;
 use crate::domain::event::{Event, GatewayChange};
-use crate::domain::ids::{DeliveryId, GatewayId};
+use crate::domain::ids::{ChannelId, DeliveryId, GatewayId};
 
 /// Restarts within [`WINDOW_MS`] after which a child is parked and reported instead of started again.
 pub const RESTARTS_MAX: usize = 10;
@@ -49,6 +49,8 @@ impl Restarts {
 pub enum Route {
     /// To the link of this gateway.
     Link(GatewayId),
+    /// To the outbox of this channel.
+    Outbox(ChannelId),
     /// The gateway's link is started anew, or stopped for good.
     RestartLink {
         gateway_id: GatewayId,
@@ -60,6 +62,10 @@ pub enum Route {
 /// Finds who must hear of an event.
 pub fn route(event: &Event) -> Route {
     match event {
+        Event::Delivery { delivery, .. } if delivery.channel_id.is_some() => {
+            delivery.channel_id.map_or(Route::Nobody, Route::Outbox)
+        }
+        Event::ChannelChanged { channel_id } => Route::Outbox(*channel_id),
         Event::Delivery { topic, delivery, from, .. } => match (&topic.gateway_id, delivery.state, from) {
             // Accepted, given back or started afresh: to be handed out; ended by others: to be forgotten.
             (Some(gateway_id), DeliveryState::Pending | DeliveryState::Cancelled | DeliveryState::Expired, _) => {

@@ -9,8 +9,9 @@
 //! - A child that ends without being told to is started again after a growing delay; after too many ends it is parked.
 mod lease;
 mod mailboxes;
+mod outboxes;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use actix::prelude::*;
 use tokio::sync::oneshot;
 
 use super::bootstrap::Bootstrapped;
+use super::channel_outbox::ChannelOutbox;
 use super::directory::Directory;
 use super::gateway_link::{ConversationGone, DeliveryMoved, GatewayLink, Leave, LinkParts};
 use super::hub::Hubs;
@@ -32,7 +34,7 @@ use crate::domain::clock::Clock;
 use crate::domain::delivery::Delivery;
 use crate::domain::event::{Event, GatewayChange, Topic};
 use crate::domain::gateway::Gateway;
-use crate::domain::ids::{AgentId, GatewayId, HomeId, NodeId};
+use crate::domain::ids::{AgentId, ChannelId, GatewayId, HomeId, NodeId};
 use crate::store::agent_keys::NoteAgentKeysUsed;
 use crate::store::lease::DropLease;
 use crate::store::users::NoteTokensUsed;
@@ -58,6 +60,7 @@ pub enum Child {
     Link(GatewayId),
     /// Never started again by itself: the next call that needs it opens it.
     Mailbox(AgentId),
+    Outbox(ChannelId),
     Scheduler,
     StoreWriter,
     Upkeep,
@@ -115,6 +118,9 @@ pub struct Supervisor {
     links: HashMap<GatewayId, Addr<GatewayLink>>,
     /// Links that are told to stop and are started again when they have.
     restarting: HashMap<GatewayId, bool>,
+    outboxes: HashMap<ChannelId, Addr<ChannelOutbox>>,
+    /// Outboxes that end what is on its way and are started again then.
+    reloading: HashSet<ChannelId>,
     restarts: HashMap<Child, Restarts>,
     stopping: bool,
     standby_said: bool,
@@ -134,6 +140,8 @@ impl Supervisor {
             upkeep: None,
             links: HashMap::new(),
             restarting: HashMap::new(),
+            outboxes: HashMap::new(),
+            reloading: HashSet::new(),
             restarts: HashMap::new(),
             stopping: false,
             standby_said: false,
@@ -172,6 +180,10 @@ impl Supervisor {
     fn stop_children(&mut self) {
         for (_, link) in self.links.drain() {
             link.do_send(Stop);
+        }
+        self.reloading.clear();
+        for (_, outbox) in self.outboxes.drain() {
+            outbox.do_send(Stop);
         }
         if let Some(scheduler) = self.scheduler.take() {
             scheduler.do_send(Stop);
@@ -292,6 +304,11 @@ impl Handler<StoreEvents> for Supervisor {
         }
         for event in msg.0.iter() {
             match (routing::route(event), event.as_ref()) {
+                (Route::Outbox(id), Event::Delivery { delivery, .. }) => self.to_outbox(id, delivery.clone()),
+                // Before this node is active its channels are not read; then they all are.
+                (Route::Outbox(id), Event::ChannelChanged { .. }) if self.parts.directory.is_active() => {
+                    self.reload_channel(id, ctx);
+                }
                 (Route::Link(id), Event::Delivery { delivery, line, .. }) => {
                     // What is to wait is told by the scheduler when its time has come.
                     let later = delivery.state == crate::domain::delivery::DeliveryState::Pending
@@ -362,6 +379,9 @@ impl Handler<ChildStopped> for Supervisor {
             }
             return;
         }
+        if let (Child::Outbox(id), true, false) = (&msg.child, msg.clean, self.stopping) {
+            self.on_outbox_left(*id, ctx);
+        }
         if msg.clean || self.stopping {
             return;
         }
@@ -374,6 +394,11 @@ impl Handler<ChildStopped> for Supervisor {
                     Child::Scheduler => this.start_scheduler(ctx),
                     Child::StoreWriter => this.start_writer(ctx),
                     Child::Upkeep => this.start_upkeep(ctx),
+                    Child::Outbox(id) => {
+                        this.outboxes.remove(&id);
+                        this.reloading.remove(&id);
+                        this.reload_channel(id, ctx);
+                    }
                     Child::Mailbox(_) => {}
                 });
             }
@@ -400,6 +425,7 @@ impl Handler<ObserveAll> for Supervisor {
                 "active": self.parts.directory.is_active(),
                 "epoch": self.parts.store.epoch().load(Ordering::SeqCst),
                 "links": self.links.len(),
+                "outboxes": self.outboxes.len(),
                 "mailboxes": self.parts.directory.agents().cards().len(),
                 "polls_waiting": self.parts.directory.agents().cards().waiting(),
                 "runs": self.parts.directory.runs(),
@@ -410,6 +436,7 @@ impl Handler<ObserveAll> for Supervisor {
             }),
         };
         let mut children: Vec<Recipient<Observe>> = self.links.values().map(|link| link.clone().recipient()).collect();
+        children.extend(self.outboxes.values().map(|outbox| outbox.clone().recipient()));
         children.extend(self.parts.directory.agents().cards().observed(MAILBOXES_OBSERVED));
         children.extend(self.writer.iter().map(|writer| writer.clone().recipient()));
         children.extend(self.scheduler.iter().map(|scheduler| scheduler.clone().recipient()));
@@ -434,15 +461,17 @@ impl Handler<Shutdown> for Supervisor {
     fn handle(&mut self, _: Shutdown, _ctx: &mut Self::Context) -> Self::Result {
         self.stopping = true;
         self.note_use();
-        self.stop_children();
+        let finished = self.finish_outboxes();
         let (store, node_id) = (self.parts.store.clone(), self.node_id);
+        let ended = finished.into_actor(self).map(|(), this, _| this.stop_children());
         let done = async move {
             // Behind everything that waits: when it is answered, everything before it is on disk.
             if let Err(error) = store.write(DropLease { node_id }).await {
                 log::warn!("the lease could not be given up: {error}");
             }
         };
-        Box::pin(done.into_actor(self).map(|(), this, _| {
+        let done = ended.then(move |(), this, _| done.into_actor(this));
+        Box::pin(done.map(|(), this, _| {
             if let Some(writer) = this.writer.take() {
                 writer.do_send(Stop);
             }

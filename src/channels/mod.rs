@@ -34,6 +34,7 @@ pub mod feishu;
 mod inbound;
 mod json;
 mod judge;
+pub mod setup;
 mod signature;
 pub mod ssrf;
 pub mod telegram;

@@ -6,6 +6,7 @@
 mod aliases;
 mod app;
 mod auth;
+mod channels;
 mod database_url;
 mod dotenv;
 mod encryption_key;
@@ -31,6 +32,7 @@ use serde::Deserialize;
 
 pub use app::{App, PublicUrl};
 pub use auth::{Auth, LocalClients};
+pub use channels::ChannelsConfig;
 pub use database_url::DatabaseUrl;
 pub use encryption_key::EncryptionKey;
 pub use error::ConfigError;
@@ -59,6 +61,7 @@ pub struct Config {
     pub limits: Limits,
     pub gateway: GatewayConfig,
     pub mailbox: MailboxConfig,
+    pub channels: ChannelsConfig,
     pub retention: RetentionConfig,
     pub log: Log,
     pub legacy: Legacy,
@@ -74,6 +77,7 @@ impl Config {
         self.limits.validate()?;
         self.gateway.validate()?;
         self.mailbox.validate()?;
+        self.channels.validate()?;
         self.retention.validate()?;
         self.log.validate()?;
         self.legacy.validate()?;
@@ -90,6 +94,7 @@ impl Config {
         list(&self.limits, &mut all);
         list(&self.gateway, &mut all);
         list(&self.mailbox, &mut all);
+        list(&self.channels, &mut all);
         list(&self.retention, &mut all);
         list(&self.log, &mut all);
         list(&self.legacy, &mut all);
@@ -106,6 +111,7 @@ impl Config {
             Limits::NAME => self.limits.ranges(),
             GatewayConfig::NAME => self.gateway.ranges(),
             MailboxConfig::NAME => self.mailbox.ranges(),
+            ChannelsConfig::NAME => self.channels.ranges(),
             RetentionConfig::NAME => self.retention.ranges(),
             _ => Vec::new(),
         };

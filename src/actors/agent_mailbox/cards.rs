@@ -111,6 +111,11 @@ impl Cards {
         }
     }
 
+    /// Has all mailboxes read anew whom their agents know.
+    pub fn forget_related(&self) {
+        read(&self.open).by_agent.values().for_each(|card| card.forget_related());
+    }
+
     /// Closes all mailboxes: the polls that wait are answered.
     pub fn stop_all(&self) {
         let all = std::mem::take(&mut *write(&self.open));

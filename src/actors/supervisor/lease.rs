@@ -6,6 +6,7 @@ use actix::prelude::*;
 
 use super::{ASK, LEASE_MARGIN_MS, Supervisor};
 use crate::actors::bootstrap;
+use crate::actors::channels;
 use crate::actors::gateway_link::open_runs;
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::{Event, Publish};
@@ -67,22 +68,24 @@ impl Supervisor {
         }
         let (store, config, vault) = (self.parts.store.clone(), self.parts.config.clone(), self.parts.vault.clone());
         let now_ms = self.parts.clock.now_ms();
+        let reach = channels::reach(&self.parts.config.channels);
         async move {
             let bootstrapped = bootstrap::run(&store, &config, &vault).await?;
-            let (gateways, runs, callers, keys) = store
+            let (gateways, runs, callers, keys, loaded) = store
                 .read(move |db| {
                     let gateways = gateways::list(db)?;
                     let runs = open_runs(db, &gateways);
-                    Ok::<_, Error>((gateways, runs, users::callers(db, now_ms)?, agent_keys::all_live(db, now_ms)?))
+                    let (callers, keys) = (users::callers(db, now_ms)?, agent_keys::all_live(db, now_ms)?);
+                    Ok::<_, Error>((gateways, runs, callers, keys, channels::load_all(db, &vault, reach)?))
                 })
                 .await?;
-            Ok::<_, Error>((bootstrapped, gateways, runs, callers, keys))
+            Ok::<_, Error>((bootstrapped, gateways, runs, callers, keys, loaded))
         }
         .into_actor(self)
         .map(move |begun, this, ctx| match begun {
             // The lease was lost meanwhile.
             _ if round != this.lease_round => {}
-            Ok((bootstrapped, gateways, runs, callers, keys)) => {
+            Ok((bootstrapped, gateways, runs, callers, keys, loaded)) => {
                 this.parts.directory.set_callers(callers);
                 this.parts.directory.agents().set_keys(keys);
                 this.parts.directory.set_trusted(bootstrapped.trusted.clone());
@@ -92,6 +95,11 @@ impl Supervisor {
                 }
                 for gateway in gateways {
                     this.start_link(gateway, ctx);
+                }
+                for (channel, provider) in loaded {
+                    let id = channel.id;
+                    this.parts.directory.put_channel(channel, provider);
+                    this.start_outbox(id, ctx);
                 }
                 this.start_scheduler(ctx);
                 this.start_upkeep(ctx);

@@ -1,0 +1,325 @@
+//! The outbox of one channel: brings messages to people, each once as far as the provider lets that be known.
+//!
+//! Owner: the supervisor; one a channel that is enabled, while this node is the active one. It reads what is open at its
+//! start, hears of what comes after by events, and moves deliveries by commands that judge by the row.
+//!
+//! Invariants
+//! - D5: what is found leased at the start is of unknown outcome, unless the provider recognises it by our id.
+//! - DLV-4: of one conversation one message is on its way.
+//! - LIM-1: `channels.queue_max` messages wait at most, `channels.in_flight_max` are on their way.
+pub(crate) mod carry;
+mod pace;
+mod queue;
+mod sending;
+mod updates;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use actix::prelude::*;
+use tokio::time::Instant;
+
+use self::pace::Breaker;
+use self::queue::Queue;
+use self::sending::{Desk, Done};
+use super::channels::LiveChannel;
+use super::directory::Directory;
+use super::messages::{Observe, Report, Stop};
+use super::supervisor::{Child, ChildStopped};
+use crate::channels::setup::Provider;
+use crate::config::ChannelsConfig;
+use crate::domain::clock::Clock;
+use crate::domain::delivery::{Delivery, DeliveryState};
+use crate::domain::error::Error;
+use crate::domain::ids::{ConversationId, DeliveryId};
+use crate::store::Store;
+use crate::store::channels::{RecoverSends, open_of_channel};
+use crate::store::deliveries::Stored;
+use crate::store::mailbox::MailLimits;
+
+/// Deliveries that are read at a time.
+const PAGE: i64 = 1_000;
+/// Wait after a store that could not answer.
+const RETRY: Duration = Duration::from_secs(1);
+/// How often it is looked at whether all has come to its end.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What an outbox is made with.
+pub struct OutboxParts {
+    pub live: Arc<LiveChannel>,
+    pub store: Store,
+    pub directory: Arc<Directory>,
+    pub clock: Arc<dyn Clock>,
+    pub config: ChannelsConfig,
+    /// For lines of people.
+    pub limits: MailLimits,
+    pub parent: Recipient<ChildStopped>,
+}
+
+/// A delivery of this channel was accepted or has moved.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct SendMoved(pub Arc<Delivery>);
+
+/// Take up nothing new, and end when what is on its way has come to its end.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Leave;
+
+/// The same; answered when nothing is on its way any more.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Finish;
+
+pub struct ChannelOutbox {
+    desk: Rc<Desk>,
+    config: ChannelsConfig,
+    limits: MailLimits,
+    parent: Recipient<ChildStopped>,
+    queue: Queue,
+    breaker: Breaker,
+    phase: Phase,
+    last_error: Option<String>,
+    leaving: bool,
+}
+
+enum Phase {
+    /// What came meanwhile.
+    Loading(Vec<Arc<Delivery>>),
+    Ready,
+}
+
+impl ChannelOutbox {
+    pub fn new(parts: OutboxParts) -> Self {
+        let OutboxParts { live, store, directory, clock, config, limits, parent } = parts;
+        let patience = Duration::from_secs(config.timeout_s);
+        let breaker = Breaker::new(
+            config.pause_after,
+            Duration::from_secs(config.pause_s),
+            Duration::from_secs(config.pause_max_s),
+        );
+        live.counts.paused.store(false, Ordering::Relaxed);
+        Self {
+            desk: Rc::new(Desk::new(live, store, directory, clock, patience)),
+            config,
+            limits,
+            parent,
+            queue: Queue::default(),
+            breaker,
+            phase: Phase::Loading(Vec::new()),
+            last_error: None,
+            leaving: false,
+        }
+    }
+
+    /// Reads what is open, and settles what was left over.
+    fn load(&mut self, ctx: &mut Context<Self>) {
+        let desk = self.desk.clone();
+        async move { load(&desk).await }
+            .into_actor(self)
+            .map(|loaded, this, ctx| match loaded {
+                Ok(open) => {
+                    let now_ms = this.desk.clock.now_ms();
+                    open.iter().for_each(|stored| this.queue.on_delivery(&stored.delivery, now_ms));
+                    if let Phase::Loading(behind) = std::mem::replace(&mut this.phase, Phase::Ready) {
+                        // The last word on a delivery counts.
+                        behind.iter().for_each(|delivery| this.queue.on_delivery(delivery, now_ms));
+                    }
+                    this.go_on(ctx);
+                }
+                Err(error) => {
+                    log::warn!(channel:% = this.desk.live.channel.id; "an outbox cannot begin: {}", error.cause());
+                    ctx.run_later(RETRY, Self::load);
+                }
+            })
+            .spawn(ctx);
+    }
+
+    /// Sends what may go out now.
+    fn go_on(&mut self, ctx: &mut Context<Self>) {
+        let counts = &self.desk.live.counts;
+        counts.waiting.store(self.queue.len(), Ordering::Relaxed);
+        counts.paused.store(self.breaker.is_open(Instant::now()), Ordering::Relaxed);
+        if self.leaving || matches!(self.phase, Phase::Loading(_)) || !self.desk.may_act() {
+            return;
+        }
+        let in_flight = self.desk.in_flight.get();
+        for _ in 0..self.breaker.room(Instant::now(), in_flight, self.config.in_flight_max) {
+            let Some((id, conversation)) = self.queue.pick() else { return };
+            self.desk.in_flight.set(self.desk.in_flight.get() + 1);
+            let desk = self.desk.clone();
+            async move { desk.send(id).await }
+                .into_actor(self)
+                .map(move |done, this, ctx| this.on_done(id, conversation, done, ctx))
+                .spawn(ctx);
+        }
+    }
+
+    fn on_done(&mut self, id: DeliveryId, conversation: ConversationId, done: Done, ctx: &mut Context<Self>) {
+        self.desk.in_flight.set(self.desk.in_flight.get().saturating_sub(1));
+        let counts = &self.desk.live.counts;
+        match done {
+            Done::Sent => {
+                counts.sent.fetch_add(1, Ordering::Relaxed);
+                self.breaker.on_answer();
+                self.last_error = None;
+            }
+            Done::Failed(why) => {
+                counts.failed.fetch_add(1, Ordering::Relaxed);
+                self.breaker.on_answer();
+                self.last_error = Some(why);
+            }
+            Done::Unknown(why) => {
+                counts.unknown.fetch_add(1, Ordering::Relaxed);
+                self.on_failure(why, ctx);
+            }
+            Done::Passing(why) => {
+                counts.retried.fetch_add(1, Ordering::Relaxed);
+                self.on_failure(why, ctx);
+            }
+            Done::NotNow => {}
+            Done::StoreFailed => {
+                // Its conversation waits as long.
+                ctx.run_later(RETRY, move |this, ctx| {
+                    this.queue.again(id);
+                    this.queue.done(conversation);
+                    this.go_on(ctx);
+                });
+                return;
+            }
+        }
+        self.queue.done(conversation);
+        self.go_on(ctx);
+    }
+
+    fn on_failure(&mut self, why: String, ctx: &mut Context<Self>) {
+        if let Some(pause) = self.breaker.on_failure(Instant::now()) {
+            log::warn!(channel:% = self.desk.live.channel.id, pause_s = pause.as_secs(); "a channel pauses: {why}");
+            ctx.run_later(pause, Self::go_on);
+        }
+        self.last_error = Some(why);
+    }
+
+    /// Ends when nothing is on its way any more.
+    fn leave(&mut self, ctx: &mut Context<Self>) {
+        self.leaving = true;
+        if self.desk.in_flight.get() == 0 {
+            ctx.stop();
+        } else {
+            ctx.run_later(LOOK, Self::leave);
+        }
+    }
+}
+
+/// Reads the open deliveries; those that were leased are settled first and come back by their events.
+async fn load(desk: &Desk) -> Result<Vec<Stored>, Error> {
+    let channel_id = desk.live.channel.id;
+    let mut open: Vec<Stored> = Vec::new();
+    let mut after_n = Some(0);
+    while let Some(after) = after_n {
+        let (page, next) = desk.store.read(move |db| open_of_channel(db, channel_id, after, PAGE)).await?;
+        open.extend(page);
+        after_n = next;
+    }
+    let leased: Vec<DeliveryId> = open
+        .iter()
+        .filter(|stored| stored.delivery.state == DeliveryState::Leased)
+        .map(|stored| stored.delivery.id)
+        .collect();
+    if !leased.is_empty() {
+        let repeat_ms = desk.repeat_ms();
+        desk.store.write(RecoverSends { channel_id, ids: leased, repeat_ms }).await?;
+    }
+    Ok(open)
+}
+
+impl Actor for ChannelOutbox {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.load(ctx);
+        if let Provider::Telegram { bot, polls: true } = &self.desk.live.provider {
+            let (desk, bot) = (self.desk.clone(), bot.clone());
+            updates::ask(desk, bot, self.limits, self.config.senders_max).into_actor(self).spawn(ctx);
+        }
+    }
+
+    fn stopped(&mut self, _ctx: &mut Self::Context) {
+        let child = Child::Outbox(self.desk.live.channel.id);
+        self.parent.do_send(ChildStopped { child, clean: self.leaving });
+    }
+}
+
+impl Handler<SendMoved> for ChannelOutbox {
+    type Result = ();
+
+    fn handle(&mut self, SendMoved(delivery): SendMoved, ctx: &mut Self::Context) {
+        match &mut self.phase {
+            Phase::Loading(behind) => behind.push(delivery),
+            Phase::Ready => {
+                self.queue.on_delivery(&delivery, self.desk.clock.now_ms());
+                self.go_on(ctx);
+            }
+        }
+    }
+}
+
+impl Handler<Observe> for ChannelOutbox {
+    type Result = MessageResult<Observe>;
+
+    fn handle(&mut self, _: Observe, _ctx: &mut Self::Context) -> Self::Result {
+        let (channel, counts) = (&self.desk.live.channel, &self.desk.live.counts);
+        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        MessageResult(Report {
+            actor: "channel_outbox",
+            id: channel.id.to_string(),
+            state: serde_json::json!({
+                "kind": channel.kind,
+                "name": channel.name,
+                "waiting": self.queue.len(),
+                "in_flight": self.desk.in_flight.get(),
+                "paused": self.breaker.is_open(Instant::now()),
+                "sent_total": count(&counts.sent),
+                "failed_total": count(&counts.failed),
+                "unknown_total": count(&counts.unknown),
+                "retried_total": count(&counts.retried),
+                "heard_total": count(&counts.heard),
+                "refused_total": count(&counts.refused),
+                "last_error": self.last_error,
+            }),
+        })
+    }
+}
+
+impl Handler<Leave> for ChannelOutbox {
+    type Result = ();
+
+    fn handle(&mut self, _: Leave, ctx: &mut Self::Context) {
+        self.leave(ctx);
+    }
+}
+
+impl Handler<Finish> for ChannelOutbox {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: Finish, _ctx: &mut Self::Context) -> Self::Result {
+        self.leaving = true;
+        let desk = self.desk.clone();
+        Box::pin(async move {
+            while desk.in_flight.get() > 0 {
+                tokio::time::sleep(LOOK).await;
+            }
+        })
+    }
+}
+
+impl Handler<Stop> for ChannelOutbox {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, ctx: &mut Self::Context) {
+        self.leaving = true;
+        ctx.stop();
+    }
+}

@@ -1,0 +1,222 @@
+//! The channels to people as this node knows them: their providers with the secrets in memory, what was counted, and who
+//! waits to hear that a message was sent.
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, RwLock};
+
+use tokio::sync::oneshot;
+
+use super::directory::{read, write};
+use crate::channels::Inbound;
+use crate::channels::setup::{self, Provider};
+use crate::channels::ssrf::Reach;
+use crate::config::ChannelsConfig;
+use crate::domain::channel::{Channel, ChannelKind};
+use crate::domain::delivery::Delivery;
+use crate::domain::error::Error;
+use crate::domain::ids::{ChannelId, DeliveryId};
+use crate::domain::member::Way;
+use crate::store::Db;
+use crate::store::channels::{self, Hear, HeardAs};
+use crate::store::mailbox::MailLimits;
+use crate::store::vault::Vault;
+
+/// A channel that is enabled, with its provider.
+#[derive(Debug)]
+pub struct LiveChannel {
+    pub channel: Channel,
+    pub provider: Provider,
+    pub counts: Arc<ChannelCounts>,
+}
+
+/// What happened on a channel since the process started.
+#[derive(Debug, Default)]
+pub struct ChannelCounts {
+    pub sent: AtomicU64,
+    /// Dead with the provider's words.
+    pub failed: AtomicU64,
+    /// Dead because nobody knows whether they arrived.
+    pub unknown: AtomicU64,
+    /// Given back for a reason that passes.
+    pub retried: AtomicU64,
+    /// Lines of people.
+    pub heard: AtomicU64,
+    /// Lines that had come before.
+    pub repeated: AtomicU64,
+    /// Lines of unknown people, and of people whom nobody could answer.
+    pub refused: AtomicU64,
+    /// Calls that were not believed.
+    pub unproven: AtomicU64,
+    /// Messages that wait.
+    pub waiting: AtomicUsize,
+    /// It pauses after failures.
+    pub paused: AtomicBool,
+}
+
+impl ChannelCounts {
+    /// Counts what became of a line that came in.
+    pub fn count_heard(&self, heard: &HeardAs) {
+        let counter = match heard {
+            HeardAs::Line(_) => &self.heard,
+            HeardAs::Repeated => &self.repeated,
+            HeardAs::Unknown | HeardAs::ForNobody | HeardAs::Closed => &self.refused,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+type Waiting = HashMap<DeliveryId, Vec<oneshot::Sender<Arc<Delivery>>>>;
+
+/// The channels of this node.
+#[derive(Default)]
+pub struct Channels {
+    live: RwLock<BTreeMap<ChannelId, Arc<LiveChannel>>>,
+    counts: RwLock<HashMap<ChannelId, Arc<ChannelCounts>>>,
+    waiting: RwLock<Waiting>,
+    /// Calls of providers that are worked on.
+    calls: AtomicUsize,
+}
+
+impl Channels {
+    /// Returns a channel that is enabled.
+    pub fn get(&self, id: ChannelId) -> Option<Arc<LiveChannel>> {
+        read(&self.live).get(&id).cloned()
+    }
+
+    /// Returns all channels that are enabled, oldest first.
+    pub fn all(&self) -> Vec<Arc<LiveChannel>> {
+        read(&self.live).values().cloned().collect()
+    }
+
+    /// Returns the ways to people that can be used now.
+    pub fn usable(&self) -> Vec<Way> {
+        let live = read(&self.live);
+        let is_there = |kind: &ChannelKind| live.values().any(|one| one.channel.kind == *kind);
+        ChannelKind::BY_PREFERENCE.into_iter().filter(is_there).map(Way::from).collect()
+    }
+
+    /// Keeps a channel as it is now.
+    pub fn put(&self, channel: Channel, provider: Provider) -> Arc<LiveChannel> {
+        let id = channel.id;
+        let counts = write(&self.counts).entry(id).or_default().clone();
+        let live = Arc::new(LiveChannel { channel, provider, counts });
+        write(&self.live).insert(id, live.clone());
+        live
+    }
+
+    /// Takes a channel out that was removed or disabled.
+    pub fn remove(&self, id: ChannelId) {
+        write(&self.live).remove(&id);
+    }
+
+    /// Forgets all of them: this node may not use them any more.
+    pub fn forget(&self) {
+        write(&self.live).clear();
+        write(&self.waiting).clear();
+    }
+
+    /// Is told when a delivery has ended. Whoever waits must look at it once after this call: it may have ended before.
+    pub fn watch(&self, id: DeliveryId) -> oneshot::Receiver<Arc<Delivery>> {
+        let (sender, receiver) = oneshot::channel();
+        let mut waiting = write(&self.waiting);
+        // Those that have gone are swept by the way.
+        waiting.retain(|_, senders| {
+            senders.retain(|sender| !sender.is_closed());
+            !senders.is_empty()
+        });
+        waiting.entry(id).or_default().push(sender);
+        receiver
+    }
+
+    /// Tells whoever waits for it that a delivery has ended.
+    pub fn on_delivery(&self, delivery: &Arc<Delivery>) {
+        if delivery.state.is_open() {
+            return;
+        }
+        let told = write(&self.waiting).remove(&delivery.id).unwrap_or_default();
+        for sender in told {
+            // Whoever waited may have gone.
+            let _ = sender.send(delivery.clone());
+        }
+    }
+
+    /// Takes a place for a call of a provider; `None` if too many are worked on.
+    pub fn call(&self, calls_max: usize) -> Option<CallPlace<'_>> {
+        let place = CallPlace(&self.calls);
+        (self.calls.fetch_add(1, Ordering::SeqCst) < calls_max).then_some(place)
+    }
+}
+
+/// A place of a provider's call; it is free again when this is dropped.
+pub struct CallPlace<'a>(&'a AtomicUsize);
+
+impl Drop for CallPlace<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Where webhooks may go.
+pub fn reach(config: &ChannelsConfig) -> Reach {
+    Reach { plain: config.webhook_plain, private: config.webhook_private }
+}
+
+/// Reads a channel with its secrets and makes its provider; `None` if it is gone or disabled.
+pub fn load(db: &mut Db, vault: &Vault, reach: Reach, id: ChannelId) -> Result<Option<(Channel, Provider)>, Error> {
+    let Some(channel) = channels::get(db, id)?.filter(|channel| channel.enabled) else { return Ok(None) };
+    let secrets = channels::secrets(db, vault, id)?;
+    let provider = setup::build(channel.kind, &channel.config, &secrets, channel.base_url.as_deref(), reach)?;
+    Ok(Some((channel, provider)))
+}
+
+/// Reads all channels that are enabled. One that cannot be read is left out, and said in the log: the others work.
+pub fn load_all(db: &mut Db, vault: &Vault, reach: Reach) -> Result<Vec<(Channel, Provider)>, Error> {
+    let mut loaded = Vec::new();
+    for channel in channels::list(db)? {
+        match load(db, vault, reach, channel.id) {
+            Ok(found) => loaded.extend(found),
+            Err(error) => log::error!("channel `{}` cannot be used: {}", channel.id, error.cause()),
+        }
+    }
+    Ok(loaded)
+}
+
+/// Makes the command that takes in what a person wrote.
+pub fn hear(id: ChannelId, line: Inbound, limits: MailLimits, senders_max: usize) -> Hear {
+    Hear {
+        channel_id: id,
+        external_id: line.external_id,
+        chat: line.chat,
+        sender_ref: line.sender_ref,
+        sender_alias: line.sender_alias,
+        sender_name: line.sender_name,
+        text: line.text,
+        reply_to: line.reply_to_external_id,
+        said_at: line.sent_at,
+        limits,
+        senders_max,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_calls_are_taken_than_there_are_places() {
+        let channels = Channels::default();
+        let (one, two) = (channels.call(2), channels.call(2));
+        assert!(one.is_some() && two.is_some() && channels.call(2).is_none());
+        drop(one);
+        assert!(channels.call(2).is_some(), "a place that was refused is free as well");
+    }
+
+    #[test]
+    fn whoever_has_gone_is_forgotten() {
+        let channels = Channels::default();
+        let (one, two) = (DeliveryId::new(), DeliveryId::new());
+        drop(channels.watch(one));
+        let _held = channels.watch(two);
+        assert_eq!(read(&channels.waiting).keys().collect::<Vec<_>>(), [&two]);
+    }
+}
