@@ -19,7 +19,7 @@ use crate::domain::secret::Secret;
 
 mod smtp;
 
-pub use smtp::post;
+pub use smtp::{greet, post};
 
 /// Characters of a subject and of a name.
 const SUBJECT_MAX: usize = 200;

@@ -7,6 +7,10 @@ mod agent_keys;
 mod agents;
 mod audit;
 mod backup;
+mod channel_input;
+mod channel_senders;
+mod channel_test;
+mod channels;
 mod conversations;
 mod deliveries;
 mod gateway_test;
@@ -48,6 +52,14 @@ pub(super) fn routes(cfg: &mut ServiceConfig) {
         .service(relationships::list)
         .service(relationships::create)
         .service(relationships::remove)
+        .service(channels::list)
+        .service(channels::create)
+        .service(channels::get)
+        .service(channels::patch)
+        .service(channels::remove)
+        .service(channel_test::test)
+        .service(channel_senders::list)
+        .service(channel_senders::allow)
         .service(users::list)
         .service(users::create)
         .service(users::patch)

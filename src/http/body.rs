@@ -240,6 +240,25 @@ impl FromRequest for NoBody {
     }
 }
 
+/// A body whose bytes count as they came: signatures are over them.
+pub(super) struct RawBody(Body);
+
+impl RawBody {
+    /// Reads the body.
+    pub(super) async fn read(mut self) -> Result<BytesMut, Error> {
+        self.0.bytes().await
+    }
+}
+
+impl FromRequest for RawBody {
+    type Error = Infallible;
+    type Future = Ready<Result<Self, Infallible>>;
+
+    fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        ready(Ok(Self(Body { request: req.clone(), payload: payload.take() })))
+    }
+}
+
 /// Counts how deep the brackets of a JSON text go, without building anything.
 fn depth(bytes: &[u8]) -> usize {
     let (mut now, mut deepest, mut in_text, mut escaped) = (0_usize, 0, false, false);

@@ -17,6 +17,7 @@ use crate::store::{Store, deliveries};
 pub(super) enum ApiFamily {
     chat,
     mailbox,
+    hooks,
     admin,
     ops,
     socket,
@@ -34,6 +35,7 @@ impl ApiFamily {
             _ if below("/docs") || below("/redoc") => Self::pages,
             _ if below("/api/gateways") => Self::chat,
             _ if below("/api/gateway") => Self::mailbox,
+            _ if below("/hooks") => Self::hooks,
             _ if below("/api/admin") => Self::admin,
             _ if below("/ws") || path == "/api/ws-ticket" => Self::socket,
             _ => Self::other,
@@ -128,6 +130,7 @@ mod tests {
             ("/api/gateway/heartbeat", ApiFamily::mailbox),
             ("/api/gateway", ApiFamily::mailbox),
             ("/api/admin/users", ApiFamily::admin),
+            ("/hooks/a", ApiFamily::hooks),
             ("/api/health", ApiFamily::ops),
             ("/ws/chat/a", ApiFamily::socket),
             ("/wp-login.php", ApiFamily::other),

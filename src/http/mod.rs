@@ -16,6 +16,7 @@ pub mod error;
 mod fields;
 mod gateway_input;
 mod history;
+mod hooks;
 mod idempotency;
 mod mailbox;
 mod metrics;

@@ -48,6 +48,7 @@ pub(super) fn frame() -> OpenApi {
         .tags(Some([
             tag("chat", "Gateways, their sessions and messages, as people who chat see them"),
             tag("mailbox", "What agents call to get their messages and to answer them"),
+            tag("channels", "Where the providers of channels to people call"),
             tag("admin", "Running the broker; strict: unknown fields are refused"),
             tag("operations", "Health, metrics, and this description"),
         ]))

@@ -17,7 +17,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::pages::Description;
 use super::state::AppState;
-use super::{admin, auth, chat, mailbox, middleware, openapi, ops, pages, request, ws};
+use super::{admin, auth, chat, hooks, mailbox, middleware, openapi, ops, pages, request, ws};
 use crate::config::Server;
 
 /// Adds every route. Each is described where it is written, so the description of the API is complete by construction.
@@ -27,6 +27,7 @@ pub fn routes(cfg: &mut ServiceConfig) {
         .configure(chat::routes)
         .configure(mailbox::routes)
         .configure(admin::routes)
+        .configure(hooks::routes)
         .configure(ws::routes);
 }
 

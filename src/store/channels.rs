@@ -32,7 +32,7 @@ pub use self::member::{SendToMember, ToMember, sent_to_member, unreachable};
 pub use self::outbox::{
     Arrived, EndSend, KeepUpdatesFrom, LeaseSend, Letter, RecoverSends, RetrySend, SendEnd, letter, open_of_channel,
 };
-pub use self::senders::{AllowSender, Sender, count as count_senders, page as senders};
+pub use self::senders::{AllowSender, Sender, count as count_senders, get as sender, page as senders};
 
 /// Why what waits for a removed channel ends.
 pub const REMOVED: &str = "channel_removed";

@@ -8,7 +8,8 @@ use lettre::transport::smtp::client::{AsyncSmtpConnection, TlsParameters};
 use lettre::transport::smtp::commands::{Data, Mail, Rcpt};
 use lettre::transport::smtp::extension::ClientId;
 
-use super::{Letter, Security, SmtpAnswer, SmtpEnd};
+use super::super::judge;
+use super::{Email, Letter, Security, Server, SmtpAnswer, SmtpEnd};
 
 /// How far a conversation has come.
 enum Progress {
@@ -40,9 +41,19 @@ pub async fn post(letter: &Letter, patience: Duration) -> SmtpAnswer {
     }
 }
 
-async fn talk(letter: &Letter, patience: Duration, progress: &mut Progress) -> Result<(), Error> {
-    let server = &letter.server;
-    let hello = ClientId::Domain(letter.from.domain().to_owned());
+/// Greets the server and signs in, as before a letter, and says farewell; the error is in the server's words.
+pub async fn greet(email: &Email, patience: Duration) -> Result<(), String> {
+    let domain = email.from.rsplit_once('@').map_or("localhost", |(_, domain)| domain);
+    let greeting = async { begin(&email.server, domain, patience).await?.quit().await.map(drop) };
+    match tokio::time::timeout(patience, greeting).await {
+        Ok(greeted) => greeted.map_err(|error| judge::words(&error.to_string())),
+        Err(_) => Err(format!("the mail server took longer than {} s", patience.as_secs())),
+    }
+}
+
+/// Connects, encrypts and signs in.
+async fn begin(server: &Server, domain: &str, patience: Duration) -> Result<AsyncSmtpConnection, Error> {
+    let hello = ClientId::Domain(domain.to_owned());
     let tls = || TlsParameters::new(server.host.clone());
     let at_once = if server.security == Security::Tls { Some(tls()?) } else { None };
     let address = (server.host.as_str(), server.port);
@@ -54,6 +65,11 @@ async fn talk(letter: &Letter, patience: Duration, progress: &mut Progress) -> R
         let credentials = Credentials::new(user.clone(), password.reveal().to_owned());
         smtp.auth(&[Mechanism::Plain, Mechanism::Login], &credentials).await?;
     }
+    Ok(smtp)
+}
+
+async fn talk(letter: &Letter, patience: Duration, progress: &mut Progress) -> Result<(), Error> {
+    let mut smtp = begin(&letter.server, letter.from.domain(), patience).await?;
     smtp.command(Mail::new(Some(letter.from.clone()), Vec::new())).await?;
     smtp.command(Rcpt::new(letter.to.clone(), Vec::new())).await?;
     smtp.command(Data).await?;

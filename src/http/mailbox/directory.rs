@@ -89,12 +89,12 @@ pub(super) struct PersonView {
 }
 
 impl PersonView {
-    fn of((known, person): (Relationship, Member)) -> Self {
+    fn of((known, person): (Relationship, Member), state: &AppState) -> Self {
         Self {
             name: person.name,
             role: known.relation,
             description: known.description,
-            channels: people::channels(&person.addresses),
+            channels: people::channels(state, &person.addresses),
         }
     }
 }
@@ -130,7 +130,7 @@ pub(super) async fn directory(call: KeyCall<Asked>, state: web::Data<AppState>) 
     let (agents, people) = state.store.read(move |db| search.run(db)).await?;
     let answer = Answer {
         agents: agents.into_iter().map(|(agent, related)| AgentView::of(agent, related, &state)).collect(),
-        people: people.into_iter().map(PersonView::of).collect(),
+        people: people.into_iter().map(|one| PersonView::of(one, &state)).collect(),
     };
     Ok(HttpResponse::Ok().json(answer))
 }

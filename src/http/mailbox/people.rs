@@ -1,25 +1,147 @@
-//! People, as agents reach them.
-use crate::domain::error::{Error, ErrorCode};
-use crate::domain::member::{Addresses, Member, Way};
+//! People, as agents reach them: by channels, whose outboxes do the sending.
+use std::sync::Arc;
+use std::time::Duration;
 
-/// The ways to people that can be used now. There is no channel yet.
-const USABLE: [Way; 0] = [];
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::domain::agent::AgentFacts;
+use crate::domain::channel::ChannelKind;
+use crate::domain::delivery::{DeliveryState, reason};
+use crate::domain::error::{Error, ErrorCode};
+use crate::domain::ids::MessageId;
+use crate::domain::member::{Addresses, HUMAN, Member, Way};
+use crate::http::state::AppState;
+use crate::store::channels::{SendToMember, ToMember, unreachable};
+use crate::store::deliveries::{self, DeliveryOptions};
+use crate::store::messages::Idem;
 
 /// Returns the channels by which a person can be reached now, the first one first. The one place that decides it.
-pub(super) fn channels(addresses: &Addresses) -> Vec<&'static str> {
-    addresses.ways(&USABLE).into_iter().map(Way::as_str).collect()
+pub(super) fn channels(state: &AppState, addresses: &Addresses) -> Vec<&'static str> {
+    addresses.ways(&state.directory.channels().usable()).into_iter().map(Way::as_str).collect()
 }
 
-/// Refuses to write to a person whom no channel reaches, in the ancestor's words. Whatever is written to a person comes
-/// here.
-pub(super) fn unreachable(person: &Member) -> Error {
-    let known = |address: &Option<String>| if address.is_some() { "yes" } else { "no" };
-    let Addresses { feishu_user_id, feishu_open_id, .. } = &person.addresses;
-    let message = format!(
-        "No available channel to reach {}. feishu_user_id={}, feishu_open_id={}",
-        person.name,
-        known(feishu_user_id),
-        known(feishu_open_id)
-    );
-    Error::new(ErrorCode::InvalidRequest, message)
+/// What an agent says to a person.
+pub(super) struct Said {
+    pub(super) text: String,
+    /// By which channel, in lower case; nothing if the agent did not say.
+    pub(super) channel: String,
+    pub(super) idem: Option<Idem>,
+    pub(super) in_reply_to: Option<MessageId>,
+    pub(super) options: DeliveryOptions,
+}
+
+/// What became of a message to a person.
+#[derive(Serialize, ToSchema)]
+#[schema(as = SentToPerson)]
+pub(super) struct Told {
+    /// `sent`: the provider has it. `accepted`: it is on disk, and its receipt tells what becomes of it.
+    status: &'static str,
+    /// The person's name.
+    target: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// By which kind of channel it goes.
+    #[schema(value_type = Option<String>)]
+    channel: Option<ChannelKind>,
+    /// What it means that it was not sent yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+    message_id: String,
+}
+
+/// Sends a message to a person: it is on disk when this returns, and mostly sent.
+pub(super) async fn send(
+    state: &AppState,
+    from: Arc<AgentFacts>,
+    to: &Member,
+    said: Said,
+) -> Result<Told, Error> {
+    let kind = match said.channel.as_str() {
+        "" | "agent" => None,
+        // A channel that there is not reaches nobody.
+        name => Some(name.parse::<ChannelKind>().map_err(|_| unreachable_by_none(to))?),
+    };
+    let command = SendToMember {
+        from,
+        to: to.id,
+        kind,
+        text: said.text,
+        idem: said.idem,
+        in_reply_to: said.in_reply_to,
+        options: said.options,
+        queue_max: state.config.channels.queue_max,
+    };
+    let sent = state.store.write(command).await?;
+    told(state, sent).await
+}
+
+/// The refusal where the wanted channel is none: nobody has an address for it.
+fn unreachable_by_none(person: &Member) -> Error {
+    // Not one of Feishu, so the words that are not about it.
+    unreachable(person, Some(ChannelKind::Webhook))
+}
+
+/// Waits a bounded time for what becomes of a message to a person.
+pub(super) async fn told(state: &AppState, sent: ToMember) -> Result<Told, Error> {
+    let ended = match &sent.delivery {
+        Some(delivery) => {
+            let id = delivery.id;
+            let told = state.directory.channels().watch(id);
+            // It may have ended before anybody watched.
+            let now = state.store.read(move |db| deliveries::get(db, id)).await?.map(|stored| stored.delivery);
+            let now = now.filter(|delivery| !delivery.state.is_open());
+            let waits_long = delivery.must_wait(state.clock.now_ms());
+            match now {
+                Some(delivery) => Some((delivery.state, delivery.reason)),
+                None if waits_long => None,
+                None => {
+                    let wait = Duration::from_millis(state.config.channels.send_wait_ms);
+                    // Too late, or this node stands by now: it is on disk all the same.
+                    let told = tokio::time::timeout(wait, told).await.ok().and_then(Result::ok);
+                    told.map(|delivery| (delivery.state, delivery.reason.clone()))
+                }
+            }
+        }
+        None => sent.ended.clone(),
+    };
+    let accepted = |message: String| Told {
+        status: "accepted",
+        target: sent.target.clone(),
+        kind: HUMAN,
+        channel: sent.kind,
+        message: Some(message),
+        message_id: sent.message_id.to_string(),
+    };
+    match ended {
+        Some((DeliveryState::Completed, _)) => Ok(Told { status: "sent", message: None, ..accepted(String::new()) }),
+        Some((DeliveryState::Dead, Some(why))) if why == reason::OUTCOME_UNKNOWN => Ok(accepted(format!(
+            "Whether the message to {} arrived is not known, so it is not sent again.",
+            sent.target
+        ))),
+        Some((DeliveryState::Dead, why)) => Err(failed(&sent, why.as_deref().unwrap_or("no reason was given"))),
+        Some((DeliveryState::Expired | DeliveryState::Cancelled, _)) => {
+            Ok(accepted(format!("The message to {} was not sent; its receipt tells why.", sent.target)))
+        }
+        Some((DeliveryState::Pending | DeliveryState::Leased, _)) | None => Ok(accepted(format!(
+            "Message to {} accepted. GET /api/gateway/messages/{} tells what becomes of it.",
+            sent.target, sent.message_id
+        ))),
+    }
+}
+
+/// Says that the provider will never take it, in its words.
+fn failed(sent: &ToMember, why: &str) -> Error {
+    let provider = match sent.kind {
+        Some(ChannelKind::Feishu) => "Feishu",
+        Some(ChannelKind::Telegram) => "Telegram",
+        Some(ChannelKind::WhatsApp) => "WhatsApp",
+        Some(ChannelKind::Email) => "Email",
+        Some(ChannelKind::Webhook) => "Webhook",
+        None => "Channel",
+    };
+    let begin = format!("{provider} send failed: ");
+    let message = if why.starts_with(&begin) { why.to_owned() } else { format!("{begin}{why}") };
+    Error::new(ErrorCode::ChannelFailed, message)
+        .with_details(serde_json::json!({ "message_id": sent.message_id, "channel": sent.kind }))
 }

@@ -52,7 +52,7 @@ async fn read(state: &AppState, id: AgentId) -> Result<Related, Error> {
     let (people, agents) = state.store.read(read).await?;
     let people = people
         .into_iter()
-        .map(|(known, person)| View::of(known, HUMAN, person.name, people::channels(&person.addresses)));
+        .map(|(known, person)| View::of(known, HUMAN, person.name, people::channels(state, &person.addresses)));
     let agents = agents.into_iter().map(|(known, agent)| View::of(known, "agent", agent.name, vec!["agent"]));
     let all: Vec<View> = people.chain(agents).collect();
     Related::of(&all)

@@ -1,4 +1,4 @@
-//! Sending: an agent writes to another one.
+//! Sending: an agent writes to another one, or to a person.
 use actix_web::{HttpResponse, post, web};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -6,8 +6,9 @@ use utoipa::ToSchema;
 
 use super::key::KeyCall;
 use super::options::Wishes;
+use super::people::{self, Said, Told};
 use super::target::{self, Asker, Meant};
-use super::{loop_guards, mail_limits, people};
+use super::{loop_guards, mail_limits};
 use crate::domain::agent::AgentFacts;
 use crate::domain::error::Error;
 use crate::domain::ids::MessageId;
@@ -17,7 +18,7 @@ use crate::http::error::ErrorBody;
 use crate::http::idempotency::IdempotencyKey;
 use crate::http::state::AppState;
 use crate::store::Db;
-use crate::store::mailbox::{SendMessage, Sent, sent_before};
+use crate::store::mailbox::{self, SendMessage, sent_before};
 use crate::store::messages::Idem;
 
 /// A message that is to be sent.
@@ -64,7 +65,17 @@ pub(super) struct Accepted {
     message_id: String,
 }
 
-/// Write to another agent. The answer comes as a message of the kind `reply`, by a poll.
+/// What came of a message: to an agent, or to a person.
+#[derive(Serialize, ToSchema)]
+#[schema(as = SentTo)]
+#[serde(untagged)]
+pub(super) enum Answer {
+    Agent(Accepted),
+    Person(Told),
+}
+
+/// Write to another agent, or to a person. An agent's answer comes as a message of the kind `reply`, a person's as a
+/// `request`, by a poll.
 #[utoipa::path(
     tag = "mailbox",
     operation_id = "sendMessage",
@@ -72,9 +83,10 @@ pub(super) struct Accepted {
     params(("Idempotency-Key" = Option<String>, Header)),
     request_body = New,
     responses(
-        (status = 200, body = Accepted),
+        (status = 200, body = Answer),
         (status = 404, body = ErrorBody),
         (status = 409, description = "The target may mean several, or the key was used for another message", body = ErrorBody),
+        (status = 502, description = "The channel's provider will not take it", body = ErrorBody),
         (status = "default", body = ErrorBody)
     )
 )]
@@ -96,12 +108,20 @@ pub(super) async fn send_message(
     let options = wishes.checked(state.clock.now_ms(), &state.config.mailbox)?;
     let idem = key.plain_or("message_id", message_id)?.map(|key| Idem { key, hash });
     let channel = channel.unwrap_or_default().trim().to_lowercase();
+    let by = channel.clone();
     let asker = Asker { id: call.key.agent.id, reach: state.config.mailbox.reach, channel };
     let (sender, key, named) = (call.key.agent.clone(), idem.clone(), target.clone());
     let sent = match state.store.read(move |db| before(db, &sender, key.as_ref(), &asker, &named)).await? {
-        Before::Sent(sent) => sent,
+        Before::Sent(mailbox::Before::ToAgent(sent)) => sent,
+        Before::Sent(mailbox::Before::ToMember(sent)) => {
+            return Ok(HttpResponse::Ok().json(Answer::Person(people::told(&state, sent).await?)));
+        }
         Before::For(Meant::Several(choices)) => return Err(target::several(&target, &choices)),
-        Before::For(Meant::Person(person)) => return Err(people::unreachable(&person)),
+        Before::For(Meant::Person(person)) => {
+            let said = Said { text, channel: by, idem, in_reply_to, options };
+            let told = people::send(&state, call.key.agent.clone(), &person, said).await?;
+            return Ok(HttpResponse::Ok().json(Answer::Person(told)));
+        }
         Before::For(Meant::Nobody) => return Err(target::nobody(&target)),
         Before::For(Meant::One(to)) => {
             let command = SendMessage {
@@ -117,19 +137,19 @@ pub(super) async fn send_message(
             state.store.write(command).await?
         }
     };
-    Ok(HttpResponse::Ok().json(Accepted {
+    Ok(HttpResponse::Ok().json(Answer::Agent(Accepted {
         status: "accepted",
         kind: "openclaw_agent",
         message: format!("Message sent to {}. Reply will appear in your next poll.", sent.target),
         target: sent.target,
         message_id: sent.line.id.to_string(),
-    }))
+    })))
 }
 
 /// What is known of a message before it is written.
 enum Before {
     /// It was sent already.
-    Sent(Sent),
+    Sent(mailbox::Before),
     For(Meant),
 }
 

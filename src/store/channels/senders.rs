@@ -70,7 +70,8 @@ pub fn count(db: &mut Db, channel: ChannelId) -> Result<i64, Error> {
     Ok(its.count().get_result(db)?)
 }
 
-fn get(db: &mut Db, channel: ChannelId, sender_ref: &str) -> Result<Option<Sender>, Error> {
+/// Reads one sender of a channel.
+pub fn get(db: &mut Db, channel: ChannelId, sender_ref: &str) -> Result<Option<Sender>, Error> {
     channel_senders::table
         .find((channel.as_bytes().as_slice(), sender_ref))
         .select(Row::as_select())

@@ -78,6 +78,16 @@ pub(super) const TABLE: &[(&str, &str, Who)] = &[
     ("get", "/api/admin/members/{id}", Who::From(Role::Operator)),
     ("patch", "/api/admin/members/{id}", Who::From(Role::Operator)),
     ("delete", "/api/admin/members/{id}", Who::From(Role::Operator)),
+    ("get", "/api/admin/channels", Who::From(Role::Admin)),
+    ("post", "/api/admin/channels", Who::From(Role::Admin)),
+    ("get", "/api/admin/channels/{id}", Who::From(Role::Admin)),
+    ("patch", "/api/admin/channels/{id}", Who::From(Role::Admin)),
+    ("delete", "/api/admin/channels/{id}", Who::From(Role::Admin)),
+    ("post", "/api/admin/channels/{id}/test", Who::From(Role::Admin)),
+    ("get", "/api/admin/channels/{id}/senders", Who::From(Role::Admin)),
+    ("post", "/api/admin/channels/{id}/senders/{ref}/allow", Who::From(Role::Admin)),
+    ("get", "/hooks/{id}", Who::Anybody),
+    ("post", "/hooks/{id}", Who::Anybody),
     ("get", "/api/admin/users", Who::From(Role::Admin)),
     ("post", "/api/admin/users", Who::From(Role::Admin)),
     ("patch", "/api/admin/users/{id}", Who::From(Role::Admin)),
@@ -118,7 +128,7 @@ pub(super) fn method(name: &str) -> Method {
 }
 
 /// What may stand for something in a path.
-const PLACES: [&str; 6] = ["{id}", "{gw_id}", "{key}", "{key_id}", "{rel_id}", "{file}"];
+const PLACES: [&str; 7] = ["{id}", "{gw_id}", "{key}", "{key_id}", "{rel_id}", "{ref}", "{file}"];
 
 /// Fills the places of a path with an id that is well formed and does not exist.
 pub(super) fn filled(path: &str) -> String {
