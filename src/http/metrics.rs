@@ -46,6 +46,18 @@ struct KeptLabel {
     rows: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ChannelLabels {
+    channel: String,
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ChannelOutcomeLabels {
+    channel: String,
+    outcome: &'static str,
+}
+
 /// Encodes everything as it is now.
 pub(super) async fn encode(state: &AppState) -> Result<String, Error> {
     let mut registry = Registry::with_prefix("clawbroker");
@@ -71,6 +83,7 @@ pub(super) async fn encode(state: &AppState) -> Result<String, Error> {
     );
     writer(&mut registry, state);
     mailboxes(&mut registry, state);
+    channels(&mut registry, state);
     retention(&mut registry, state);
     gateways(&mut registry, state);
     deliveries(&mut registry, state).await;
@@ -102,7 +115,7 @@ fn writer(registry: &mut Registry, state: &AppState) {
     ] {
         dead.get_or_create(&KindLabel { kind: kind.as_str() }).inc_by(of(total));
     }
-    registry.register("dead", "Messages to agents that nobody handled", dead);
+    registry.register("dead", "Messages to agents and people that nobody handled", dead);
     gauge(registry, "writer_batch_max", "Largest batch so far", wide(of(&stats.batch_max_seen)));
     gauge(registry, "writer_broken", "1 while the database cannot be written to", wide(of(&stats.broken)));
     gauge(
@@ -130,6 +143,40 @@ fn mailboxes(registry: &mut Registry, state: &AppState) {
     gauge(registry, "agents_online", "Agents that called in the last five minutes", wide(online as u64));
     counter(registry, "handed_out", "Messages handed out to agents", cards.handed_out_total());
     counter(registry, "given_back", "Hand-outs that nobody took", cards.given_back_total());
+}
+
+fn channels(registry: &mut Registry, state: &AppState) {
+    let sendings = Family::<ChannelOutcomeLabels, Counter>::default();
+    let lines = Family::<ChannelOutcomeLabels, Counter>::default();
+    let waiting = Family::<ChannelLabels, Gauge>::default();
+    let paused = Family::<ChannelLabels, Gauge>::default();
+    for live in state.directory.channels().all() {
+        let (channel, counts) = (live.channel.id.to_string(), &live.counts);
+        let labels = |outcome: &'static str| ChannelOutcomeLabels { channel: channel.clone(), outcome };
+        for (outcome, total) in [
+            ("sent", &counts.sent),
+            ("failed", &counts.failed),
+            ("unknown", &counts.unknown),
+            ("retried", &counts.retried),
+        ] {
+            sendings.get_or_create(&labels(outcome)).inc_by(total.load(Relaxed));
+        }
+        for (outcome, total) in [
+            ("taken", &counts.heard),
+            ("repeated", &counts.repeated),
+            ("refused", &counts.refused),
+            ("unproven", &counts.unproven),
+        ] {
+            lines.get_or_create(&labels(outcome)).inc_by(total.load(Relaxed));
+        }
+        let labels = ChannelLabels { channel: channel.clone(), kind: live.channel.kind.as_str() };
+        waiting.get_or_create(&labels).set(wide(counts.waiting.load(Relaxed) as u64));
+        paused.get_or_create(&labels).set(i64::from(counts.paused.load(Relaxed)));
+    }
+    registry.register("channel_sendings", "What became of messages to people", sendings);
+    registry.register("channel_lines", "What became of what people wrote, and of calls that were not believed", lines);
+    registry.register("channel_waiting", "Messages that wait for a channel or are on their way", waiting);
+    registry.register("channel_paused", "1 while a channel pauses after failures", paused);
 }
 
 fn retention(registry: &mut Registry, state: &AppState) {
