@@ -4,6 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::key::KeyCall;
+use crate::domain::agent::KeyFacts;
 use crate::http::error::ErrorBody;
 
 /// That the call was heard.
@@ -19,5 +20,10 @@ pub(super) struct Heard {
 #[utoipa::path(tag = "mailbox", operation_id = "agentHeartbeat", security(("agentKey" = [])), responses((status = 200, body = Heard), (status = "default", body = ErrorBody)))]
 #[post("/api/gateway/heartbeat")]
 pub(super) async fn heartbeat(call: KeyCall) -> HttpResponse {
-    HttpResponse::Ok().json(Heard { status: "ok", agent_id: call.key.agent.id.to_string() })
+    HttpResponse::Ok().json(hear(&call.key))
+}
+
+/// Hears an agent, whichever way it spoke; that it was seen is noted with its key.
+pub(super) fn hear(key: &KeyFacts) -> Heard {
+    Heard { status: "ok", agent_id: key.agent.id.to_string() }
 }

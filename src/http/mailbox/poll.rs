@@ -105,6 +105,32 @@ fn within<T: PartialOrd + std::fmt::Display>(
     Err(Error::invalid_at("query", field, message, "value_error"))
 }
 
+/// How a socket wants its messages.
+#[derive(Deserialize)]
+pub(super) struct Window {
+    /// Messages that may be out at a time.
+    window: u32,
+    lease: Option<u32>,
+    ack: Option<Ack>,
+}
+
+impl Window {
+    /// Reads what the mailbox is asked for whenever a place is free; its rows are all the places.
+    pub(super) fn ask(&self, key: &KeyFacts, config: &MailboxConfig) -> Result<Ask, Error> {
+        within("window", Some(self.window), 1..=ROWS_MAX as u32).map_err(|error| error.at("body"))?;
+        let asked = Asked {
+            wait: None,
+            limit: Some(self.window),
+            max_bytes: None,
+            lease: self.lease,
+            ack: self.ack,
+            relationships: None,
+        };
+        let (ask, _) = asked.ask(key, config).map_err(|error| error.at("body"))?;
+        Ok(Ask { waits: true, ..ask })
+    }
+}
+
 /// Get the messages that wait for an agent, each leased to it: while the lease lasts it is not handed out again.
 ///
 /// A `request` is done when it was reported on; when its lease ends before, it comes again with the next
@@ -214,6 +240,21 @@ mod tests {
         let most = Asked { wait: Some(60), limit: Some(100), max_bytes: Some(i64::MAX), ..asked() };
         let (ask, wait) = most.ask(&key(None), &config).expect("it is capped");
         assert_eq!((ask.rows, ask.bytes, wait), (3, 2_048, Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn a_window_is_a_poll_that_waits() {
+        let config = MailboxConfig { poll_rows_max: 50, ..MailboxConfig::default() };
+        let its = key(Some(30));
+        let ask = |window: u32, lease: Option<u32>| Window { window, lease, ack: None }.ask(&its, &config);
+        let key_id = its.key_id;
+        let plain = Ask { key_id, rows: 7, bytes: 4 << 20, lease_ms: 30_000, waits: true, explicit_ack: false };
+        assert_eq!(ask(7, None).expect("allowed"), plain);
+        assert_eq!(ask(100, Some(10)).expect("it is capped"), Ask { rows: 50, lease_ms: 10_000, ..plain });
+        for (window, lease, field) in [(0, None, "window"), (101, None, "window"), (1, Some(9), "lease")] {
+            let error = ask(window, lease).expect_err(field);
+            assert_eq!((error.fields()[0].field.as_str(), error.fields()[0].place), (field, "body"));
+        }
     }
 
     #[test]

@@ -6,12 +6,12 @@ use utoipa::ToSchema;
 use super::key::KeyCall;
 use super::mail_limits;
 use super::target::{self, Meant};
-use crate::domain::agent::AgentFacts;
+use crate::domain::agent::{AgentFacts, KeyFacts};
 use crate::domain::error::Error;
 use crate::domain::message::check_length;
-use crate::http::body::ApiJson;
+use crate::http::body::{ApiJson, Received};
 use crate::http::error::ErrorBody;
-use crate::http::idempotency::IdempotencyKey;
+use crate::http::idempotency::{IdempotencyKey, Key};
 use crate::http::state::AppState;
 use crate::store::Db;
 use crate::store::deliveries::DeliveryOptions;
@@ -70,6 +70,16 @@ pub(super) async fn send_message(
 ) -> Result<HttpResponse, Error> {
     let key = key.read()?;
     let received = body.receive().await?;
+    accept(&state, &call.key, key, received).await.map(|accepted| HttpResponse::Ok().json(accepted))
+}
+
+/// Accepts a message, whichever way it came; `key` is the sender's for it, where it does not stand in the message.
+pub(super) async fn accept(
+    state: &AppState,
+    by: &KeyFacts,
+    key: Key,
+    received: Received<New>,
+) -> Result<Accepted, Error> {
     let hash = received.digest;
     let New { target, content, channel, message_id } = received.value;
     let (target, text) = (stripped("target", &target)?, stripped("content", &content)?);
@@ -79,14 +89,14 @@ pub(super) async fn send_message(
     if !matches!(channel.as_str(), "" | "agent") {
         return Err(target::nobody(&target));
     }
-    let (sender, key, named) = (call.key.agent.clone(), idem.clone(), target.clone());
+    let (sender, key, named) = (by.agent.clone(), idem.clone(), target.clone());
     let sent = match state.store.read(move |db| before(db, &sender, key.as_ref(), &named)).await? {
         Before::Sent(sent) => sent,
         Before::For(Meant::Several(agents)) => return Err(target::several(&target, &agents)),
         Before::For(Meant::Nobody) => return Err(target::nobody(&target)),
         Before::For(Meant::One(to)) => {
             let command = SendMessage {
-                from: call.key.agent.clone(),
+                from: by.agent.clone(),
                 to,
                 text,
                 idem,
@@ -97,13 +107,13 @@ pub(super) async fn send_message(
             state.store.write(command).await?
         }
     };
-    Ok(HttpResponse::Ok().json(Accepted {
+    Ok(Accepted {
         status: "accepted",
         kind: "openclaw_agent",
         message: format!("Message sent to {}. Reply will appear in your next poll.", sent.target),
         target: sent.target,
         message_id: sent.line.id.to_string(),
-    }))
+    })
 }
 
 /// What is known of a message before it is written.
