@@ -54,9 +54,9 @@ const INBOUND_MAX: usize = 512;
 const QUEUED_MAX: usize = 10_000;
 
 /// Why a socket is closed, in words.
-pub(super) const TOKEN_ENDED: &str = "the token was revoked";
-pub(super) const TOKEN_EXPIRED: &str = "the token has expired";
-pub(super) const USER_CHANGED: &str = "the user was changed, sign in again";
+const TOKEN_ENDED: &str = "the token was revoked";
+const TOKEN_EXPIRED: &str = "the token has expired";
+const USER_CHANGED: &str = "the user was changed, sign in again";
 const GATEWAY_REMOVED: &str = "the gateway was removed";
 pub(super) const GOES_AWAY: &str = "the broker goes away, come back";
 
