@@ -1,6 +1,8 @@
 //! The mailbox family as agents use it.
 mod broken_off;
 mod keys;
+mod socket;
+mod socket_under_fire;
 mod stories;
 mod targets;
 mod waiting;
