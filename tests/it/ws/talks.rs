@@ -222,7 +222,12 @@ async fn the_ancestors_refusals_are_told_on_the_socket(database: Database) {
     let own = agent.path();
     for (path, token, content, code) in [
         (format!("{own}?frames=agent"), "cbk_wrong", "Authentication failed", 4001),
-        (format!("{own}?frames=agent&session_id=other"), broker.token.as_str(), "Not authorized for this session", 4003),
+        (
+            format!("{own}?frames=agent&session_id=other"),
+            broker.token.as_str(),
+            "Not authorized for this session",
+            4003,
+        ),
         (format!("{nobody}?frames=agent"), broker.token.as_str(), "Setup failed", 4002),
     ] {
         let mut socket = Browser::open(&broker.address, &path, Some(token)).await;
