@@ -113,6 +113,15 @@ impl Agents {
         (seen_at > 0).then_some(seen_at)
     }
 
+    /// Counts the agents that are online, as far as they called since this node became active.
+    pub fn online(&self, now_ms: i64) -> usize {
+        let is_online = |presence: &&Presence| {
+            let seen_at = presence.seen_at.load(Ordering::Relaxed);
+            seen_at > 0 && now_ms - seen_at < ONLINE_MS
+        };
+        read(&self.known).agents.values().filter(is_online).count()
+    }
+
     /// Lets these keys count, and no others.
     pub fn set_keys(&self, keys: Vec<([u8; 32], KeyFacts)>) {
         let mut known = Known::default();
@@ -270,6 +279,19 @@ mod tests {
         assert!(agents.key(&[2; 32], 1).is_some());
         agents.forget();
         assert_eq!((agents.key(&[2; 32], 1), agents.keys()), (None, 0));
+    }
+
+    #[test]
+    fn agents_that_called_of_late_are_counted() {
+        let (agents, ann, ben) = (Agents::default(), agent("ann"), agent("ben"));
+        agents.add([1; 32], key(&ann, None));
+        agents.add([2; 32], key(&ben, None));
+        assert_eq!(agents.online(1), 0, "nobody has called");
+        agents.key(&[1; 32], 1);
+        agents.key(&[2; 32], 1_000);
+        assert_eq!([ONLINE_MS, ONLINE_MS + 1, ONLINE_MS + 1_000].map(|at| agents.online(at)), [2, 1, 0]);
+        agents.change(ben.id, None);
+        assert_eq!(agents.online(1_000), 1, "one that was removed is nowhere");
     }
 
     #[test]

@@ -94,17 +94,21 @@ pub fn due_change(event: &Event) -> Option<(DeliveryId, Option<i64>)> {
     Some((delivery.id, delivery.due_at()))
 }
 
-/// Tells whether an event leaves slow work behind: lines to index, conversations to purge.
+/// Tells whether an event leaves slow work behind: lines to index, conversations to purge, mail of a removed agent.
 pub fn wants_upkeep(event: &Event) -> bool {
     matches!(
         event,
-        Event::Line { .. } | Event::Imported { .. } | Event::GatewayChanged { change: GatewayChange::Removed, .. }
+        Event::Line { .. }
+            | Event::Imported { .. }
+            | Event::GatewayChanged { change: GatewayChange::Removed, .. }
+            | Event::AgentChanged { now: None, .. }
     )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::ids::AgentId;
 
     #[test]
     fn a_child_that_keeps_failing_is_started_later_and_later_and_then_parked() {
@@ -121,6 +125,13 @@ mod tests {
         assert_eq!(delays.last(), Some(&30_000));
         assert_eq!(restarts.on_end(100), Verdict::Park);
         assert!(restarts.parked);
+    }
+
+    #[test]
+    fn a_removed_agent_leaves_slow_work_behind() {
+        let agent_id = AgentId::new();
+        assert!(wants_upkeep(&Event::AgentChanged { agent_id, now: None }));
+        assert!(!wants_upkeep(&Event::SteppedDown));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The store's slow work: lines are made searchable, conversations of removed gateways are purged.
+//! The store's slow work: lines are made searchable, conversations of removed gateways are purged, what is open for
+//! removed agents is ended.
 //!
 //! Owner: the supervisor; one a node. Each step is one command of the bulk lane and bounded in rows, so that it never
 //! holds anybody up. It is woken by what was committed, waits a moment so that one step serves many lines, and goes on
@@ -13,6 +14,7 @@ use actix::prelude::*;
 use super::messages::{Observe, Report, Stop};
 use super::supervisor::{Child, ChildStopped};
 use crate::domain::error::Error;
+use crate::store::agents::{self, EndMailStep};
 use crate::store::purge::{self, PurgeStep};
 use crate::store::search::{self, IndexLines};
 use crate::store::{Db, Store};
@@ -54,10 +56,13 @@ impl Upkeep {
         self.steps_total += 1;
         let store = self.store.clone();
         async move {
-            // Side by side, so that one commit serves both.
-            let (indexing, purging) =
-                futures_util::try_join!(store.write_bulk(IndexLines), store.write_bulk(PurgeStep::default()))?;
-            Ok::<bool, Error>(indexing || purging)
+            // Side by side, so that one commit serves all.
+            let (indexing, purging, ending) = futures_util::try_join!(
+                store.write_bulk(IndexLines),
+                store.write_bulk(PurgeStep::default()),
+                store.write_bulk(EndMailStep),
+            )?;
+            Ok::<bool, Error>(indexing || purging || ending)
         }
         .into_actor(self)
         .map(|result, this, ctx| match result {
@@ -109,7 +114,7 @@ impl Handler<Observe> for Upkeep {
     fn handle(&mut self, _: Observe, _ctx: &mut Self::Context) -> Self::Result {
         let (store, busy, steps, last_error) =
             (self.store.clone(), self.busy, self.steps_total, self.last_error.clone());
-        let counts = |db: &mut Db| Ok::<_, Error>((search::behind(db)?, purge::waiting(db)?));
+        let counts = |db: &mut Db| Ok::<_, Error>((search::behind(db)?, purge::waiting(db)?, agents::ending(db)?));
         Box::pin(async move {
             // A store that cannot be read shows in the writer's report; here the counts are unknown.
             let counts = store.read(counts).await.ok();
@@ -119,8 +124,9 @@ impl Handler<Observe> for Upkeep {
                 state: serde_json::json!({
                     "busy": busy,
                     "steps_total": steps,
-                    "conversations_to_index": counts.map(|(behind, _)| behind),
-                    "conversations_to_purge": counts.map(|(_, purge)| purge),
+                    "conversations_to_index": counts.map(|(behind, ..)| behind),
+                    "conversations_to_purge": counts.map(|(_, purge, _)| purge),
+                    "removed_agents_to_end": counts.map(|(.., ending)| ending),
                     "last_error": last_error,
                 }),
             }

@@ -2,7 +2,7 @@
 use serde::Serialize;
 
 use super::error::{Error, ErrorCode};
-use super::ids::{ConversationId, GatewayId, UserId};
+use super::ids::{AgentId, ConversationId, GatewayId, UserId};
 
 /// What a conversation is. The numbers are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -64,6 +64,20 @@ pub struct Conversation {
     pub upstream: Upstream,
 }
 
+/// Stands before the ids of the two in the key of a person's conversation with an agent.
+const USER_AGENT: &str = "user_agent_";
+
+/// Names the conversation of a user with an agent; there is one at a time.
+pub fn user_agent_key(user: UserId, agent: AgentId) -> String {
+    format!("{USER_AGENT}{user}_{agent}")
+}
+
+/// Finds whom a user talks to in the conversation of this key.
+pub fn agent_of_key(key: &str) -> Option<AgentId> {
+    let (_, agent) = key.strip_prefix(USER_AGENT)?.split_once('_')?;
+    agent.parse().ok()
+}
+
 /// Says that a session is not a member's to use: it was begun on the gateway, not here.
 pub fn foreign_session(key: &str) -> Error {
     Error::new(
@@ -88,4 +102,22 @@ pub struct Upstream {
     pub import_below: Option<i64>,
     /// Rows that were said before this time belong to a deleted predecessor and are not imported.
     pub not_before_ms: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_names_both_who_talk() {
+        let (user, agent) = (UserId::new(), AgentId::new());
+        let key = user_agent_key(user, agent);
+        assert_eq!(key, format!("user_agent_{user}_{agent}"));
+        assert_eq!(agent_of_key(&key), Some(agent));
+        for other in
+            [format!("gw_agent_{user}_{agent}"), format!("user_agent_{user}"), format!("{key}x"), String::new()]
+        {
+            assert_eq!(agent_of_key(&other), None, "{other}");
+        }
+    }
 }

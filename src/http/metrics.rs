@@ -58,6 +58,7 @@ pub(super) async fn encode(state: &AppState) -> Result<String, Error> {
         state.hubs.lagged_total(),
     );
     writer(&mut registry, state);
+    mailboxes(&mut registry, state);
     gateways(&mut registry, state);
     deliveries(&mut registry, state).await;
     let mut text = String::new();
@@ -94,6 +95,17 @@ fn writer(registry: &mut Registry, state: &AppState) {
     let (open, idle) = state.store.readers().state();
     gauge(registry, "reader_connections", "Open read connections", i64::from(open));
     gauge(registry, "reader_connections_idle", "Idle read connections", i64::from(idle));
+}
+
+fn mailboxes(registry: &mut Registry, state: &AppState) {
+    let agents = state.directory.agents();
+    let cards = agents.cards();
+    gauge(registry, "mailboxes_active", "Agents whose mailbox is in memory", wide(cards.len() as u64));
+    gauge(registry, "polls_waiting", "Polls that wait for a message", wide(cards.waiting() as u64));
+    let online = agents.online(state.clock.now_ms());
+    gauge(registry, "agents_online", "Agents that called in the last five minutes", wide(online as u64));
+    counter(registry, "handed_out", "Messages handed out to agents", cards.handed_out_total());
+    counter(registry, "given_back", "Hand-outs that nobody took", cards.given_back_total());
 }
 
 fn gateways(registry: &mut Registry, state: &AppState) {

@@ -1,4 +1,5 @@
 //! Agents: who has a mailbox. Their keys are in `agent_keys.rs`.
+mod ending;
 mod part;
 
 use std::collections::{BTreeMap, HashMap};
@@ -15,12 +16,13 @@ use super::schema::{agent_keys, agents, deliveries};
 use super::tx::{Command, Tx};
 use super::{deliveries as moves, parties};
 use crate::domain::agent::{Agent, AgentKind, AgentState, Slug, fold, slug_of};
-use crate::domain::delivery::{DeliveryState, Move, reason};
+use crate::domain::delivery::DeliveryState;
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::Event;
 use crate::domain::ids::{AgentId, PartyId, UserId};
 use crate::domain::party::PartyKind;
 
+pub use self::ending::{EndMailStep, ending};
 pub use self::part::part_of_name;
 
 /// Numbers that are tried behind a slug that is taken; then it gets a part of the agent's id.
@@ -356,10 +358,8 @@ impl Command for ChangeAgent {
     }
 }
 
-/// Deliveries of a removed agent that are ended at a time.
-const ENDED_AT_A_TIME: i64 = 1_000;
-
-/// Removes an agent: its keys end, and so does what waits for it; its lines stay.
+/// Removes an agent: its keys end, and its mailbox is closed; its lines stay. What is open for it is ended by
+/// [`EndMailStep`].
 pub struct RemoveAgent {
     pub id: AgentId,
     pub actor: Actor,
@@ -372,32 +372,17 @@ impl Command for RemoveAgent {
         let agent = get(tx.read()?, self.id)?.ok_or_else(|| Error::not_found("agent", self.id))?;
         let now_ms = tx.now_ms();
         diesel::update(agents::table.find(self.id.as_bytes().as_slice()))
-            .set(agents::deleted_at.eq(Some(now_ms)))
+            .set((agents::deleted_at.eq(Some(now_ms)), agents::ending.eq(true)))
             .execute(tx.write()?)?;
         diesel::update(agent_keys::table)
             .filter(agent_keys::agent_id.eq(self.id.as_bytes().as_slice()).and(agent_keys::revoked_at.is_null()))
             .set(agent_keys::revoked_at.eq(Some(now_ms)))
             .execute(tx.write()?)?;
-        end_mail(tx, agent.party_id)?;
         let target = self.id.to_string();
         audit::record(tx, &self.actor, "agent.remove", ("agent", &target), Some(&shown(&agent)), None)?;
         tx.note_registered_agents(-1);
         tx.forget_agent(self.id);
         tx.emit(Event::AgentChanged { agent_id: self.id, now: None });
         Ok(())
-    }
-}
-
-/// Cancels everything that is open for a recipient who is no more: nobody would move it (DLV-2).
-fn end_mail(tx: &mut Tx<'_>, party: PartyId) -> Result<(), Error> {
-    loop {
-        let open = moves::open_of_recipient(tx.read()?, party, i64::MIN, ENDED_AT_A_TIME)?;
-        if open.is_empty() {
-            return Ok(());
-        }
-        for stored in open {
-            let action = Move::Cancel { reason: Some(reason::RECIPIENT_REMOVED.to_owned()) };
-            moves::apply_to(tx, stored, &action, true)?;
-        }
     }
 }

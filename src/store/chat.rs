@@ -66,8 +66,9 @@ impl Command for AcceptChat {
         let waiting = if self.line_only.is_some() { 0 } else { self.waiting(tx, gateway)? };
         let sender = tx.party(self.sender_id())?.ok_or_else(|| Error::corrupt("a sender without its party"))?;
         let sender_id = sender.id;
+        let hash = digest(self.line_only, &self.text);
         let new = NewLine {
-            idem: self.client_key.as_ref().map(|key| Idem { key: scoped(id, key), hash: self.hash() }),
+            idem: self.client_key.as_ref().map(|key| Idem { key: scoped(id, key), hash }),
             blocks: vec![Block::text(self.text.clone())],
             ..NewLine::text(self.line_only.unwrap_or(MessageRole::User), sender, "")
         };
@@ -106,17 +107,7 @@ impl AcceptChat {
     /// Finds the first answer to a key that was used before.
     fn repeated(&self, tx: &mut Tx<'_>, topic: &Arc<Topic>) -> Result<Option<Accepted>, Error> {
         let Some(key) = &self.client_key else { return Ok(None) };
-        let known = messages::by_key(tx, self.sender_id(), &scoped(topic.conversation_id, key))?;
-        let Some((id, hash)) = known else { return Ok(None) };
-        if hash != self.hash() {
-            return Err(Error::new(
-                ErrorCode::IdempotencyConflict,
-                "this idempotency key was used for another message in this session",
-            ));
-        }
-        let line = messages::get(tx.read()?, id)?.ok_or_else(|| Error::corrupt("a key without its message"))?;
-        let delivery = deliveries::of_message(tx.read()?, id)?.pop().map(|stored| stored.delivery);
-        Ok(Some(Accepted { topic: topic.clone(), line, delivery, sent: true, repeated: true }))
+        accepted_before(tx, topic, self.sender_id(), key, digest(self.line_only, &self.text))
     }
 
     /// Counts the questions before this one, and refuses it where there is no room or no gateway.
@@ -143,15 +134,37 @@ impl AcceptChat {
         }
         Ok(waiting)
     }
+}
 
-    fn hash(&self) -> [u8; 32] {
-        use sha2::Digest;
-        let mut digest = sha2::Sha256::new();
-        // A line that nobody is to handle is another request than a question of the same words.
-        digest.update([self.line_only.map_or(0, |role| role as u8)]);
-        digest.update(self.text.as_bytes());
-        digest.finalize().into()
+/// Finds what came of a sender's key that was used in a conversation before (D10).
+pub(super) fn accepted_before(
+    tx: &mut Tx<'_>,
+    topic: &Arc<Topic>,
+    sender: PartyId,
+    key: &str,
+    hash: [u8; 32],
+) -> Result<Option<Accepted>, Error> {
+    let known = messages::by_key(tx, sender, &scoped(topic.conversation_id, key))?;
+    let Some((id, known)) = known else { return Ok(None) };
+    if known != hash {
+        return Err(Error::new(
+            ErrorCode::IdempotencyConflict,
+            "this idempotency key was used for another message in this session",
+        ));
     }
+    let line = messages::get(tx.read()?, id)?.ok_or_else(|| Error::corrupt("a key without its message"))?;
+    let delivery = deliveries::of_message(tx.read()?, id)?.pop().map(|stored| stored.delivery);
+    Ok(Some(Accepted { topic: topic.clone(), line, delivery, sent: true, repeated: true }))
+}
+
+/// Digests what a sender's key is used for.
+pub(super) fn digest(line_only: Option<MessageRole>, text: &str) -> [u8; 32] {
+    use sha2::Digest;
+    let mut digest = sha2::Sha256::new();
+    // A line that nobody is to handle is another request than a question of the same words.
+    digest.update([line_only.map_or(0, |role| role as u8)]);
+    digest.update(text.as_bytes());
+    digest.finalize().into()
 }
 
 /// The refusal of a question that must not wait, while the gateway is away.
@@ -159,6 +172,7 @@ pub fn not_connected() -> Error {
     Error::new(ErrorCode::GatewayUnavailable, "the gateway is not connected, and you asked not to wait")
 }
 
-fn scoped(id: ConversationId, key: &str) -> String {
+/// A sender's key counts in one conversation.
+pub(super) fn scoped(id: ConversationId, key: &str) -> String {
     format!("{id}/{key}")
 }

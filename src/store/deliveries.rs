@@ -11,7 +11,7 @@ use diesel::sql_types::Bool;
 
 use super::dialect::Db;
 use super::parties;
-use super::schema::{conversations, deliveries};
+use super::schema::{agents, conversations, deliveries};
 use super::tx::{Command, Tx};
 use crate::domain::delivery::{Applied, Delivery, DeliveryState, Move, Outcome, backoff_ms};
 use crate::domain::error::{Error, ErrorCode};
@@ -273,7 +273,7 @@ pub struct Filter {
     pub recipient: Option<PartyId>,
     pub created_before: Option<i64>,
     /// Only those that [`Redrive`] would not refuse for good: they had not reached their gateway, and their conversation
-    /// is there.
+    /// and their agent are there.
     pub redrivable: bool,
     /// Continue after this number.
     pub after_n: Option<i64>,
@@ -316,6 +316,8 @@ fn matching(filter: &Filter) -> deliveries::BoxedQuery<'static, <Db as diesel::C
     if filter.redrivable {
         let live = conversations::table.filter(conversations::deleted_at.is_null()).select(conversations::id);
         query = query.filter(deliveries::started.eq(false).and(deliveries::conversation_id.eq_any(live)));
+        let removed = agents::table.filter(agents::deleted_at.is_not_null()).select(agents::party_id);
+        query = query.filter(deliveries::recipient_id.ne_all(removed));
     }
     query
 }
@@ -415,6 +417,12 @@ impl Command for Redrive {
             return Err(Error::new(
                 ErrorCode::DeliveryEnded,
                 format!("the conversation of delivery `{}` was deleted", self.id),
+            ));
+        }
+        if tx.is_removed(stored.delivery.recipient_id)? {
+            return Err(Error::new(
+                ErrorCode::DeliveryEnded,
+                format!("the agent that delivery `{}` was for was removed", self.id),
             ));
         }
         apply_to(tx, stored, &Move::Redrive, true)

@@ -7,10 +7,12 @@
 //! - DLV-3: a request that is reported on twice has one reply.
 //! - STO-2: a report, its line and the reply's delivery are one transaction.
 //! - RTE-1: a reply or a notice begets nothing.
+mod ask;
 mod hand_out;
 mod report;
 mod send;
 
+pub use self::ask::{Ask, OpenUserAgent};
 pub use self::hand_out::{Close, GiveBack, HandOut, HandedOut};
 pub use self::report::{Report, Reported};
 pub use self::send::{SendMessage, Sent, sent_before};

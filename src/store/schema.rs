@@ -99,6 +99,7 @@ diesel::table! {
         idem_key -> Nullable<Text>,
         idem_hash -> Nullable<Binary>,
         name_folded -> Text,
+        ending -> Bool,
     }
 }
 

@@ -43,6 +43,13 @@ impl News {
     }
 }
 
+/// What all mailboxes have handed out since the process started.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) handed_out: AtomicU64,
+    pub(super) given_back: AtomicU64,
+}
+
 /// An open mailbox.
 pub struct Card {
     pub agent_id: AgentId,
@@ -55,10 +62,11 @@ pub struct Card {
     /// Somebody called since the mailbox looked last.
     was_called: AtomicBool,
     pub(super) waiting: AtomicUsize,
+    counts: Arc<Counts>,
 }
 
 impl Card {
-    pub(super) fn new(agent: &AgentFacts, mailbox: Addr<AgentMailbox>) -> Self {
+    pub(super) fn new(agent: &AgentFacts, mailbox: Addr<AgentMailbox>, counts: Arc<Counts>) -> Self {
         Self {
             agent_id: agent.id,
             party_id: agent.party_id,
@@ -68,6 +76,7 @@ impl Card {
             is_paused: AtomicBool::new(false),
             was_called: AtomicBool::new(true),
             waiting: AtomicUsize::new(0),
+            counts,
         }
     }
 
@@ -122,6 +131,16 @@ impl Card {
     /// Bounded by the hand-outs, of which this is the end.
     pub(super) fn not_taken(&self, not_taken: NotTaken) {
         self.mailbox.do_send(not_taken);
+    }
+
+    /// Counts messages that the writer has leased.
+    pub(super) fn count_handed_out(&self, messages: usize) {
+        self.counts.handed_out.fetch_add(messages as u64, Ordering::Relaxed);
+    }
+
+    /// Counts messages that were leased and that nobody took.
+    pub(super) fn count_given_back(&self, messages: usize) {
+        self.counts.given_back.fetch_add(messages as u64, Ordering::Relaxed);
     }
 
     /// Notes how much the mailbox has heard, and whether it has nothing to hand out.

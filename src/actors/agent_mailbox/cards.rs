@@ -9,7 +9,7 @@ use std::sync::{Arc, RwLock};
 use actix::prelude::*;
 
 use super::Told;
-use super::card::{Card, Place};
+use super::card::{Card, Counts, Place};
 use crate::actors::directory::{read, write};
 use crate::actors::messages::Observe;
 use crate::domain::event::Event;
@@ -21,6 +21,7 @@ pub struct Cards {
     open: RwLock<Open>,
     /// Polls that wait, over all mailboxes.
     waiting: Arc<AtomicUsize>,
+    counts: Arc<Counts>,
 }
 
 #[derive(Default)]
@@ -52,6 +53,20 @@ impl Cards {
     /// Returns how many polls wait.
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::SeqCst)
+    }
+
+    /// Returns how many messages were handed out since the process started, each hand-out of a message counted.
+    pub fn handed_out_total(&self) -> u64 {
+        self.counts.handed_out.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many of these were given back because nobody took them.
+    pub fn given_back_total(&self) -> u64 {
+        self.counts.given_back.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn counts(&self) -> Arc<Counts> {
+        self.counts.clone()
     }
 
     /// Tells the mailboxes of what was committed. Called by the writer's thread, in the order of commitment and before

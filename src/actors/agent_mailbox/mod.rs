@@ -135,7 +135,8 @@ pub fn open(agent: &AgentFacts, parts: MailboxParts) -> Arc<Card> {
     let mut ctx: Context<AgentMailbox> = Context::new();
     // Before the first call, which may come before it has started.
     ctx.set_mailbox_capacity(CALLS_MAX);
-    let card = Arc::new(Card::new(agent, ctx.address()));
+    let counts = parts.directory.agents().cards().counts();
+    let card = Arc::new(Card::new(agent, ctx.address(), counts));
     // Before anything is read: what is committed from now on is told.
     parts.directory.agents().cards().register(card.clone());
     ctx.run(AgentMailbox::new(parts, card.clone()));

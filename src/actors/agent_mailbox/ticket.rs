@@ -91,6 +91,7 @@ impl Ticket {
                 return Err(Error::new(ErrorCode::ShuttingDown, "the server is stopping; repeat the call"));
             }
         };
+        self.card.count_handed_out(leased.len());
         let by_id: HashMap<DeliveryId, HandedOut> = leased.iter().map(|one| (one.delivery, *one)).collect();
         let refused: Vec<DeliveryId> =
             self.items.iter().map(|item| item.delivery).filter(|id| !by_id.contains_key(id)).collect();
@@ -176,6 +177,7 @@ impl Drop for Ticket {
             // The mailbox has gone, too; the lease ends by itself.
             Stage::Asked(_) | Stage::Settled => {}
             Stage::Leased(leased) => {
+                self.card.count_given_back(leased.len());
                 self.give_back(leased.iter().map(|one| (one.delivery, Some(one.attempt))).collect());
             }
         }

@@ -289,7 +289,9 @@ pub(super) async fn patch(
     Ok(HttpResponse::Ok().json(View::of(agent, mailbox, &state)))
 }
 
-/// Remove an agent: its keys end, its lines stay.
+/// Remove an agent: its keys end at once, its lines stay.
+///
+/// What waits for it, or is leased to it, dies a moment later, with the reason `recipient_removed`.
 #[utoipa::path(
     tag = "admin",
     operation_id = "adminRemoveAgent",

@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::party::PartyView;
-use crate::domain::conversation::{Conversation, ConversationKind};
+use crate::domain::conversation::{Conversation, ConversationKind, agent_of_key};
 use crate::domain::error::Error;
-use crate::domain::ids::{ConversationId, GatewayId, UserId};
+use crate::domain::ids::{AgentId, ConversationId, GatewayId, UserId};
 use crate::domain::party::PartyKind;
 use crate::domain::time::iso;
 use crate::domain::user::Caller;
@@ -23,6 +23,7 @@ use crate::http::state::AppState;
 use crate::store::Db;
 use crate::store::audit::Audited;
 use crate::store::conversations::{self, DeleteConversation, Filter};
+use crate::store::mailbox::OpenUserAgent;
 use crate::store::messages::{self, Span};
 use crate::store::parties;
 
@@ -44,9 +45,10 @@ pub(super) struct View {
     key: String,
     canonical_key: Option<String>,
     title: Option<String>,
+    /// The gateway's name of its agent, or the id of the agent that the owner talks to.
     agent_id: Option<String>,
     model: Option<String>,
-    /// The user who made it.
+    /// Whose it is: the user who made it, or who talks to an agent in it.
     owner_id: Option<String>,
     archived: bool,
     /// The ends of its log; `last_seq` is less than `first_seq` while it is empty.
@@ -79,6 +81,10 @@ pub(super) struct Participant {
 
 impl View {
     fn of(conversation: &Conversation, state: &AppState) -> Self {
+        let agent_id = match conversation.kind {
+            ConversationKind::UserAgent => agent_of_key(&conversation.key).map(|id| id.to_string()),
+            _ => conversation.agent_id.clone(),
+        };
         Self {
             id: conversation.id.to_string(),
             kind: conversation.kind.as_str(),
@@ -86,7 +92,7 @@ impl View {
             key: conversation.key.clone(),
             canonical_key: conversation.canonical_key.clone(),
             title: conversation.title.clone(),
-            agent_id: conversation.agent_id.clone(),
+            agent_id,
             model: conversation.model.clone(),
             owner_id: conversation.owner_id.map(|id| id.to_string()),
             archived: conversation.archived,
@@ -172,33 +178,41 @@ fn kind_of(text: &str) -> Result<ConversationKind, Error> {
 #[derive(Deserialize, ToSchema)]
 #[schema(as = NewConversation)]
 pub(super) struct New {
-    agent_id: String,
-    #[expect(dead_code, reason = "known, so that it is not refused as unknown")]
+    #[schema(value_type = String)]
+    agent_id: AgentId,
+    /// Who talks to the agent, and whose the conversation is. By default the caller.
     #[schema(value_type = Option<String>)]
     user_id: Option<UserId>,
 }
 
-/// Begin a conversation with an agent.
+/// Begin a conversation of a user with an agent, or find the one that there is.
 ///
-/// No agents can be registered in this version, so no `agent_id` is known. A session on a gateway is made with
+/// A user has one with each agent, so that a repeat gives the same one. A session on a gateway is made with
 /// `POST /api/gateways/{gw_id}/sessions`.
 #[utoipa::path(
     tag = "admin",
     operation_id = "adminCreateConversation",
     request_body = New,
-    responses((status = 422, description = "There is no such agent", body = ErrorBody), (status = "default", body = ErrorBody))
+    responses(
+        (status = 200, description = "It was there already", body = View),
+        (status = 201, description = "It was made", body = View),
+        (status = 404, description = "There is no such agent, or no such user", body = ErrorBody),
+        (status = "default", body = ErrorBody)
+    )
 )]
 #[post("/api/admin/conversations")]
-pub(super) async fn create(_call: Call<Operator>, body: StrictJson<New>) -> Result<HttpResponse, Error> {
-    let New { agent_id, .. } = body.read().await?;
-    let shown: String = agent_id.chars().take(64).collect();
-    Err(Error::invalid(
-        "agent_id",
-        format!(
-            "there is no agent `{shown}`: this version has gateways only; make a session with \
-             `POST /api/gateways/{{gw_id}}/sessions`"
-        ),
-    ))
+pub(super) async fn create(
+    call: Call<Operator>,
+    state: web::Data<AppState>,
+    info: RequestInfo,
+    body: StrictJson<New>,
+) -> Result<HttpResponse, Error> {
+    let New { agent_id, user_id } = body.read().await?;
+    let command =
+        OpenUserAgent { user_id: user_id.unwrap_or(call.caller.user_id), agent_id, actor: info.actor(&call.caller) };
+    let (conversation, is_new) = state.store.write(command).await?;
+    let mut answer = if is_new { HttpResponse::Created() } else { HttpResponse::Ok() };
+    Ok(answer.json(View::of(&conversation, &state)))
 }
 
 /// A conversation that was not deleted.

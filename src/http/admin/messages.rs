@@ -6,8 +6,8 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::deliveries::{Shown, WithRecipient};
 use super::party::PartyName;
-use crate::domain::conversation::Conversation;
-use crate::domain::error::Error;
+use crate::domain::conversation::{Conversation, ConversationKind, agent_of_key};
+use crate::domain::error::{Error, ErrorCode};
 use crate::domain::ids::{ConversationId, MessageId};
 use crate::domain::message::{Block, MessageRole, check_length, plain_text};
 use crate::domain::party::{Party, PartyKind};
@@ -18,13 +18,15 @@ use crate::http::call::Call;
 use crate::http::chat::Message;
 use crate::http::error::ErrorBody;
 use crate::http::idempotency::IdempotencyKey;
+use crate::http::mailbox::mail_limits;
 use crate::http::page::{self, Listing, Page};
 use crate::http::request::RequestInfo;
 use crate::http::state::AppState;
-use crate::store::audit::Audited;
+use crate::store::audit::{Actor, Audited};
 use crate::store::chat::{AcceptChat, Accepted};
+use crate::store::mailbox::Ask;
 use crate::store::messages::{self, Span};
-use crate::store::{Db, Store, deliveries};
+use crate::store::{Command, Db, Store, deliveries};
 
 /// Lines of a page when the caller does not say how many.
 const ROWS_DEFAULT: usize = 50;
@@ -136,7 +138,7 @@ pub(super) struct New {
     /// `{kind, id}`. It gives the caller no rights of that party.
     #[schema(value_type = Option<Value>)]
     from: Option<PartyName>,
-    /// Whether the gateway is to answer. `false` only adds the line.
+    /// Whether the gateway or the agent is to answer. `false` only adds the line.
     #[serde(default = "yes")]
     deliver: bool,
 }
@@ -156,13 +158,18 @@ pub(super) struct AcceptedMessage {
 /// Add a message to a conversation, as the caller or as another party, and have it answered.
 ///
 /// The audit log tells who did it and who is shown as its sender. An `Idempotency-Key` counts for the sender and the
-/// conversation.
+/// conversation. What agents say to each other can only be read.
 #[utoipa::path(
     tag = "admin",
     operation_id = "adminCreateMessage",
     params(("id" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
     request_body = New,
-    responses((status = 201, body = AcceptedMessage), (status = 404, body = ErrorBody), (status = "default", body = ErrorBody))
+    responses(
+        (status = 201, body = AcceptedMessage),
+        (status = 404, body = ErrorBody),
+        (status = 409, description = "It is a conversation of agents, or the key was used for another message", body = ErrorBody),
+        (status = "default", body = ErrorBody)
+    )
 )]
 #[post("/api/admin/conversations/{id}/messages")]
 pub(super) async fn create(
@@ -188,32 +195,33 @@ pub(super) async fn create(
         Some(name) => Some(sender(&state.store, name, &conversation, new.deliver).await?),
         None => None,
     };
-    let gateway_up = conversation.gateway_id.as_ref().is_some_and(|gateway| state.directory.is_connected(gateway));
-    let accepted = state
-        .store
-        .write(Audited {
-            change: AcceptChat {
+    let (from, line_only) = (sender.map(|party| party.id), (!new.deliver).then_some(role));
+    let actor = info.actor(&caller);
+    let caller = (*caller).clone();
+    let accepted = match conversation.kind {
+        ConversationKind::Agents => return Err(of_agents()),
+        ConversationKind::UserAgent => {
+            let limits = mail_limits(&state.config);
+            let change = Ask { conversation_id: id, caller, from, text, client_key, line_only, limits };
+            state.store.write(audited(change, id, actor)).await?
+        }
+        ConversationKind::Session | ConversationKind::Native | ConversationKind::Task => {
+            let gateway = conversation.gateway_id.as_ref();
+            let change = AcceptChat {
                 conversation_id: id,
-                caller: (*caller).clone(),
-                from: sender.map(|party| party.id),
+                caller,
+                from,
                 text,
                 client_key,
                 socket_id: None,
-                gateway_up,
+                gateway_up: gateway.is_some_and(|gateway| state.directory.is_connected(gateway)),
                 no_queue: false,
                 queued_max: state.config.limits.queued_per_session_max,
-                line_only: (!new.deliver).then_some(role),
-            },
-            actor: info.actor(&caller),
-            action: "message.add",
-            target: ("conversation", id.to_string()),
-            // What was said is in the log of the conversation, not in the audit.
-            shown: |accepted| {
-                let Accepted { line, repeated, .. } = accepted;
-                serde_json::json!({ "message_id": line.id, "sender": line.sender, "repeated": repeated })
-            },
-        })
-        .await?;
+                line_only,
+            };
+            state.store.write(audited(change, id, actor)).await?
+        }
+    };
     let message_id = accepted.line.id;
     let found = state.store.read(move |db| of_message(db, message_id)).await?;
     Ok(HttpResponse::Created().json(AcceptedMessage {
@@ -222,15 +230,40 @@ pub(super) async fn create(
     }))
 }
 
+/// What was said is in the log of the conversation, not in the audit.
+fn audited<C: Command<Output = Accepted>>(change: C, id: ConversationId, actor: Actor) -> Audited<C> {
+    Audited {
+        change,
+        actor,
+        action: "message.add",
+        target: ("conversation", id.to_string()),
+        shown: |accepted| {
+            let Accepted { line, repeated, .. } = accepted;
+            serde_json::json!({ "message_id": line.id, "sender": line.sender, "repeated": repeated })
+        },
+    }
+}
+
+/// Refuses to speak where two agents do: whoever is to answer there would be answered in the name of the other.
+fn of_agents() -> Error {
+    let message = "this conversation is between two agents and can only be read; write to one of them in a conversation \
+                   of your own, see `POST /api/admin/conversations`";
+    Error::new(ErrorCode::InvalidRequest, message).with_status(409)
+}
+
 /// Finds who is to be shown as the sender.
 async fn sender(store: &Store, name: PartyName, to: &Conversation, deliver: bool) -> Result<Party, Error> {
     let found = store.read(move |db| name.find(db)).await?;
     let party = found.ok_or_else(|| {
         Error::invalid("from", "there is no such party; a user is `user:<id>`, a gateway `gateway:<id>`")
     })?;
-    let asked = to.gateway_id.as_ref().filter(|_| deliver);
-    if party.kind == PartyKind::Gateway && asked.is_some_and(|gateway| gateway.as_str() == party.reference) {
-        return Err(Error::invalid("from", "the gateway cannot answer itself; add its line with `deliver: false`"));
+    let answers = match &to.gateway_id {
+        Some(gateway) => Some((PartyKind::Gateway, gateway.to_string())),
+        None => agent_of_key(&to.key).map(|agent| (PartyKind::Agent, agent.to_string())),
+    };
+    if deliver && answers.is_some_and(|(kind, reference)| party.kind == kind && party.reference == reference) {
+        let message = format!("the {} cannot answer itself; add its line with `deliver: false`", party.kind.as_str());
+        return Err(Error::invalid("from", message));
     }
     Ok(party)
 }

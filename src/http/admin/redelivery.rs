@@ -74,7 +74,8 @@ pub(super) struct DeadOnes {
 #[derive(Serialize, ToSchema)]
 pub(super) struct Redriven {
     redriven: usize,
-    /// Those that had reached their gateway, or whose conversation was deleted, stay dead. Counted when `more` is false.
+    /// Those that had reached their gateway, or whose conversation or agent is gone, stay dead. Counted when `more` is
+    /// false.
     refused: usize,
     /// Those that the store could not take, for example because it had no room for more work: call again.
     failed: usize,

@@ -25,6 +25,10 @@ impl Command for HandOut {
     type Output = Vec<HandedOut>;
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Vec<HandedOut>, Error> {
+        // What is still open for it is about to end.
+        if tx.is_removed(self.recipient)? {
+            return Ok(Vec::new());
+        }
         tx.load_mail(&self.ids)?;
         let mut leased = Vec::with_capacity(self.ids.len());
         for id in &self.ids {

@@ -46,11 +46,7 @@ impl Command for SendMessage {
             return Ok(sent);
         }
         let target = tx.agent(self.to)?.ok_or_else(|| Error::not_found("agent", self.to))?;
-        if target.kind == AgentKind::Native {
-            let message =
-                format!("{} is a native agent; writing to native agents comes with a later version", target.name);
-            return Err(Error::new(ErrorCode::InvalidRequest, message));
-        }
+        check_remote(&target)?;
         let sender = tx.party(self.from.party_id)?.ok_or_else(|| Error::corrupt("an agent without its party"))?;
         let hops = self.hops(tx)?;
         check_room(tx, &target, self.limits)?;
@@ -110,8 +106,17 @@ fn scoped(key: &str) -> String {
     format!("send/{key}")
 }
 
+/// Refuses an agent that has no mailbox.
+pub(super) fn check_remote(target: &AgentFacts) -> Result<(), Error> {
+    if target.kind != AgentKind::Native {
+        return Ok(());
+    }
+    let message = format!("{} is a native agent; writing to native agents comes with a later version", target.name);
+    Err(Error::new(ErrorCode::InvalidRequest, message))
+}
+
 /// Refuses what a full mailbox cannot take.
-fn check_room(tx: &mut Tx<'_>, target: &AgentFacts, limits: MailLimits) -> Result<(), Error> {
+pub(super) fn check_room(tx: &mut Tx<'_>, target: &AgentFacts, limits: MailLimits) -> Result<(), Error> {
     let open = tx.open_of(target.party_id)?;
     if open < limits.messages_max {
         return Ok(());

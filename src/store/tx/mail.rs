@@ -74,6 +74,14 @@ impl Tx<'_> {
         }
     }
 
+    /// Tells whether a recipient is an agent that was removed: nothing reaches it any more.
+    pub(in crate::store) fn is_removed(&mut self, recipient: PartyId) -> Result<bool, Error> {
+        match self.party(recipient)? {
+            Some(party) if party.kind == PartyKind::Agent => Ok(self.agent_of(&party)?.is_none()),
+            _ => Ok(false),
+        }
+    }
+
     /// Forgets an agent that was changed or removed.
     pub(in crate::store) fn forget_agent(&mut self, id: AgentId) {
         self.memory.agents.remove(&id);

@@ -3,6 +3,8 @@ mod broken_off;
 mod keys;
 mod socket;
 mod socket_under_fire;
+mod people;
+mod removal;
 mod stories;
 mod targets;
 mod waiting;

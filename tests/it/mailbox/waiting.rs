@@ -31,6 +31,7 @@ on_both_databases!(
     only_so_many_may_wait,
     a_paused_agent_may_wait_until_it_runs,
     a_connection_that_was_closed_waits_no_more,
+    what_is_handed_out_is_counted,
 );
 
 const LONG: Duration = Duration::from_secs(30);
@@ -259,4 +260,35 @@ async fn a_connection_that_was_closed_waits_no_more(database: Database) {
     let mut polled = call(awc::http::Method::GET, POLL, &keys[1]).send().await.expect("an answer");
     let polled: Value = polled.json().await.expect("JSON");
     assert_eq!(polled["messages"][0]["delivery_attempt"], 1, "{polled}");
+}
+
+/// Reads what the metrics tell of mailboxes: open ones, waiting polls, agents online, hand-outs, those given back.
+async fn metrics(node: &TestNode) -> [u64; 5] {
+    let told = node.get("/metrics").by(Role::Viewer).await.expect_status(200).text;
+    ["mailboxes_active", "polls_waiting", "agents_online", "handed_out_total", "given_back_total"].map(|name| {
+        let head = format!("clawbroker_{name} ");
+        let value = told.lines().find_map(|line| line.strip_prefix(&head)).unwrap_or_else(|| panic!("{name}: {told}"));
+        value.parse().expect("a number")
+    })
+}
+
+async fn what_is_handed_out_is_counted(node: TestNode) {
+    let (_, ann) = node.agent("ann").await;
+    let (_, ben) = node.agent("ben").await;
+    assert_eq!(metrics(&node).await, [0, 0, 0, 0, 0]);
+    let waits = parked(&node, &ben, 1).await;
+    assert_eq!(metrics(&node).await, [1, 1, 1, 0, 0]);
+    send(&node, &ann, "ben", "hello").await;
+    let got = timeout(LONG, waits).await.expect("an answer").expect_status(200).json;
+    assert_eq!(got["messages"][0]["delivery_attempt"], 1, "{got}");
+    assert_eq!(metrics(&node).await, [1, 0, 2, 1, 0]);
+    // One that nobody takes comes again.
+    send(&node, &ann, "ben", "and again").await;
+    drop(ask(&node, &ben).await);
+    let path = format!("{POLL}?wait=60");
+    let again = timeout(LONG, node.get(&path).with_key(&ben)).await.expect("an answer").expect_status(200).json;
+    assert_eq!(again["messages"][0]["delivery_attempt"], 2, "{again}");
+    assert_eq!(metrics(&node).await, [1, 0, 2, 3, 1]);
+    node.clock.advance_ms(300_000);
+    assert_eq!(metrics(&node).await[2], 0, "nobody has called for five minutes");
 }

@@ -48,6 +48,11 @@ async fn metrics_are_for_observers_and_this_machine(node: TestNode) {
         "clawbroker_deliveries{state=\"dead\"} 0",
         "clawbroker_writer_broken 0",
         "clawbroker_active 1",
+        "clawbroker_mailboxes_active 0",
+        "clawbroker_polls_waiting 0",
+        "clawbroker_agents_online 0",
+        "clawbroker_handed_out_total 0",
+        "clawbroker_given_back_total 0",
         "# EOF",
     ] {
         assert!(metrics.text.lines().any(|told| told == line), "{line}\n{}", metrics.text);

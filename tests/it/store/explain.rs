@@ -274,6 +274,7 @@ async fn no_frequent_query_scans_a_table(database: Database) {
         ("agent by slug", Box::new(|db| agents::by_slug(db, "agent-7").map(drop))),
         ("agents of a name", Box::new(|db| agents::by_name(db, "Agent 7", 10).map(drop))),
         ("mailboxes", Box::new(|db| agents::mailboxes(db, &recipients).map(drop))),
+        ("removed agents with mail", Box::new(|db| agents::ending(db).map(drop))),
         ("keys of an agent", Box::new(|db| agent_keys::of(db, agent, Some(key), 50).map(drop))),
         ("how many keys", Box::new(|db| agent_keys::count_of(db, agent).map(drop))),
         ("one key", Box::new(|db| agent_keys::get(db, key).map(drop))),
@@ -361,6 +362,7 @@ async fn no_query_of_the_writer_scans_a_table(database: Database) {
         format!("SELECT 1 FROM turns WHERE conversation_id = {conversation} AND state <> 7 LIMIT 1"),
         "SELECT id, idem_hash FROM agents WHERE idem_key = 'agents/7' AND deleted_at IS NULL LIMIT 1".to_owned(),
         format!("SELECT id, idem_hash FROM agent_keys WHERE agent_id = {agent} AND idem_key = 'keys/7' LIMIT 1"),
+        "SELECT id, party_id FROM agents WHERE ending ORDER BY id LIMIT 1".to_owned(),
     ];
     for query in queries {
         assert_no_scan(&mut db, "the writer", &query);

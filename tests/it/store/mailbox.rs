@@ -19,11 +19,11 @@ use clawbroker::store::messages::{self, Idem, Span};
 use crate::harness::TestStore;
 use crate::harness::test_store::{START_MS, roomy};
 
-const LIMITS: MailLimits = MailLimits { messages_max: 100, attempts_max: 5 };
+pub(super) const LIMITS: MailLimits = MailLimits { messages_max: 100, attempts_max: 5 };
 /// A lease of a minute.
 const UNTIL: i64 = START_MS + 60_000;
 
-async fn agent(store: &TestStore, name: &str, kind: AgentKind) -> Arc<AgentFacts> {
+pub(super) async fn agent(store: &TestStore, name: &str, kind: AgentKind) -> Arc<AgentFacts> {
     let new = AddAgent {
         name: name.into(),
         slug: None,
@@ -43,13 +43,13 @@ async fn agent(store: &TestStore, name: &str, kind: AgentKind) -> Arc<AgentFacts
 }
 
 /// Ann asks, Ben answers.
-async fn two(store: &TestStore) -> (Arc<AgentFacts>, Arc<AgentFacts>) {
+pub(super) async fn two(store: &TestStore) -> (Arc<AgentFacts>, Arc<AgentFacts>) {
     let pair = (agent(store, "Ann", AgentKind::OpenClaw).await, agent(store, "Ben", AgentKind::OpenClaw).await);
     store.told();
     pair
 }
 
-fn message(from: &Arc<AgentFacts>, to: &AgentFacts, text: &str) -> SendMessage {
+pub(super) fn message(from: &Arc<AgentFacts>, to: &AgentFacts, text: &str) -> SendMessage {
     SendMessage {
         from: from.clone(),
         to: to.id,
@@ -61,7 +61,7 @@ fn message(from: &Arc<AgentFacts>, to: &AgentFacts, text: &str) -> SendMessage {
     }
 }
 
-fn report(by: &Arc<AgentFacts>, message_id: MessageId, attempt: Option<i32>, result: &str) -> Report {
+pub(super) fn report(by: &Arc<AgentFacts>, message_id: MessageId, attempt: Option<i32>, result: &str) -> Report {
     Report { reporter: by.clone(), message_id, attempt, result: result.into(), limits: LIMITS }
 }
 
@@ -70,13 +70,13 @@ fn idem(key: &str, hash: u8) -> Option<Idem> {
 }
 
 /// What lies open for an agent, oldest first.
-async fn mail(store: &TestStore, of: &AgentFacts) -> Vec<Delivery> {
+pub(super) async fn mail(store: &TestStore, of: &AgentFacts) -> Vec<Delivery> {
     let party = of.party_id;
     let found = store.read(move |db| deliveries::open_of_recipient(db, party, 0, 1_000)).await.expect("a read");
     found.into_iter().map(|stored| stored.delivery).collect()
 }
 
-async fn hand_out(store: &TestStore, to: &AgentFacts, ids: &[DeliveryId]) -> Vec<HandedOut> {
+pub(super) async fn hand_out(store: &TestStore, to: &AgentFacts, ids: &[DeliveryId]) -> Vec<HandedOut> {
     store.write(HandOut { recipient: to.party_id, ids: ids.to_vec(), until: UNTIL }).await.expect("no failure")
 }
 
@@ -310,19 +310,6 @@ async fn a_reply_to_nobody_is_a_line_only(store: TestStore) {
     assert!(mail(&store, &ann).await.is_empty());
 }
 
-/// DLV-2: nobody would move what waits for an agent that is no more.
-async fn what_waits_for_a_removed_agent_ends_with_it(store: TestStore) {
-    let (ann, ben) = two(&store).await;
-    let (_, leased) = handed(&store, &ann, &ben, "leased").await;
-    store.write(message(&ann, &ben, "waits")).await.unwrap();
-    let waits = mail(&store, &ben).await[1].id;
-    store.write(RemoveAgent { id: ben.id, actor: Actor::system() }).await.unwrap();
-    for id in [leased, waits] {
-        let ended = store.delivery(id).await.delivery;
-        assert_eq!((ended.state, ended.reason.as_deref()), (DeliveryState::Cancelled, Some(reason::RECIPIENT_REMOVED)));
-    }
-}
-
 /// Many commands of one batch leave the same rows as one after the other.
 async fn a_batch_of_cycles_is_stored_whole(store: TestStore) {
     let (ann, ben) = two(&store).await;
@@ -360,6 +347,5 @@ on_both_databases!(
     what_cannot_be_sent_leaves_nothing,
     a_deleted_conversation_takes_its_mail_along_and_a_new_one_begins,
     a_reply_to_nobody_is_a_line_only,
-    what_waits_for_a_removed_agent_ends_with_it,
     a_batch_of_cycles_is_stored_whole,
 );

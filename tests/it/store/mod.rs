@@ -1,5 +1,6 @@
 //! The store on both databases: one suite, run twice.
 mod agents;
+mod ask;
 mod audit;
 mod backup;
 mod chat;
@@ -17,6 +18,7 @@ mod migrations;
 mod parties;
 mod pooling;
 mod readers;
+mod removal;
 mod schema;
 mod search;
 mod track;

@@ -1,0 +1,2 @@
+DROP INDEX agents_ending;
+ALTER TABLE agents DROP COLUMN ending;

@@ -1,0 +1,56 @@
+//! What is open for an agent that was removed ends in small steps.
+//!
+//! Whoever removes an agent marks it: from then on nothing new is accepted for it, and nothing that is there is handed
+//! out. Its open deliveries die in steps of bounded size, so that other writes get in between; what a stopped server
+//! left over ends after its next start.
+use diesel::prelude::*;
+
+use crate::domain::delivery::{Move, reason};
+use crate::domain::error::Error;
+use crate::domain::ids::PartyId;
+use crate::store::deliveries;
+use crate::store::dialect::Db;
+use crate::store::schema::agents;
+use crate::store::tx::{Command, Tx};
+
+/// Deliveries that one step ends.
+const ROWS_MAX: i64 = 500;
+
+/// Counts the removed agents for whom something may be open.
+pub fn ending(db: &mut Db) -> Result<i64, Error> {
+    Ok(agents::table.filter(agents::ending).count().get_result(db)?)
+}
+
+/// Ends what is open for removed agents, at most about [`ROWS_MAX`] deliveries; tells whether more waits. Belongs in
+/// the bulk lane.
+pub struct EndMailStep;
+
+impl Command for EndMailStep {
+    type Output = bool;
+
+    fn apply(&self, tx: &mut Tx<'_>) -> Result<bool, Error> {
+        let mut room = ROWS_MAX;
+        while room > 0 {
+            let next: Option<(Vec<u8>, Vec<u8>)> = agents::table
+                .filter(agents::ending)
+                .order(agents::id)
+                .select((agents::id, agents::party_id))
+                .first(tx.read()?)
+                .optional()?;
+            let Some((id, party)) = next else { return Ok(false) };
+            let party = PartyId::try_from(party.as_slice())?;
+            let open = deliveries::open_of_recipient(tx.read()?, party, i64::MIN, room)?;
+            let found = open.len() as i64;
+            for stored in open {
+                let action = Move::Fail { attempt: None, reason: reason::RECIPIENT_REMOVED.to_owned() };
+                deliveries::apply_to(tx, stored, &action, true)?;
+            }
+            if found < room {
+                diesel::update(agents::table.find(id)).set(agents::ending.eq(false)).execute(tx.write()?)?;
+            }
+            // One without any is work, too.
+            room -= found.max(1);
+        }
+        Ok(true)
+    }
+}
