@@ -11,6 +11,8 @@ pub struct MailboxConfig {
     /// How long an agent keeps what it polled, unless it or its registration says otherwise: agents of the ancestor come
     /// every half hour.
     pub lease_s: u32,
+    /// How long a lease may last in all, however often it is extended: a lost worker's message comes again by then.
+    pub lease_total_max_s: u32,
     /// Hand-outs before a message is dead, unless the agent's registration says otherwise.
     pub attempts_max: u32,
     /// Longest wait of a poll (422 beyond it). Proxies cut what is silent for longer.
@@ -35,6 +37,7 @@ impl Default for MailboxConfig {
     fn default() -> Self {
         Self {
             lease_s: 3_600,
+            lease_total_max_s: 43_200,
             attempts_max: 5,
             poll_wait_max_s: 60,
             poll_rows_default: 20,
@@ -54,6 +57,7 @@ impl Section for MailboxConfig {
     fn shown(&self) -> Vec<Shown> {
         listed!(self {
             lease_s,
+            lease_total_max_s,
             attempts_max,
             poll_wait_max_s,
             poll_rows_default,
@@ -69,6 +73,7 @@ impl Section for MailboxConfig {
     fn ranges(&self) -> Vec<Ranged> {
         ranged!(self {
             lease_s: wide(*LEASE_S.start())..=wide(*LEASE_S.end()),
+            lease_total_max_s: wide(*LEASE_S.start())..=7 * 86_400,
             attempts_max: wide(*ATTEMPTS.start())..=wide(*ATTEMPTS.end()),
             poll_wait_max_s: 0..=60,
             poll_rows_default: 1..=100,
@@ -82,6 +87,7 @@ impl Section for MailboxConfig {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
+        self.not_greater("lease_s", self.lease_s, "lease_total_max_s", self.lease_total_max_s)?;
         self.not_greater("poll_rows_default", self.poll_rows_default, "poll_rows_max", self.poll_rows_max)
     }
 }
@@ -94,7 +100,9 @@ mod tests {
     fn refusals_name_the_key_and_what_it_may_be() {
         let short = MailboxConfig { lease_s: 9, ..MailboxConfig::default() };
         let many = MailboxConfig { poll_rows_max: 10, ..MailboxConfig::default() };
+        let long = MailboxConfig { lease_total_max_s: 600, ..MailboxConfig::default() };
         for (config, sentence) in [
+            (long, "`mailbox.lease_s` must not be greater than `mailbox.lease_total_max_s`, 600, but is 3600"),
             (short, "`mailbox.lease_s` must be a whole number from 10 to 43200, not 9"),
             (many, "`mailbox.poll_rows_default` must not be greater than `mailbox.poll_rows_max`, 10, but is 20"),
         ] {

@@ -213,6 +213,35 @@ fn read_fields<T: DeserializeOwned>(json: Value, unknown: Unknown) -> Result<T, 
     fields::of_object(object, unknown)
 }
 
+/// A body of which a route asks nothing, though it may say something: whatever is no JSON object counts as one without
+/// fields. Fields that we do not know are ignored.
+pub(super) struct LooseJson<T> {
+    body: Body,
+    of: PhantomData<fn() -> T>,
+}
+
+impl<T: DeserializeOwned> LooseJson<T> {
+    /// Reads the body.
+    pub(super) async fn read(mut self) -> Result<T, Error> {
+        let bytes = self.body.bytes().await?;
+        let object = match self.body.parse(&bytes) {
+            Ok(Value::Object(object)) => object,
+            Ok(_) | Err(_) => serde_json::Map::new(),
+        };
+        fields::of_object(object, Unknown::Ignored)
+    }
+}
+
+impl<T> FromRequest for LooseJson<T> {
+    type Error = Infallible;
+    type Future = Ready<Result<Self, Infallible>>;
+
+    fn from_request(req: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let body = Body { request: req.clone(), payload: payload.take() };
+        ready(Ok(Self { body, of: PhantomData }))
+    }
+}
+
 /// The body of a route of the admin API that asks for none: nothing, or an object without fields.
 pub(super) struct NoBody(Body);
 

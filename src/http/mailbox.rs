@@ -9,22 +9,32 @@ mod heartbeat;
 mod key;
 mod keys;
 mod message;
+mod moves;
 mod poll;
 mod report;
 mod send;
 mod socket;
 mod target;
 
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+
 use utoipa_actix_web::service_config::ServiceConfig;
 
 pub(super) use self::socket::AgentDesk;
-use crate::config::Config;
-use crate::store::mailbox::MailLimits;
+use crate::config::{Config, MailboxConfig};
+use crate::domain::agent::AgentFacts;
+use crate::domain::error::Error;
+use crate::store::mailbox::{MailLimits, Prolonging};
 
 /// Adds the family's routes.
 pub(super) fn routes(cfg: &mut ServiceConfig) {
     cfg.service(poll::poll)
         .service(report::report)
+        .service(moves::nack)
+        .service(moves::fail)
+        .service(moves::extend)
+        .service(moves::ack)
         .service(send::send_message)
         .service(heartbeat::heartbeat)
         .service(keys::api_key)
@@ -37,4 +47,33 @@ pub(super) fn mail_limits(config: &Config) -> MailLimits {
         messages_max: config.limits.mailbox_messages_max,
         attempts_max: i32::try_from(config.mailbox.attempts_max).unwrap_or(i32::MAX),
     }
+}
+
+/// Returns for how long an agent has what it polls: as it asks, else as it was registered, else as the settings have
+/// it, and never for longer than a lease may last in all. Seconds.
+fn lease_s(asked: Option<u32>, agent: &AgentFacts, config: &MailboxConfig) -> u32 {
+    let own = agent.lease_seconds.and_then(|seconds| u32::try_from(seconds).ok());
+    asked.or(own).unwrap_or(config.lease_s).min(config.lease_total_max_s)
+}
+
+/// Returns by how much an agent prolongs its leases.
+fn prolonging(asked: Option<u32>, agent: &AgentFacts, config: &MailboxConfig) -> Prolonging {
+    Prolonging {
+        lease_ms: i64::from(lease_s(asked, agent, config)) * 1_000,
+        total_max_ms: i64::from(config.lease_total_max_s) * 1_000,
+    }
+}
+
+/// Refuses a number that is not allowed; `place` is the part of the request in which it stands.
+fn within<T: PartialOrd + Display>(
+    place: &'static str,
+    field: &str,
+    value: Option<T>,
+    allowed: RangeInclusive<T>,
+) -> Result<Option<T>, Error> {
+    if value.as_ref().is_none_or(|value| allowed.contains(value)) {
+        return Ok(value);
+    }
+    let message = format!("`{field}` must be a number from {} to {}", allowed.start(), allowed.end());
+    Err(Error::invalid_at(place, field, message, "value_error"))
 }

@@ -23,7 +23,7 @@ use crate::domain::party::{Party, PartyKind};
 pub use self::events::Entry;
 pub use self::insert::DeliveryOptions;
 pub(super) use self::insert::{NewDelivery, NewRow, insert};
-pub(super) use self::mail::{Mail, count_open_of_recipient, mail_by_ids, mail_of};
+pub(super) use self::mail::{Mail, count_open_of_recipient, mail_by_ids, mail_of, mail_of_messages};
 
 /// Hand-outs of a delivery before it is dead, unless its recipient says otherwise.
 pub const ATTEMPTS_MAX: i32 = 5;

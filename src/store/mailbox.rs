@@ -1,4 +1,4 @@
-//! Mailboxes of agents: messages are sent, handed out under a lease, reported on and given back.
+//! Mailboxes of agents: messages are sent, handed out under a lease, prolonged, reported on and given back.
 //!
 //! Every move is judged here by the row, or by what the writer remembers of it; whoever proposes one may know less.
 //!
@@ -9,11 +9,13 @@
 //! - RTE-1: a reply or a notice begets nothing.
 mod ask;
 mod hand_out;
+mod moves;
 mod report;
 mod send;
 
 pub use self::ask::{Ask, OpenUserAgent};
 pub use self::hand_out::{Close, GiveBack, HandOut, HandedOut};
+pub use self::moves::{Acknowledge, Acknowledged, Extend, ExtendAll, Extended, Fail, Nack, Prolonging};
 pub use self::report::{Report, Reported};
 pub use self::send::{SendMessage, Sent, sent_before};
 

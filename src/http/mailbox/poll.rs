@@ -10,6 +10,7 @@ use super::asking::{self, Polled};
 use super::handed_out::HandedOut;
 use super::key::KeyCall;
 use super::message::{self, Message, Room};
+use super::{lease_s, within};
 use crate::actors::agent_mailbox::Ask;
 use crate::config::MailboxConfig;
 use crate::domain::agent::{AgentState, KeyFacts, LEASE_S};
@@ -74,11 +75,10 @@ pub(super) struct Answer {
 impl Asked {
     /// Reads what the mailbox is asked for, and for how long the caller waits.
     fn ask(&self, key: &KeyFacts, config: &MailboxConfig) -> Result<(Ask, Duration), Error> {
-        let wait = within("wait", self.wait, 0..=WAIT_MAX_S)?.unwrap_or(0).min(config.poll_wait_max_s);
+        let wait = within("query", "wait", self.wait, 0..=WAIT_MAX_S)?.unwrap_or(0).min(config.poll_wait_max_s);
         let rows = page::rows(self.limit, config.poll_rows_default, ROWS_MAX)?;
-        let bytes = within("max_bytes", self.max_bytes, BYTES_MIN..=i64::MAX)?;
-        let own = key.agent.lease_seconds.and_then(|seconds| u32::try_from(seconds).ok());
-        let lease_s = within("lease", self.lease, LEASE_S)?.or(own).unwrap_or(config.lease_s);
+        let bytes = within("query", "max_bytes", self.max_bytes, BYTES_MIN..=i64::MAX)?;
+        let lease_s = lease_s(within("query", "lease", self.lease, LEASE_S)?, &key.agent, config);
         let ask = Ask {
             key_id: key.key_id,
             rows: rows.min(config.poll_rows_max),
@@ -93,18 +93,6 @@ impl Asked {
     }
 }
 
-fn within<T: PartialOrd + std::fmt::Display>(
-    field: &str,
-    value: Option<T>,
-    allowed: std::ops::RangeInclusive<T>,
-) -> Result<Option<T>, Error> {
-    if value.as_ref().is_none_or(|value| allowed.contains(value)) {
-        return Ok(value);
-    }
-    let message = format!("`{field}` must be a number from {} to {}", allowed.start(), allowed.end());
-    Err(Error::invalid_at("query", field, message, "value_error"))
-}
-
 /// How a socket wants its messages.
 #[derive(Deserialize)]
 pub(super) struct Window {
@@ -117,7 +105,7 @@ pub(super) struct Window {
 impl Window {
     /// Reads what the mailbox is asked for whenever a place is free; its rows are all the places.
     pub(super) fn ask(&self, key: &KeyFacts, config: &MailboxConfig) -> Result<Ask, Error> {
-        within("window", Some(self.window), 1..=ROWS_MAX as u32).map_err(|error| error.at("body"))?;
+        within("body", "window", Some(self.window), 1..=ROWS_MAX as u32)?;
         let asked = Asked {
             wait: None,
             limit: Some(self.window),
@@ -231,15 +219,18 @@ mod tests {
     #[test]
     fn the_settings_give_less_than_the_contract_allows() {
         let config = MailboxConfig {
+            lease_total_max_s: 3_600,
             poll_wait_max_s: 5,
             poll_rows_default: 3,
             poll_rows_max: 3,
             poll_bytes_max: 2_048,
             ..MailboxConfig::default()
         };
-        let most = Asked { wait: Some(60), limit: Some(100), max_bytes: Some(i64::MAX), ..asked() };
+        let most =
+            Asked { wait: Some(60), limit: Some(100), max_bytes: Some(i64::MAX), lease: Some(43_200), ..asked() };
         let (ask, wait) = most.ask(&key(None), &config).expect("it is capped");
         assert_eq!((ask.rows, ask.bytes, wait), (3, 2_048, Duration::from_secs(5)));
+        assert_eq!(ask.lease_ms, 3_600_000);
     }
 
     #[test]

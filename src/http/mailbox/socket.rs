@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::asking;
 use super::message::{self, Message, Room};
 use super::poll::Window;
-use super::{heartbeat, report, send};
+use super::{heartbeat, moves, report, send};
 use crate::actors::agent_mailbox::{Ask, Leased, Ticket};
 use crate::actors::agent_session::{Desk, Handed, Inbound, Out, Read};
 use crate::domain::agent::KeyFacts;
@@ -23,7 +23,7 @@ use crate::http::state::AppState;
 /// Longest `id` of a frame in bytes, where it is a text.
 const ID_BYTES_MAX: usize = 255;
 /// The frames that are known.
-const KNOWN: &str = "poll, report, heartbeat, send, ping";
+const KNOWN: &str = "poll, report, nack, fail, extend, ack, heartbeat, send, ping";
 
 /// The edge, as the socket of one agent sees it.
 pub(in crate::http) struct AgentDesk {
@@ -82,7 +82,26 @@ impl AgentDesk {
                 let new: Received<report::New> = self.fields(fields)?;
                 Ok(self.call(|state, key| async move { json(&report::take(&state, &key, new.value).await?) }))
             }
-            "heartbeat" => Ok(self.call(|_, key| async move { json(&heartbeat::hear(&key)) })),
+            "nack" => {
+                let new: Received<moves::NewNack> = self.fields(fields)?;
+                Ok(self.call(|state, key| async move { json(&moves::give_back(&state, &key, new.value).await?) }))
+            }
+            "fail" => {
+                let new: Received<moves::NewFailure> = self.fields(fields)?;
+                Ok(self.call(|state, key| async move { json(&moves::give_up(&state, &key, new.value).await?) }))
+            }
+            "extend" => {
+                let new: Received<moves::NewExtension> = self.fields(fields)?;
+                Ok(self.call(|state, key| async move { json(&moves::prolong(&state, &key, new.value).await?) }))
+            }
+            "ack" => {
+                let new: Received<moves::NewAck> = self.fields(fields)?;
+                Ok(self.call(|state, key| async move { json(&moves::acknowledge(&state, &key, new.value).await?) }))
+            }
+            "heartbeat" => {
+                let new: Received<heartbeat::Beat> = self.fields(fields)?;
+                Ok(self.call(|state, key| async move { json(&heartbeat::hear(&state, &key, new.value).await?) }))
+            }
             "send" => {
                 let new: Received<send::New> = self.fields(fields)?;
                 Ok(self.call(|state, key| async move { json(&send::accept(&state, &key, Key::default(), new).await?) }))

@@ -58,6 +58,24 @@ pub(in crate::store) fn mail_of(db: &mut Db, message: MessageId, recipient: Part
     row.map(mail).transpose()
 }
 
+/// Reads the deliveries of these messages to a recipient, open or not, in any order.
+pub(in crate::store) fn mail_of_messages(
+    db: &mut Db,
+    ids: &[MessageId],
+    recipient: PartyId,
+) -> Result<Vec<Mail>, Error> {
+    let rows: Vec<MailRow> = deliveries::table
+        .inner_join(messages::table.on(messages::id.eq(deliveries::message_id)))
+        .filter(
+            deliveries::message_id
+                .eq_any(ids.iter().map(|id| id.as_bytes().as_slice()))
+                .and(deliveries::recipient_id.eq(recipient.as_bytes().as_slice())),
+        )
+        .select((Row::as_select(), messages::kind, messages::sender_id, messages::hops))
+        .load(db)?;
+    rows.into_iter().map(mail).collect()
+}
+
 /// Counts the open deliveries of a recipient.
 pub(in crate::store) fn count_open_of_recipient(db: &mut Db, id: PartyId) -> Result<usize, Error> {
     let open: i64 = deliveries::table

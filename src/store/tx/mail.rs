@@ -1,5 +1,6 @@
 //! What the writer knows of mail that is under way and of the agents that send it, so that the cycle of an agent reads
 //! nothing twice.
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Tx;
@@ -37,6 +38,30 @@ impl Tx<'_> {
             return Ok(Some(known.clone()));
         }
         deliveries::mail_of(self.read()?, message, recipient)
+    }
+
+    /// Returns the deliveries of those of these messages that a recipient was sent, open or not. What is not known of
+    /// them is read with one query.
+    pub(in crate::store) fn mail_of_all(
+        &mut self,
+        messages: &[MessageId],
+        recipient: PartyId,
+    ) -> Result<HashMap<MessageId, Mail>, Error> {
+        let mut found = HashMap::with_capacity(messages.len());
+        let mut unknown = Vec::new();
+        for message in messages {
+            match self.memory.mail.of_message(*message, recipient) {
+                Some(known) => drop(found.insert(*message, known.clone())),
+                None => unknown.push(*message),
+            }
+        }
+        if !unknown.is_empty() {
+            for mail in deliveries::mail_of_messages(self.read()?, &unknown, recipient)? {
+                found.insert(mail.stored.delivery.message_id, mail.clone());
+                self.add_mail(mail);
+            }
+        }
+        Ok(found)
     }
 
     /// Remembers an open delivery.

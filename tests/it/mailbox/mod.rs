@@ -5,6 +5,7 @@ mod socket;
 mod socket_under_fire;
 mod people;
 mod removal;
+mod moves;
 mod stories;
 mod targets;
 mod waiting;

@@ -13,6 +13,7 @@ on_both_databases!(
     what_others_end_frees_its_place,
     a_reply_is_complete_when_it_was_written,
     with_explicit_ack_a_reply_keeps_its_place,
+    whatever_ends_a_message_frees_its_place,
     frames_are_the_calls_of_the_family,
     two_sockets_of_one_agent_share_its_messages,
     what_a_crashed_reader_had_comes_again,
@@ -212,6 +213,47 @@ async fn frames_are_the_calls_of_the_family(database: Database) {
     assert_eq!(ask(&mut socket, foreign).await["detail"], "Message not found");
     let polled = call(&broker, &ben, Method::GET, POLL, None).await;
     assert_eq!(polled["messages"].as_array().map(Vec::len), Some(1), "{polled}");
+}
+
+async fn whatever_ends_a_message_frees_its_place(database: Database) {
+    let broker = Broker::start(&database, &[], &[]).await;
+    let (ann, ben) = (agent(&broker, "ann").await, agent(&broker, "ben").await);
+    replies(&broker, &ann, &ben, "ben", 1).await;
+    for text in ["failed", "given back"] {
+        send(&broker, &ben, "ann", text).await;
+    }
+    let mut socket = socket(&broker, &ann).await;
+    let wants = json!({ "type": "poll", "id": "p", "window": 1, "lease": 60, "ack": "explicit" });
+    assert_eq!(ask(&mut socket, wants).await["type"], "ok");
+    let id = |socket: &Browser, number: usize| {
+        socket.seen.iter().filter(|frame| frame["type"] == "message").nth(number).unwrap()["id"].clone()
+    };
+    until_messages(&mut socket, 1).await;
+    let told = ask(&mut socket, json!({ "type": "ack", "id": 1, "message_ids": [id(&socket, 0)] })).await;
+    assert_eq!((&told["acked"], &told["unknown"]), (&json!([id(&socket, 0)]), &json!([])));
+    until_messages(&mut socket, 2).await;
+    let longer =
+        ask(&mut socket, json!({ "type": "extend", "id": 2, "message_id": id(&socket, 1), "lease": 600 })).await;
+    assert!(
+        longer["lease_until"].as_str()
+            > socket.seen.iter().find(|f| f["content"] == "failed").unwrap()["lease_until"].as_str()
+    );
+    let working_on = json!({ "type": "heartbeat", "id": 3, "working_on": [id(&socket, 1)] });
+    assert_eq!(ask(&mut socket, working_on).await["extended"], json!([id(&socket, 1)]));
+    let failed = json!({ "type": "fail", "id": 4, "message_id": id(&socket, 1), "reason": "no paper" });
+    assert_eq!(ask(&mut socket, failed).await["state"], "dead");
+    until_messages(&mut socket, 3).await;
+    let back = json!({ "type": "nack", "id": 5, "message_id": id(&socket, 2) });
+    assert_eq!(ask(&mut socket, back).await["state"], "pending");
+    until_messages(&mut socket, 4).await;
+    assert_eq!(texts(&socket), ["answer 0", "failed", "given back", "given back"]);
+    let attempts: Vec<&Value> = socket
+        .seen
+        .iter()
+        .filter(|frame| frame["content"] == "given back")
+        .map(|frame| &frame["delivery_attempt"])
+        .collect();
+    assert_eq!(attempts, [&json!(1), &json!(2)]);
 }
 
 async fn two_sockets_of_one_agent_share_its_messages(database: Database) {

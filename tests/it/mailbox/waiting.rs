@@ -43,7 +43,11 @@ fn waiting(node: &TestNode) -> usize {
 }
 
 /// Starts a poll and returns it when it waits as the `count`th.
-async fn parked<'a>(node: &'a TestNode, key: &'a str, count: usize) -> Pin<Box<dyn Future<Output = Reply> + 'a>> {
+pub(super) async fn parked<'a>(
+    node: &'a TestNode,
+    key: &'a str,
+    count: usize,
+) -> Pin<Box<dyn Future<Output = Reply> + 'a>> {
     let call = node.get(&format!("{POLL}?wait=60"));
     let mut poll: Pin<Box<dyn Future<Output = Reply> + 'a>> = Box::pin(call.with_key(key));
     let began = Instant::now();

@@ -1,4 +1,6 @@
 //! The cycle of a message between agents: sent, handed out, reported on, given back.
+mod moves;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
