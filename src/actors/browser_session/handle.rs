@@ -2,7 +2,6 @@
 use std::time::Duration;
 
 use actix::prelude::*;
-use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::oneshot;
 
@@ -178,12 +177,12 @@ impl BrowserSession {
                     queued_max: self.parts.shared.limits.queued_per_session_max,
                     line_only: None,
                 };
-                async move { store.write(command).await }.boxed_local()
+                Box::pin(async move { store.write(command).await })
             }
             Target::Talk(talk) => {
                 let limits = talk.limits;
                 let command = Ask { conversation_id, caller, from: None, text, client_key, line_only: None, limits };
-                async move { store.write(command).await }.boxed_local()
+                Box::pin(async move { store.write(command).await })
             }
         }
     }

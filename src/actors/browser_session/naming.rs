@@ -3,7 +3,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::oneshot;
 
@@ -138,7 +137,7 @@ impl BrowserSession {
 
     fn find_session(&self, wanted: SessionName, open: Open) -> Found {
         let (store, caller) = (self.parts.shared.store.clone(), self.parts.caller.clone());
-        async move {
+        Box::pin(async move {
             let found = {
                 let name = wanted.clone();
                 store.read(move |db| conversations::find(db, &name)).await?
@@ -162,23 +161,21 @@ impl BrowserSession {
                     store.write(command).await.map(Some)
                 }
             }
-        }
-        .boxed_local()
+        })
     }
 
     /// Finds the user's conversation with an agent, which is made when it is used first; a viewer has none.
     fn find_talk(&self, agent: &AgentFacts) -> Found {
         let (store, caller) = (self.parts.shared.store.clone(), self.parts.caller.clone());
         let agent_id = agent.id;
-        async move {
+        Box::pin(async move {
             if caller.role < Role::Member {
                 return Ok(None);
             }
             let actor = Author::caller(&caller, None, None);
             let opened = store.write(OpenUserAgent { user_id: caller.user_id, agent_id, actor }).await;
             opened.map(|(conversation, _)| Some(conversation))
-        }
-        .boxed_local()
+        })
     }
 
     /// Begins to watch a session that was found; it is live when this is done, unless that is the caller's to say.
