@@ -23,6 +23,8 @@ const NO_RIGHT: u16 = 4001;
 const NOT_YOURS: u16 = 4003;
 /// For what will not work the next time either.
 const NO_USE: u16 = 4002;
+/// For what may work in a moment.
+const LATER: u16 = 1013;
 
 pub struct AgentDialect {
     session: Recipient<FromTransport>,
@@ -52,9 +54,11 @@ impl AgentDialect {
                 Some(words::connected(&session_id))
             }
             Said::Refused(code) if !self.connected => {
-                let is_right = matches!(code.as_str(), "forbidden" | "not_found");
-                let (code, reason) =
-                    if is_right { (NOT_YOURS, "Not authorized for this session") } else { (NO_USE, "Setup failed") };
+                let (code, reason) = match code.as_str() {
+                    "forbidden" | "not_found" => (NOT_YOURS, "Not authorized for this session"),
+                    "store_busy" | "standby" | "shutting_down" => (LATER, "Setup failed for now"),
+                    _ => (NO_USE, "Setup failed"),
+                };
                 self.close(code, reason);
                 None
             }
