@@ -76,7 +76,8 @@ impl AgentDesk {
             "ping" => Ok(Inbound::Ping),
             "poll" => {
                 let window: Received<Window> = self.fields(fields)?;
-                window.value.ask(&self.current()?, &self.state.config.mailbox).map(Inbound::Poll)
+                let key = self.current()?;
+                window.value.ask(&key, &self.state.config.mailbox).map(Inbound::Poll)
             }
             "report" => {
                 let new: Received<report::New> = self.fields(fields)?;

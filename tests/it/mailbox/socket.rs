@@ -229,11 +229,12 @@ async fn whatever_ends_a_message_frees_its_place(database: Database) {
         socket.seen.iter().filter(|frame| frame["type"] == "message").nth(number).unwrap()["id"].clone()
     };
     until_messages(&mut socket, 1).await;
-    let told = ask(&mut socket, json!({ "type": "ack", "id": 1, "message_ids": [id(&socket, 0)] })).await;
+    let ack = json!({ "type": "ack", "id": 1, "message_ids": [id(&socket, 0)] });
+    let told = ask(&mut socket, ack).await;
     assert_eq!((&told["acked"], &told["unknown"]), (&json!([id(&socket, 0)]), &json!([])));
     until_messages(&mut socket, 2).await;
-    let longer =
-        ask(&mut socket, json!({ "type": "extend", "id": 2, "message_id": id(&socket, 1), "lease": 600 })).await;
+    let extend = json!({ "type": "extend", "id": 2, "message_id": id(&socket, 1), "lease": 600 });
+    let longer = ask(&mut socket, extend).await;
     assert!(
         longer["lease_until"].as_str()
             > socket.seen.iter().find(|f| f["content"] == "failed").unwrap()["lease_until"].as_str()
