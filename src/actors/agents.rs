@@ -55,6 +55,13 @@ impl Known {
         self.keys.add(key.key_id, digest, Kept { key, used_at: AtomicI64::new(0) });
     }
 
+    fn note_use(&self, kept: &Kept, now_ms: i64) {
+        kept.used_at.fetch_max(now_ms, Ordering::Relaxed);
+        if let Some(presence) = self.agents.get(&kept.key.agent.id) {
+            presence.seen_at.fetch_max(now_ms, Ordering::Relaxed);
+        }
+    }
+
     fn end(&mut self, id: AgentKeyId) {
         let Some(kept) = self.keys.end(&id) else { return };
         if let Some(presence) = self.agents.get_mut(&kept.key.agent.id) {
@@ -78,16 +85,26 @@ impl Agents {
     pub fn key(&self, digest: &[u8; 32], now_ms: i64) -> Option<Arc<KeyFacts>> {
         let known = read(&self.known);
         let kept = known.keys.get(digest).filter(|kept| !has_ended(&kept.key, now_ms))?;
-        kept.used_at.fetch_max(now_ms, Ordering::Relaxed);
-        if let Some(presence) = known.agents.get(&kept.key.agent.id) {
-            presence.seen_at.fetch_max(now_ms, Ordering::Relaxed);
-        }
+        known.note_use(kept, now_ms);
         Some(kept.key.clone())
     }
 
     /// Tells whether a key counts, without noting a use of it.
     pub fn counts(&self, id: AgentKeyId, now_ms: i64) -> bool {
         read(&self.known).keys.of(&id).is_some_and(|kept| !has_ended(&kept.key, now_ms))
+    }
+
+    /// Returns a key as it is now, if it counts, without noting a use of it.
+    pub fn current(&self, id: AgentKeyId, now_ms: i64) -> Option<Arc<KeyFacts>> {
+        let known = read(&self.known);
+        known.keys.of(&id).filter(|kept| !has_ended(&kept.key, now_ms)).map(|kept| kept.key.clone())
+    }
+
+    /// Notes that an agent is there, by a key that it showed before.
+    pub fn note_seen(&self, id: AgentKeyId, now_ms: i64) {
+        let known = read(&self.known);
+        let Some(kept) = known.keys.of(&id).filter(|kept| !has_ended(&kept.key, now_ms)) else { return };
+        known.note_use(kept, now_ms);
     }
 
     /// Returns when an agent called last, if it did since this node became active.
@@ -232,6 +249,19 @@ mod tests {
         assert_eq!(agents.keys(), 1);
         agents.take_used(100);
         assert_eq!(agents.keys(), 0, "an expired key is not held for ever");
+    }
+
+    #[test]
+    fn a_socket_is_a_sign_of_life_while_its_key_counts() {
+        let (agents, ann) = (Agents::default(), agent("ann"));
+        let its = key(&ann, Some(100));
+        agents.add([1; 32], its.clone());
+        assert_eq!((agents.current(its.key_id, 99), agents.current(its.key_id, 100)), (Some(its.clone()), None));
+        assert_eq!(agents.seen_at(ann.id), None, "to look is no use of it");
+        agents.note_seen(its.key_id, 99);
+        agents.note_seen(its.key_id, 100);
+        agents.note_seen(AgentKeyId::new(), 100);
+        assert_eq!(agents.take_used(99), (vec![(its.key_id, 99)], vec![(ann.id, 99)]));
     }
 
     #[test]

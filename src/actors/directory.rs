@@ -3,6 +3,7 @@
 //!
 //! Written by the actors that own the facts, read by the edge. Locks are held for a look-up, never across an await.
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -13,7 +14,7 @@ use crate::channels::setup::Provider;
 use crate::domain::channel::Channel;
 use crate::domain::event::{Event, Live};
 use crate::domain::gateway::{Gateway, LinkState, LinkStatus};
-use crate::domain::ids::{ChannelId, ConversationId, GatewayId, TokenId, TurnId, UserId};
+use crate::domain::ids::{AgentId, ChannelId, ConversationId, GatewayId, TokenId, TurnId, UserId};
 use crate::domain::user::{Caller, Role};
 
 /// A registered gateway with its live status.
@@ -44,6 +45,19 @@ pub struct Directory {
     lease_until_instant: RwLock<Option<tokio::time::Instant>>,
     sockets: AtomicU64,
     sockets_by_user: RwLock<HashMap<UserId, usize>>,
+    sockets_by_agent: RwLock<HashMap<AgentId, usize>>,
+}
+
+/// A socket's place among those of its agent; free again when it is dropped.
+pub struct AgentSeat {
+    directory: Arc<Directory>,
+    agent: AgentId,
+}
+
+impl Drop for AgentSeat {
+    fn drop(&mut self) {
+        self.directory.count_out(&self.directory.sockets_by_agent, self.agent);
+    }
 }
 
 pub(super) fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
@@ -264,22 +278,42 @@ impl Directory {
 
     /// Counts a socket in, unless its user has too many or there are too many in all.
     pub fn enter_socket(&self, user: UserId, of_user_max: usize, sockets_max: usize) -> bool {
-        let mut by_user = write(&self.sockets_by_user);
-        let count = by_user.entry(user).or_default();
-        if *count >= of_user_max || self.sockets.load(Ordering::SeqCst) >= sockets_max as u64 {
+        self.count_in(&self.sockets_by_user, user, of_user_max, sockets_max)
+    }
+
+    pub fn leave_socket(&self, user: UserId) {
+        self.count_out(&self.sockets_by_user, user);
+    }
+
+    /// Takes a place for a socket of an agent, unless it has too many or there are too many in all.
+    pub fn agent_seat(self: &Arc<Self>, agent: AgentId, of_agent_max: usize, sockets_max: usize) -> Option<AgentSeat> {
+        let is_in = self.count_in(&self.sockets_by_agent, agent, of_agent_max, sockets_max);
+        is_in.then(|| AgentSeat { directory: self.clone(), agent })
+    }
+
+    fn count_in<K: Eq + Hash>(
+        &self,
+        counts: &RwLock<HashMap<K, usize>>,
+        of: K,
+        max: usize,
+        sockets_max: usize,
+    ) -> bool {
+        let mut counts = write(counts);
+        let count = counts.get(&of).copied().unwrap_or(0);
+        if count >= max || self.sockets.load(Ordering::SeqCst) >= sockets_max as u64 {
             return false;
         }
-        *count += 1;
+        counts.insert(of, count + 1);
         self.sockets.fetch_add(1, Ordering::SeqCst);
         true
     }
 
-    pub fn leave_socket(&self, user: UserId) {
-        let mut by_user = write(&self.sockets_by_user);
-        if let Some(count) = by_user.get_mut(&user) {
+    fn count_out<K: Eq + Hash>(&self, counts: &RwLock<HashMap<K, usize>>, of: K) {
+        let mut counts = write(counts);
+        if let Some(count) = counts.get_mut(&of) {
             *count -= 1;
             if *count == 0 {
-                by_user.remove(&user);
+                counts.remove(&of);
             }
         }
         self.sockets.fetch_sub(1, Ordering::SeqCst);

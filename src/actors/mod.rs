@@ -2,8 +2,11 @@
 //!
 //! Requests go down (supervisor → links, outboxes, scheduler, upkeep → store), events go up ([`supervisor::StoreEvents`],
 //! [`supervisor::ChildStopped`]). No actor knows the supervisor but as a `Recipient`.
+pub mod agent_dialect;
 pub mod agent_mailbox;
+pub mod agent_session;
 pub mod agents;
+mod allowance;
 pub mod bootstrap;
 pub mod browser_session;
 pub mod channel_outbox;

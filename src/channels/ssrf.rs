@@ -94,8 +94,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     }
     let global = (0x2000..0x4000).contains(&a);
     // Teredo and other protocols' own, 6to4, documentation.
-    let special =
-        (a == 0x2001 && b < 0x200) || (a == 0x2001 && b == 0xdb8) || a == 0x2002 || (a == 0x3fff && b < 0x1000);
+    let special = (a == 0x2001 && (b < 0x200 || b == 0xdb8)) || a == 0x2002 || (a == 0x3fff && b < 0x1000);
     global && !special
 }
 

@@ -21,10 +21,12 @@ pub struct Limits {
     pub page_rows_max: usize,
     /// Levels of nesting in JSON. Real requests have less than ten; deep ones only cost stack.
     pub json_depth_max: usize,
-    /// Browser sockets on this node. 11 KiB each when idle; the usual bound on open files comes soon after.
+    /// Sockets of browsers and agents on this node. 11 KiB each when idle; the usual bound on open files comes soon after.
     pub sockets_max: usize,
     /// Sockets of one user, so that one broken client does not take the places of all.
     pub sockets_per_user_max: usize,
+    /// Sockets of one agent: a few, since it holds one for each of its processes.
+    pub sockets_per_agent_max: usize,
     /// Sessions that one socket may watch: more than any side bar shows.
     pub watched_sessions_per_socket_max: usize,
     /// Bytes that wait for one slow browser; then it is closed with 1013 and may resume.
@@ -71,6 +73,7 @@ impl Default for Limits {
             json_depth_max: 64,
             sockets_max: 20_000,
             sockets_per_user_max: 1_000,
+            sockets_per_agent_max: 100,
             watched_sessions_per_socket_max: 500,
             outbox_bytes_max: 1_048_576,
             outbox_frames_max: 2_000,
@@ -105,6 +108,7 @@ impl Section for Limits {
             json_depth_max,
             sockets_max,
             sockets_per_user_max,
+            sockets_per_agent_max,
             watched_sessions_per_socket_max,
             outbox_bytes_max,
             outbox_frames_max,
@@ -137,6 +141,7 @@ impl Section for Limits {
             json_depth_max: 8..=127,
             sockets_max: 1..=1_000_000,
             sockets_per_user_max: 1..=1_000_000,
+            sockets_per_agent_max: 1..=1_000_000,
             watched_sessions_per_socket_max: 1..=100_000,
             outbox_bytes_max: 64 * KIB..=256 * MIB,
             outbox_frames_max: 16..=100_000,

@@ -14,11 +14,12 @@ use bytes::BytesMut;
 use futures_util::StreamExt;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use super::fields::{self, Unknown};
 use super::request::state_of;
+use super::state::AppState;
 use crate::domain::error::{Error, ErrorCode};
 
 /// How long a body may take to arrive: a megabyte over a slow line.
@@ -51,7 +52,7 @@ impl Body {
     async fn json_or_nothing(&mut self) -> Result<Value, Error> {
         let bytes = self.bytes().await?;
         if bytes.is_empty() {
-            return Ok(Value::Object(serde_json::Map::new()));
+            return Ok(Value::Object(Map::new()));
         }
         self.check_type()?;
         self.parse(&bytes)
@@ -180,6 +181,29 @@ impl<T: DeserializeOwned> StrictJson<T> {
         let json = self.body.json_or_nothing().await?;
         self.body.received(json, Unknown::Refused)
     }
+}
+
+/// Reads the JSON object that a frame of a socket is, within the limits.
+pub(super) fn frame(text: &str, depth_max: usize) -> Result<Map<String, Value>, Error> {
+    let bad = |message: String| Error::new(ErrorCode::BadFrame, message);
+    if depth(text.as_bytes()) > depth_max {
+        return Err(bad(format!("the frame is nested deeper than {depth_max} levels")));
+    }
+    match serde_json::from_str(text) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(_) => Err(bad("a frame is an object with a `type`, for example {\"type\":\"ping\"}".to_owned())),
+        Err(error) => Err(bad(format!("the frame is not JSON (column {})", error.column()))),
+    }
+}
+
+/// Reads the fields of a frame as those of a body, with the digest that a body of the same fields has.
+pub(super) fn of_frame<T: DeserializeOwned>(
+    state: &AppState,
+    fields: Map<String, Value>,
+) -> Result<Received<T>, Error> {
+    let json = Value::Object(fields);
+    let digest = state.vault.digest(&canonical(&json))?;
+    read_fields(json, Unknown::Ignored).map(|value| Received { value, digest })
 }
 
 fn read_fields<T: DeserializeOwned>(json: Value, unknown: Unknown) -> Result<T, Error> {

@@ -17,7 +17,8 @@ const BYTES_MAX: usize = 255;
 /// The header, if there is one. Read when the handler asks for it: what the path names comes first.
 pub(super) struct IdempotencyKey(Option<HeaderValue>);
 
-/// The caller's key for this call, if it sent one.
+/// The caller's key for this call, if it sent one; by default it did not.
+#[derive(Default)]
 pub(super) struct Key(Option<String>);
 
 impl FromRequest for IdempotencyKey {

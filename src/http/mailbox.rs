@@ -2,7 +2,7 @@
 //!
 //! An agent is known by its key (`key.rs`); making one on the ancestor's path takes an operator's token (`keys.rs`).
 //! What a poll hands out is leased by the writer before it is answered, and given back if nobody takes the answer
-//! (`asking.rs`, `handed_out.rs`).
+//! (`asking.rs`, `handed_out.rs`). An agent that holds a socket makes the same calls by frames (`socket.rs`).
 //! Whom a name means is found in `target.rs`; by what people are reached is decided in `people.rs`.
 mod asking;
 mod directory;
@@ -20,6 +20,7 @@ mod related;
 mod report;
 mod send;
 mod setup_guide;
+mod socket;
 mod target;
 
 use std::fmt::Display;
@@ -27,6 +28,7 @@ use std::ops::RangeInclusive;
 
 use utoipa_actix_web::service_config::ServiceConfig;
 
+pub(super) use self::socket::AgentDesk;
 use crate::config::{Config, MailboxConfig};
 use crate::domain::agent::AgentFacts;
 use crate::domain::error::Error;

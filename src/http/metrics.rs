@@ -64,7 +64,7 @@ pub(super) async fn encode(state: &AppState) -> Result<String, Error> {
     registry.register("build", "The program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
     gauge(&mut registry, "active", "1 while this node is the active one", i64::from(state.directory.is_active()));
     gauge(&mut registry, "start_time_seconds", "When the process started", state.started_at / 1_000);
-    gauge(&mut registry, "sockets", "Open browser sockets", wide(state.directory.sockets()));
+    gauge(&mut registry, "sockets", "Open sockets of browsers and agents", wide(state.directory.sockets()));
     gauge(&mut registry, "runs", "Answers under way", wide(state.directory.runs() as u64));
     gauge(
         &mut registry,

@@ -1,70 +1,67 @@
-//! The WebSocket route, and the transport: a thin actor that carries frames between a socket and its
-//! [`BrowserSession`], on the same thread.
-//!
-//! The transport is the response body of its connection, so a browser that does not read freezes it. Therefore it
-//! decides nothing: bounds, heartbeats and closing belong to the session, which is a plain actor and goes on. It takes
-//! one batch at a time and says when it has; that is the whole flow control.
+//! The WebSocket routes: who may open a socket, and which session it gets. The transport carries its frames
+//! (`transport.rs`); the socket of an agent has a route of its own (`agent.rs`).
+mod agent;
+mod transport;
+
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix::prelude::*;
-use actix_web::http::header::{HeaderValue, SEC_WEBSOCKET_PROTOCOL};
 use actix_web::{HttpRequest, HttpResponse, get, web};
-use actix_web_actors::ws::{self, CloseCode, CloseReason, Message, ProtocolError, WebsocketContext};
-use bytestring::ByteString;
+use actix_web_actors::ws;
 use serde::Deserialize;
+use serde_json::json;
 use utoipa_actix_web::service_config::ServiceConfig;
 
+use self::transport::{Begin, Goodbye, no_handshake};
 use super::error::ErrorBody;
 use super::fields::{self, Unknown};
+use super::mailbox::mail_limits;
 use super::state::AppState;
 use super::{auth, body};
-use crate::actors::browser_session::{BrowserSession, Deltas, FromTransport, Outgoing, Scope, SessionParts};
+use crate::actors::agent_dialect::{self, AgentDialect};
+use crate::actors::browser_session::{BrowserSession, Deltas, Kill, Outgoing, Scope, SessionParts, Talk};
 use crate::actors::hub::Hub;
-use crate::actors::messages::Report;
 use crate::domain::error::{Error, ErrorCode};
-use crate::domain::ids::{FEDERATED, GatewayId};
-use crate::ws::fragments::{FragmentJoiner, Joined};
-use crate::ws::frame_guard::{FrameGuard, Pace, TripHandle};
+use crate::domain::ids::{AgentId, FEDERATED, GatewayId};
+use crate::domain::user::Caller;
+use crate::store::agents;
 
-/// Close code for a frame over the limit.
-const FRAME_TOO_LARGE: u16 = 1009;
-/// Close code for what is not the protocol.
-const PROTOCOL_ERROR: u16 = 4400;
-/// How often the session is told of a browser that says nothing; far below the silence that it takes for the end.
-const HEARD_EVERY: Duration = Duration::from_secs(1);
+pub use self::transport::Cut;
 
 /// Adds the WebSocket routes.
 pub fn routes(cfg: &mut ServiceConfig) {
-    cfg.service(chat);
+    cfg.service(chat).service(agent::agent);
 }
-
-/// The connection's socket, for cutting it from outside; put there by the server when it accepts.
-#[derive(Clone)]
-pub struct Cut(pub Arc<socket2::Socket>);
 
 #[derive(Debug, Deserialize)]
 struct Wanted {
     deltas: Option<String>,
+    frames: Option<String>,
+    session_id: Option<String>,
 }
 
-/// Chat with one gateway, or with all of them as `federated`.
+/// What `frames` is for the ancestor's frames.
+const AGENT_FRAMES: &str = "agent";
+
+/// Chat with one gateway, with all of them as `federated`, or with an agent.
 ///
 /// The frames are described in `docs/websocket.md`. Credentials: bearer header, or the subprotocols
 /// `clawbroker.v1, ticket.<ticket>` with a ticket from `POST /api/ws-ticket`.
 #[utoipa::path(
     tag = "chat",
     params(
-        ("gw_id" = String, Path, description = "A gateway's id, or `federated`"),
+        ("gw_id" = String, Path, description = "A gateway's id, `federated`, or an agent's id"),
         ("deltas" = Option<String>, Query, description = "`increment`: deltas carry the new part only"),
+        ("frames" = Option<String>, Query, description = "`agent`: the frames of an ancestor, with an agent only"),
+        ("session_id" = Option<String>, Query, description = "With `frames=agent`: the session that is meant; there is one"),
     ),
     responses(
         (status = 101, description = "Switched to WebSocket, version `clawbroker.v1`"),
         (status = 400, description = "Not a WebSocket handshake"),
         (status = 401, description = "No valid credential"),
         (status = 403, description = "The page's origin may not use this broker"),
-        (status = 404, description = "No such gateway, and not a WebSocket handshake"),
-        (status = 422, description = "`deltas` is not valid", body = ErrorBody),
+        (status = 404, description = "No such gateway or agent, and not a WebSocket handshake"),
+        (status = 422, description = "`deltas` or `frames` is not valid", body = ErrorBody),
         (status = 429, description = "Too many sockets"),
         (status = 503, description = "This node stands by or is about to stop", body = ErrorBody),
         (status = "default", body = ErrorBody),
@@ -76,20 +73,34 @@ pub(crate) async fn chat(
     payload: web::Payload,
     state: web::Data<AppState>,
 ) -> Result<HttpResponse, Error> {
-    let caller = auth::authenticate_socket(&req)?;
-    let scope = match body::path::<String>(&req)?.as_str() {
-        FEDERATED => Some(Scope::Federated),
-        id => id.parse::<GatewayId>().ok().filter(|id| state.directory.gateway(id).is_some()).map(Scope::Gateway),
+    let frame_bytes_max = state.config.limits.frame_bytes_max;
+    let caller = match auth::authenticate_socket(&req) {
+        // The ancestor's clients are told on the socket.
+        Err(error)
+            if error.code() == ErrorCode::Unauthenticated && speaks_agent(&req) && ws::handshake(&req).is_ok() =>
+        {
+            let goodbye = agent_goodbye(4001, "Authentication failed");
+            return transport::open(&req, payload, frame_bytes_max, agent_dialect::broken, dismiss(goodbye));
+        }
+        caller => caller?,
     };
+    let scope = scope(&state, &body::path::<String>(&req)?).await?;
     // A request that is no handshake is refused before anything is counted.
     ws::handshake(&req).map_err(|error| match &scope {
-        Some(_) => Error::new(ErrorCode::InvalidRequest, format!("not a WebSocket handshake: {error}")),
+        Some(_) => no_handshake(error),
         None => unknown_gateway(),
     })?;
-    // Of an unknown gateway the socket itself tells.
-    let deltas = if scope.is_some() { deltas_wanted(&req)? } else { Deltas::Cumulative };
-    let limits = state.config.limits.clone();
-    let user = caller.user_id;
+    let Some(scope) = scope else {
+        // Of what does not exist the socket itself tells.
+        return if speaks_agent(&req) {
+            let begin = dismiss(agent_goodbye(4002, "Setup failed"));
+            transport::open(&req, payload, frame_bytes_max, agent_dialect::broken, begin)
+        } else {
+            transport::open(&req, payload, frame_bytes_max, broken, dismiss(nobody_there()))
+        };
+    };
+    let Spoken { deltas, agents_for } = spoken(&req, &scope)?;
+    let (limits, user) = (&state.config.limits, caller.user_id);
     if !state.directory.enter_socket(user, limits.sockets_per_user_max, limits.sockets_max) {
         return Err(Error::new(
             ErrorCode::RateLimited,
@@ -99,249 +110,119 @@ pub(crate) async fn chat(
             ),
         ));
     }
-    let mut guard = FrameGuard::new(payload, limits.frame_bytes_max);
-    let (trip, pace) = (guard.trip_handle(), guard.pace());
-    let frame_bytes_max = limits.frame_bytes_max;
-    let transport = WsTransport {
-        session: None,
-        start: Some(Box::new(Start {
-            state: state.clone().into_inner(),
-            caller,
-            scope,
-            deltas,
-            cut: req.conn_data::<Cut>().cloned(),
-        })),
-        joiner: FragmentJoiner::new(frame_bytes_max),
-        trip,
-        pace,
-        closed: false,
-        heard_at: None,
+    let start = Start { state: state.clone().into_inner(), caller, scope, deltas };
+    let opened = match agents_for {
+        None => transport::open(&req, payload, frame_bytes_max, broken, start.browser()),
+        Some(session_id) => {
+            let begin = start.agent_dialect(session_id);
+            transport::open(&req, payload, frame_bytes_max, agent_dialect::broken, begin)
+        }
     };
-    let started = ws::WsResponseBuilder::new(transport, &req, guard)
-        .protocols(&[auth::SUBPROTOCOL])
-        .frame_size(frame_bytes_max)
-        .start();
-    match started {
-        Ok(mut response) => {
-            select_protocol(&req, &mut response);
-            Ok(response)
-        }
-        Err(error) => {
-            state.directory.leave_socket(user);
-            Err(Error::new(ErrorCode::InvalidRequest, format!("not a WebSocket handshake: {error}")))
-        }
+    opened.inspect_err(|_| state.directory.leave_socket(user))
+}
+
+/// Finds what a socket talks to by the name in its path: a gateway, else an agent. `None`: there is no such thing.
+async fn scope(state: &AppState, name: &str) -> Result<Option<Scope>, Error> {
+    if name == FEDERATED {
+        return Ok(Some(Scope::Federated));
     }
+    if let Ok(id) = name.parse::<GatewayId>()
+        && state.directory.gateway(&id).is_some()
+    {
+        return Ok(Some(Scope::Gateway(id)));
+    }
+    let Ok(id) = name.parse::<AgentId>() else { return Ok(None) };
+    let found = state.store.read(move |db| agents::get(db, id)).await?;
+    let limits = mail_limits(&state.config);
+    Ok(found.map(|agent| Scope::Agent(Arc::new(Talk { agent: agent.facts(), limits }))))
 }
 
 fn unknown_gateway() -> Error {
     Error::new(ErrorCode::GatewayNotFound, "Gateway not found")
 }
 
-fn deltas_wanted(req: &HttpRequest) -> Result<Deltas, Error> {
-    let wanted: Wanted = fields::of_query(req.query_string(), Unknown::Ignored)?;
-    match wanted.deltas.as_deref() {
-        None | Some("cumulative") => Ok(Deltas::Cumulative),
-        Some("increment") => Ok(Deltas::Increment),
-        Some(_) => Err(Error::invalid_at("query", "deltas", "`deltas` is `increment` or `cumulative`", "value_error")),
-    }
+/// `error` in the words of the browsers' frames; a close follows.
+fn broken(code: ErrorCode, reason: &str) -> String {
+    json!({ "type": "error", "error": reason, "code": code }).to_string()
 }
 
-/// Answers with our version only when the client offered it; a client that offered none speaks it anyway.
-fn select_protocol(req: &HttpRequest, response: &mut HttpResponse) {
-    let offered = req
-        .headers()
-        .get_all(SEC_WEBSOCKET_PROTOCOL)
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|name| name.trim() == auth::SUBPROTOCOL);
-    response.headers_mut().remove(SEC_WEBSOCKET_PROTOCOL);
-    if offered {
-        let version = HeaderValue::from_static(auth::SUBPROTOCOL);
-        response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, version);
-    }
+fn nobody_there() -> Goodbye {
+    let error = unknown_gateway();
+    Goodbye { frame: broken(error.code(), error.message()), code: 4404, reason: "unknown gateway" }
+}
+
+fn agent_goodbye(code: u16, reason: &'static str) -> Goodbye {
+    Goodbye { frame: agent_dialect::error(reason), code, reason }
+}
+
+fn dismiss(goodbye: Goodbye) -> Begin {
+    Box::new(move |_, _| Err(goodbye))
+}
+
+/// How a socket wants its frames.
+struct Spoken {
+    deltas: Deltas,
+    /// Those of the ancestor's conversations with agents: the session that is meant, where the client names one.
+    agents_for: Option<Option<String>>,
+}
+
+/// Tells whether a client wants the ancestor's frames, before anything else of its query is looked at.
+fn speaks_agent(req: &HttpRequest) -> bool {
+    let wanted = fields::of_query::<Wanted>(req.query_string(), Unknown::Ignored);
+    wanted.is_ok_and(|wanted| wanted.frames.as_deref() == Some(AGENT_FRAMES))
+}
+
+fn spoken(req: &HttpRequest, scope: &Scope) -> Result<Spoken, Error> {
+    let wanted: Wanted = fields::of_query(req.query_string(), Unknown::Ignored)?;
+    let refused = |field: &str, message: &str| Err(Error::invalid_at("query", field, message, "value_error"));
+    let deltas = match wanted.deltas.as_deref() {
+        None | Some("cumulative") => Deltas::Cumulative,
+        Some("increment") => Deltas::Increment,
+        Some(_) => return refused("deltas", "`deltas` is `increment` or `cumulative`"),
+    };
+    let agents_for = match wanted.frames.as_deref() {
+        None | Some("browser") => None,
+        Some(AGENT_FRAMES) if matches!(scope, Scope::Agent(_)) => Some(wanted.session_id),
+        Some(AGENT_FRAMES) => return refused("frames", "`frames=agent` is for conversations with an agent"),
+        Some(_) => return refused("frames", "`frames` is `browser` or `agent`"),
+    };
+    Ok(Spoken { deltas, agents_for })
 }
 
 /// What the session is made of, once the transport has an address.
 struct Start {
     state: Arc<AppState>,
-    caller: Arc<crate::domain::user::Caller>,
-    /// `None`: the gateway does not exist.
-    scope: Option<Scope>,
+    caller: Arc<Caller>,
+    scope: Scope,
     deltas: Deltas,
-    cut: Option<Cut>,
 }
 
-/// Carries frames; see the module's header.
-pub struct WsTransport {
-    session: Option<Addr<BrowserSession>>,
-    /// Boxed: it is gone once the session has begun.
-    start: Option<Box<Start>>,
-    joiner: FragmentJoiner,
-    trip: TripHandle,
-    pace: Pace,
-    closed: bool,
-    /// When the session was told last that the browser lives.
-    heard_at: Option<tokio::time::Instant>,
-}
+impl Start {
+    fn browser(self) -> Begin {
+        Box::new(move |transport, kill| Ok(self.session(transport, kill).recipient()))
+    }
 
-impl Actor for WsTransport {
-    type Context = WebsocketContext<Self>;
+    /// The same with somebody in between who speaks the ancestor's frames.
+    fn agent_dialect(self, session_id: Option<String>) -> Begin {
+        Box::new(move |transport, kill| {
+            let dialect = AgentDialect::create(move |ctx| {
+                let session = self.session(ctx.address().recipient(), kill);
+                AgentDialect::new(session.recipient(), transport, session_id)
+            });
+            Ok(dialect.recipient())
+        })
+    }
 
-    fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.set_mailbox_capacity(8);
-        let Some(start) = self.start.take() else { return };
-        let Some(scope) = start.scope else {
-            start.state.directory.leave_socket(start.caller.user_id);
-            let error = unknown_gateway();
-            let error = serde_json::json!({ "type": "error", "error": error.message(), "code": error.code() });
-            ctx.text(error.to_string());
-            self.close(4404, "unknown gateway", ctx);
-            return;
-        };
-        let kill: crate::actors::browser_session::Kill = match start.cut {
-            Some(Cut(socket)) => Box::new(move || {
-                // A connection that has ended cannot be shut down, which is what was wanted.
-                let _ = socket.shutdown(std::net::Shutdown::Both);
-            }),
-            None => Box::new(|| {}),
-        };
-        let session = BrowserSession::new(SessionParts {
-            shared: start.state.sessions.clone(),
-            hub: Hub::local(&start.state.hubs),
-            caller: start.caller,
-            scope,
-            deltas: start.deltas,
-            transport: ctx.address().recipient(),
+    fn session(self, transport: Recipient<Outgoing>, kill: Kill) -> Addr<BrowserSession> {
+        let parts = SessionParts {
+            shared: self.state.sessions.clone(),
+            hub: Hub::local(&self.state.hubs),
+            caller: self.caller,
+            scope: self.scope,
+            deltas: self.deltas,
+            transport,
             kill,
-        });
-        self.session = Some(session.start());
-    }
-
-    fn stopped(&mut self, _ctx: &mut Self::Context) {
-        if let Some(session) = self.session.take() {
-            session.do_send(FromTransport::Gone);
-        }
-    }
-}
-
-impl Handler<Outgoing> for WsTransport {
-    type Result = ();
-
-    fn handle(&mut self, msg: Outgoing, ctx: &mut Self::Context) {
-        match msg {
-            _ if self.closed => {}
-            Outgoing::Frames(frames) => {
-                for frame in frames {
-                    ctx.text(frame);
-                }
-                self.tell(FromTransport::Written, ctx);
-            }
-            Outgoing::Ping => ctx.ping(b""),
-            Outgoing::Observe(id, reports) => {
-                let report = Report {
-                    actor: "ws_transport",
-                    id: id.to_string(),
-                    state: serde_json::json!({ "fragment_bytes": self.joiner.waiting() }),
-                };
-                // Whoever asked may have gone.
-                let _ = reports.try_send(report);
-            }
-            Outgoing::Close { code, reason } => self.close(code, reason, ctx),
-        }
-    }
-}
-
-impl StreamHandler<Result<Message, ProtocolError>> for WsTransport {
-    fn handle(&mut self, msg: Result<Message, ProtocolError>, ctx: &mut Self::Context) {
-        self.pace.take_one();
-        match msg {
-            Ok(Message::Text(text)) => self.tell(FromTransport::Text(text), ctx),
-            Ok(Message::Binary(bytes)) => self.text(ByteString::try_from(bytes).ok(), ctx),
-            Ok(Message::Continuation(part)) => match self.joiner.push(part) {
-                Ok(Joined::Incomplete) => self.heard(ctx),
-                Ok(Joined::Text(text)) => self.tell(FromTransport::Text(text), ctx),
-                Ok(Joined::Binary(bytes)) => self.text(ByteString::try_from(bytes).ok(), ctx),
-                Err(error) => self.broken(error.close_code().into(), "the fragments do not make a message", ctx),
-            },
-            Ok(Message::Ping(payload)) => {
-                ctx.pong(&payload);
-                self.heard(ctx);
-            }
-            Ok(Message::Pong(_)) => self.heard(ctx),
-            Ok(Message::Close(reason)) => {
-                self.closed = true;
-                ctx.close(reason);
-                ctx.stop();
-            }
-            Ok(Message::Nop) => {}
-            Err(error) => {
-                let code = match (self.trip.get(), &error) {
-                    (Some(trip), _) => trip.close_code().into(),
-                    (None, ProtocolError::Overflow) => FRAME_TOO_LARGE,
-                    (None, _) => PROTOCOL_ERROR,
-                };
-                let reason = if code == FRAME_TOO_LARGE {
-                    "the frame is larger than this broker takes"
-                } else {
-                    "this is not the WebSocket protocol"
-                };
-                self.broken(code, reason, ctx);
-            }
-        }
-    }
-
-    fn finished(&mut self, ctx: &mut Self::Context) {
-        ctx.stop();
-    }
-}
-
-impl WsTransport {
-    fn text(&mut self, text: Option<ByteString>, ctx: &mut WebsocketContext<Self>) {
-        match text {
-            Some(text) => self.tell(FromTransport::Text(text), ctx),
-            None => self.broken(PROTOCOL_ERROR, "the text is not UTF-8", ctx),
-        }
-    }
-
-    /// Answers a frame that cannot be taken and closes. The session is not asked: the stream ends right after this.
-    fn broken(&mut self, code: u16, reason: &'static str, ctx: &mut WebsocketContext<Self>) {
-        let error = if code == FRAME_TOO_LARGE { ErrorCode::FrameTooLarge } else { ErrorCode::BadFrame };
-        let frame = serde_json::json!({ "type": "error", "error": reason, "code": error });
-        ctx.text(frame.to_string());
-        self.close(code, reason, ctx);
-    }
-
-    /// Tells the session that the browser lives, once a second: whoever sends nothing but such frames costs it no more.
-    fn heard(&mut self, ctx: &mut WebsocketContext<Self>) {
-        let now = tokio::time::Instant::now();
-        if self.heard_at.is_none_or(|at| now - at >= HEARD_EVERY) {
-            self.heard_at = Some(now);
-            self.tell(FromTransport::Heard, ctx);
-        }
-    }
-
-    /// Tells the session. While it has no room, nothing more is read from the socket.
-    fn tell(&mut self, msg: FromTransport, ctx: &mut WebsocketContext<Self>) {
-        let Some(session) = &self.session else { return };
-        if matches!(msg, FromTransport::Text(_)) {
-            match session.try_send(msg) {
-                Ok(()) => {}
-                Err(SendError::Full(msg)) => {
-                    let sent = session.send(msg);
-                    // The socket is not read meanwhile; the session's own writes wait as well, for one frame's time.
-                    ctx.wait(sent.into_actor(self).map(|_, _, _| ()));
-                }
-                Err(SendError::Closed(_)) => ctx.stop(),
-            }
-        } else {
-            // At most one for each batch, which are bounded themselves, or a second.
-            session.do_send(msg);
-        }
-    }
-
-    fn close(&mut self, code: u16, reason: &str, ctx: &mut WebsocketContext<Self>) {
-        self.closed = true;
-        ctx.close(Some(CloseReason { code: CloseCode::from(code), description: Some(reason.to_owned()) }));
-        ctx.stop();
+        };
+        BrowserSession::new(parts).start()
     }
 }

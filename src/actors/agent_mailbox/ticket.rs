@@ -107,6 +107,28 @@ impl Ticket {
         Ok(shown)
     }
 
+    /// Divides it into tickets of one message each, in the order in which they are to be handed out: for a client that
+    /// takes one after the other. What is not leased yet is in none of them.
+    pub fn each(mut self) -> Vec<Self> {
+        let Stage::Leased(leased) = &mut self.stage else { return Vec::new() };
+        let mut by_id: HashMap<DeliveryId, HandedOut> = leased.drain(..).map(|one| (one.delivery, one)).collect();
+        let mut tickets = Vec::with_capacity(by_id.len());
+        for item in std::mem::take(&mut self.items) {
+            // As what is shown: what has no line is not.
+            let Some(one) = by_id.remove(&item.delivery).filter(|_| item.line.is_some()) else { continue };
+            tickets.push(Self {
+                card: self.card.clone(),
+                store: self.store.clone(),
+                items: vec![item],
+                explicit_ack: self.explicit_ack,
+                stage: Stage::Leased(vec![one]),
+                is_left: false,
+            });
+        }
+        self.stage = Stage::Settled;
+        tickets
+    }
+
     /// Says that the client has it all. Replies and notices ask for nothing more, so they are complete.
     pub fn taken(mut self) {
         let Stage::Leased(leased) = std::mem::replace(&mut self.stage, Stage::Settled) else { return };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytestring::ByteString;
 use serde_json::{Value, json};
 
+use crate::domain::agent::AgentFacts;
 use crate::domain::delivery::Delivery;
 use crate::domain::error::Error;
 use crate::domain::event::{Live, LiveStep, Topic, TurnEnd};
@@ -64,6 +65,24 @@ pub(super) fn connected(
         set(&mut frame, "gatewayId", json!(id));
     }
     text(&frame)
+}
+
+/// `connected` of a socket that talks to an agent.
+pub(super) fn agent_connected(agent: &AgentFacts, is_online: bool, deltas: Deltas) -> ByteString {
+    text(&json!({
+        "type": "connected",
+        "agents": [{ "id": agent.id, "name": &*agent.name }],
+        "models": [],
+        "defaultModel": null,
+        "gateway": null,
+        "agent": {
+            "id": agent.id,
+            "name": &*agent.name,
+            "status": agent.state,
+            "presence": if is_online { "online" } else { "offline" },
+        },
+        "deltas": deltas.name(),
+    }))
 }
 
 /// `connected` of a federated socket while there is no gateway.

@@ -1,41 +1,32 @@
 //! What each frame of a browser does.
-use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
+use futures_util::future::LocalBoxFuture;
 use tokio::sync::oneshot;
 
 use super::inbound::{self, Inbound, Named};
+use super::naming::{Open, Target};
 use super::watch::{GoLive, found_with_turns, reason_to_reset};
-use super::{BrowserSession, QUEUED_MAX, Scope, frames};
+use super::{BrowserSession, QUEUED_MAX, frames};
 use crate::actors::messages::{LinkRequest, ToLink};
-use crate::domain::conversation::Conversation;
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::Topic;
-use crate::domain::ids::{ConversationId, GatewayId, MessageId, TurnId};
+use crate::domain::ids::{ConversationId, MessageId, TurnId};
 use crate::domain::session_key::SessionKey;
 use crate::domain::user::Role;
-use crate::store::chat::{AcceptChat, not_connected};
-use crate::store::conversations::{self, MarkRead, NewSession, OpenSession, SessionName};
+use crate::store::chat::{AcceptChat, Accepted, not_connected};
+use crate::store::conversations::{self, MarkRead};
+use crate::store::mailbox::Ask;
 use crate::store::messages::{self, Span};
 
 /// Lines of a page when the client does not say how many.
 const PAGE_DEFAULT: i64 = 50;
-/// How long the first `history` of a session waits for the gateway's own log, so that a client that asks once gets it.
-const CONTACT_WAIT: Duration = Duration::from_secs(3);
-
 /// How long an `abort` keeps the frames behind it waiting.
 const ABORT_WAIT: Duration = Duration::from_secs(3);
 
 type Done = ResponseActFuture<BrowserSession, ()>;
-type Opened = ResponseActFuture<BrowserSession, Result<Option<ConversationId>, Error>>;
-
-/// Whether a session that is not known here is made.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Open {
-    Find,
-    FindOrMake,
-}
+type Accepting = LocalBoxFuture<'static, Result<Accepted, Error>>;
 
 impl BrowserSession {
     pub(super) fn handle_frame(&mut self, frame: Inbound) -> Done {
@@ -47,8 +38,8 @@ impl BrowserSession {
                 None,
             ),
             Inbound::Unsubscribe(named) => match self.name(&named) {
-                Ok(name) => {
-                    let id = self.names.get(&(name.gateway_id, name.key)).copied();
+                Ok(target) => {
+                    let id = self.known(&target);
                     Box::pin(done().map(move |(), this: &mut Self, _| {
                         if let Some(id) = id {
                             this.end_watch(id);
@@ -70,37 +61,6 @@ impl BrowserSession {
             },
             Inbound::Read(read) => self.mark_read(read),
         }
-    }
-
-    // ---- naming ------------------------------------------------------------------------------------------------------
-
-    /// Finds out which session a frame names.
-    fn name(&self, named: &Named) -> Result<SessionName, Error> {
-        let gateway_id: GatewayId = match (&self.parts.scope, &named.gateway_id) {
-            (Scope::Gateway(own), None) => own.clone(),
-            (Scope::Gateway(own), Some(id)) if id == own.as_str() => own.clone(),
-            (Scope::Gateway(own), Some(_)) => {
-                return Err(Error::new(ErrorCode::BadFrame, format!("this socket talks to gateway `{own}` only")));
-            }
-            // What cannot be a gateway's id is no gateway's id.
-            (Scope::Federated, Some(id)) => id.parse().map_err(|_| inbound::unknown_gateway(id))?,
-            (Scope::Federated, None) => {
-                return Err(Error::new(ErrorCode::BadFrame, "on a federated socket a frame needs `gatewayId`"));
-            }
-        };
-        let directory = &self.parts.shared.directory;
-        let Some(card) = directory.gateway(&gateway_id) else {
-            // A node that has lost the lease knows no gateway any more; this socket is closed in a moment.
-            return Err(if directory.is_active() {
-                inbound::unknown_gateway(gateway_id.as_str())
-            } else {
-                Error::stands_by()
-            });
-        };
-        let key = named.session_key.as_deref().unwrap_or_default();
-        let key: SessionKey =
-            key.parse().map_err(|error: Error| Error::new(ErrorCode::BadFrame, error.message().to_owned()))?;
-        Ok(SessionName::new(gateway_id, &key, card.status.default_agent.as_deref()))
     }
 
     fn refuse(&mut self, error: Error, named: Option<&Named>, client_key: Option<String>) -> Done {
@@ -125,100 +85,6 @@ impl BrowserSession {
         self.send(frames::error(error, key.as_deref(), client_key, named.gateway_id.as_deref()), ctx);
     }
 
-    /// Finds the session of this name, or makes it, and begins to watch it.
-    fn open(&mut self, name: SessionName, open: Open, live: GoLive) -> Opened {
-        if let Some(id) = self.names.get(&(name.gateway_id.clone(), name.key.clone())) {
-            return Box::pin(actix::fut::ready(Ok(Some(*id))));
-        }
-        let (store, caller) = (self.parts.shared.store.clone(), self.parts.caller.clone());
-        let wanted = name.clone();
-        let resolved = async move {
-            let found = {
-                let name = wanted.clone();
-                store.read(move |db| conversations::find(db, &name)).await?
-            };
-            match found {
-                Some(found) if caller.may_read(found.owner_id) => Ok(Some(found)),
-                // What is not yours does not exist (SEC-2); only whoever would make it hears that the name is taken.
-                Some(_) if open == Open::Find => Ok(None),
-                Some(_) => Err(Error::new(
-                    ErrorCode::AlreadyExists,
-                    format!("the session key `{}` is taken on gateway `{}`", wanted.key, wanted.gateway_id),
-                )),
-                None if open == Open::Find || caller.role < Role::Member => Ok(None),
-                None => {
-                    let command = OpenSession {
-                        name: wanted,
-                        caller: (*caller).clone(),
-                        new: NewSession::default(),
-                        must_be_new: false,
-                    };
-                    store.write(command).await.map(Some)
-                }
-            }
-        };
-        Box::pin(resolved.into_actor(self).then(move |found, this: &mut Self, _| -> Opened {
-            match found {
-                Ok(Some(conversation)) => this.begin(name, conversation, live),
-                Ok(None) => Box::pin(actix::fut::ready(Ok(None))),
-                Err(error) => Box::pin(actix::fut::ready(Err(error))),
-            }
-        }))
-    }
-
-    /// Begins to watch a session that was found; it is live when this is done, unless that is the caller's to say.
-    fn begin(&mut self, name: SessionName, conversation: Conversation, live: GoLive) -> Opened {
-        let id = conversation.id;
-        self.names.insert((name.gateway_id.clone(), name.key.clone()), id);
-        if self.watches.contains_key(&id) {
-            return Box::pin(actix::fut::ready(Ok(Some(id))));
-        }
-        let topic = Arc::new(Topic {
-            conversation_id: id,
-            gateway_id: Some(name.gateway_id.clone()),
-            key: conversation.key.as_str().into(),
-        });
-        if let Err(error) = self.begin_watch(topic) {
-            self.names.retain(|_, named| *named != id);
-            return Box::pin(actix::fut::ready(Err(error)));
-        }
-        let contacted = conversation.upstream.contacted;
-        let touched = self.touch(name.gateway_id, id);
-        let store = self.parts.shared.store.clone();
-        let ends = async move {
-            if live == GoLive::AfterContact && !contacted {
-                // Without an answer in time the history is what there is; `imported` tells when more has come.
-                let _ = tokio::time::timeout(CONTACT_WAIT, touched).await;
-            }
-            store.read(move |db| conversations::get(db, id)).await
-        };
-        Box::pin(ends.into_actor(self).map(move |ends, this: &mut Self, ctx| match ends {
-            Ok(Some(found)) => {
-                if live != GoLive::Later {
-                    this.go_live(id, found.last_seq, ctx);
-                }
-                Ok(Some(id))
-            }
-            Ok(None) => {
-                this.end_watch(id);
-                Ok(None)
-            }
-            Err(error) => {
-                this.end_watch(id);
-                Err(error)
-            }
-        }))
-    }
-
-    /// Tells the link that someone looks at the session.
-    fn touch(&self, gateway_id: GatewayId, conversation_id: ConversationId) -> oneshot::Receiver<Result<(), Error>> {
-        let (reply, touched) = oneshot::channel();
-        let request = LinkRequest::Touch { conversation_id, reply };
-        // A supervisor that is overrun does not hear it; the next question contacts the session all the same.
-        let _ = self.parts.shared.links.try_send(ToLink { gateway_id, request });
-        touched
-    }
-
     fn may_write(&self) -> Result<(), Error> {
         if self.parts.caller.role < Role::Member {
             return Err(Error::new(ErrorCode::Forbidden, "a viewer's socket is read-only"));
@@ -234,17 +100,15 @@ impl BrowserSession {
             let text = chat.checked_text(self.parts.shared.limits.message_bytes_max)?;
             Ok((self.name(&chat.named)?, text))
         });
-        let (name, text) = match checked {
+        let (target, text) = match checked {
             Ok(checked) => checked,
             Err(error) => return self.refuse(error, Some(&chat.named), key),
         };
-        let gateway_up = self.parts.shared.directory.is_connected(&name.gateway_id);
         let no_queue = chat.queue == Some(false);
-        let gateway_id = name.gateway_id.clone();
         let named = chat.named;
         // What is going to be refused makes no session; a key that was used before is found in the one there is.
-        let open = if no_queue && !gateway_up { Open::Find } else { Open::FindOrMake };
-        let opened = self.open(name, open, GoLive::AtOnce);
+        let open = if no_queue && !self.is_up(&target) { Open::Find } else { Open::FindOrMake };
+        let opened = self.open(target.clone(), open, GoLive::AtOnce);
         Box::pin(opened.then(move |opened, this: &mut Self, _| -> Done {
             let id = match opened {
                 Ok(Some(id)) => id,
@@ -255,20 +119,10 @@ impl BrowserSession {
                 }
                 Err(error) => return this.refuse(error, Some(&named), key),
             };
-            let command = AcceptChat {
-                conversation_id: id,
-                caller: (*this.parts.caller).clone(),
-                from: None,
-                text,
-                client_key: key.clone(),
-                socket_id: Some(this.id),
-                gateway_up: this.parts.shared.directory.is_connected(&gateway_id),
-                no_queue,
-                queued_max: this.parts.shared.limits.queued_per_session_max,
-                line_only: None,
-            };
-            let store = this.parts.shared.store.clone();
-            Box::pin(async move { store.write(command).await }.into_actor(this).map(move |result, this, ctx| {
+            // What is said meanwhile to an agent comes behind what the store says about this.
+            let held = if matches!(target, Target::Talk(_)) { this.hold(id) } else { None };
+            let accepting = this.accept(id, &target, text, key.clone(), no_queue);
+            Box::pin(accepting.into_actor(this).map(move |result, this, ctx| {
                 match result {
                     // The acknowledgement comes as the event of the line, in its place among the others.
                     Ok(accepted) if !accepted.repeated => {
@@ -287,17 +141,62 @@ impl BrowserSession {
                         this.tell_error(&error, &named, key.as_deref(), ctx);
                     }
                 }
+                if let Some(last_seq) = held {
+                    this.go_live(id, last_seq, ctx);
+                }
             }))
         }))
     }
 
+    /// Tells whether a question can go out at once. A mailbox can always take it.
+    fn is_up(&self, target: &Target) -> bool {
+        target.gateway_id().is_none_or(|id| self.parts.shared.directory.is_connected(id))
+    }
+
+    /// Has the store accept a question.
+    fn accept(
+        &self,
+        conversation_id: ConversationId,
+        target: &Target,
+        text: String,
+        client_key: Option<String>,
+        no_queue: bool,
+    ) -> Accepting {
+        let (store, caller) = (self.parts.shared.store.clone(), (*self.parts.caller).clone());
+        match target {
+            Target::Session(_) => {
+                let command = AcceptChat {
+                    conversation_id,
+                    caller,
+                    from: None,
+                    text,
+                    client_key,
+                    socket_id: Some(self.id),
+                    gateway_up: self.is_up(target),
+                    no_queue,
+                    queued_max: self.parts.shared.limits.queued_per_session_max,
+                    line_only: None,
+                };
+                Box::pin(async move { store.write(command).await })
+            }
+            Target::Talk(talk) => {
+                let limits = talk.limits;
+                let command = Ask { conversation_id, caller, from: None, text, client_key, line_only: None, limits };
+                Box::pin(async move { store.write(command).await })
+            }
+        }
+    }
+
     fn abort(&mut self, abort: inbound::Abort) -> Done {
-        let name = match self.may_write().and_then(|()| self.name(&abort.named)) {
-            Ok(name) => name,
+        let target = match self.may_write().and_then(|()| self.name(&abort.named)) {
+            Ok(target) => target,
             Err(error) => return self.refuse(error, Some(&abort.named), None),
         };
-        let gateway_id = name.gateway_id.clone();
-        let opened = self.open(name, Open::Find, GoLive::AtOnce);
+        let Some(gateway_id) = target.gateway_id().cloned() else {
+            let error = Error::new(ErrorCode::InvalidRequest, "what an agent works on cannot be ended from here");
+            return self.refuse(error, Some(&abort.named), None);
+        };
+        let opened = self.open(target, Open::Find, GoLive::AtOnce);
         Box::pin(opened.then(move |opened, this: &mut Self, _| -> Done {
             let id = match opened {
                 Ok(Some(id)) => id,
@@ -341,18 +240,18 @@ impl BrowserSession {
             _ if !(1..=rows_max).contains(&limit) => {
                 Err(Error::new(ErrorCode::ValidationError, format!("`limit` must lie between 1 and {rows_max}")))
             }
-            (Ok(name), Ok(before)) => Ok((name, before)),
+            (Ok(target), Ok(before)) => Ok((target, before)),
         };
-        let (name, before) = match checked {
+        let (target, before) = match checked {
             Ok(checked) => checked,
             Err(error) => return self.refuse(error, Some(&history.named), None),
         };
         let unknown = Topic {
             conversation_id: ConversationId::new(),
-            gateway_id: Some(name.gateway_id.clone()),
-            key: name.key.as_str().into(),
+            gateway_id: target.gateway_id().cloned(),
+            key: self.key_of(&target).into(),
         };
-        let opened = self.open(name, Open::FindOrMake, GoLive::AfterContact);
+        let opened = self.open(target, Open::FindOrMake, GoLive::AfterContact);
         Box::pin(opened.then(move |opened, this: &mut Self, _| -> Done {
             let id = match opened {
                 Ok(Some(id)) => id,
@@ -401,8 +300,8 @@ impl BrowserSession {
 
     /// `subscribe`, or `resume` after a line the client has.
     fn subscribe(&mut self, named: Named, after: Option<i64>) -> Done {
-        let name = match self.name(&named) {
-            Ok(name) => name,
+        let target = match self.name(&named) {
+            Ok(target) => target,
             Err(error) => return self.refuse(error, Some(&named), None),
         };
         // CNV-1: a line that comes while the log is read belongs behind `resumed` and what was missed.
@@ -410,7 +309,7 @@ impl BrowserSession {
             if after.is_some() { (Open::Find, GoLive::Later) } else { (Open::FindOrMake, GoLive::AtOnce) };
         // It may be watched already under another of its names.
         let watched: Vec<ConversationId> = self.watches.keys().copied().collect();
-        let opened = self.open(name, make, live);
+        let opened = self.open(target, make, live);
         Box::pin(opened.then(move |opened, this: &mut Self, _| -> Done {
             let hidden = |error: &Error| error.code() == ErrorCode::AlreadyExists;
             let id = match opened {
@@ -461,19 +360,19 @@ impl BrowserSession {
     }
 
     fn mark_read(&mut self, read: inbound::Read) -> Done {
-        let (name, seq) = match (self.name(&read.named), read.seq) {
+        let (target, seq) = match (self.name(&read.named), read.seq) {
             (Ok(_), _) if self.parts.caller.role < Role::Member => {
                 let error = Error::new(ErrorCode::Forbidden, "a viewer's socket is read-only");
                 return self.refuse(error, Some(&read.named), None);
             }
-            (Ok(name), Some(seq)) => (name, seq),
+            (Ok(target), Some(seq)) => (target, seq),
             (Ok(_), None) => {
                 let error = Error::new(ErrorCode::BadFrame, "`read` needs `seq`: the last line that was read");
                 return self.refuse(error, Some(&read.named), None);
             }
             (Err(error), _) => return self.refuse(error, Some(&read.named), None),
         };
-        let opened = self.open(name, Open::Find, GoLive::AtOnce);
+        let opened = self.open(target, Open::Find, GoLive::AtOnce);
         Box::pin(opened.then(move |opened, this: &mut Self, _| -> Done {
             let id = match opened {
                 Ok(Some(id)) => id,

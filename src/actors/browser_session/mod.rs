@@ -11,7 +11,9 @@
 mod frames;
 mod handle;
 pub mod inbound;
+mod naming;
 mod outbox;
+mod scope;
 mod watch;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -25,6 +27,7 @@ use self::frames::Deltas as DeltasKind;
 use self::inbound::Inbound;
 use self::outbox::{Out, Outbox};
 use self::watch::Watch;
+use super::allowance::Allowance;
 use super::directory::Directory;
 use super::hub::{Hub, HubMessage};
 use super::messages::{Report, Reports, ToLink};
@@ -37,13 +40,14 @@ use crate::domain::user::Caller;
 use crate::store::Store;
 
 pub use self::frames::Deltas;
+pub use self::scope::{Scope, Talk};
 
 /// How often we ping; below the minute after which proxies cut idle connections.
-const PING_EVERY: Duration = Duration::from_secs(25);
+pub(super) const PING_EVERY: Duration = Duration::from_secs(25);
 /// Silence after which a socket is given up: two pings without an answer.
-const SILENCE_MAX: Duration = Duration::from_secs(75);
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(75);
 /// How long a socket has to take its close frame before its connection is cut.
-const CLOSE_GRACE: Duration = Duration::from_secs(2);
+pub(super) const CLOSE_GRACE: Duration = Duration::from_secs(2);
 /// Frames that may wait while one is being handled; the rate limit is far below.
 const INBOUND_MAX: usize = 512;
 /// Lines of our own that wait for an answer and whose fate is told.
@@ -54,15 +58,7 @@ const TOKEN_ENDED: &str = "the token was revoked";
 const TOKEN_EXPIRED: &str = "the token has expired";
 const USER_CHANGED: &str = "the user was changed, sign in again";
 const GATEWAY_REMOVED: &str = "the gateway was removed";
-const GOES_AWAY: &str = "the broker goes away, come back";
-
-/// What a socket talks to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Scope {
-    Gateway(GatewayId),
-    /// All gateways at once; frames carry `gatewayId` in both directions.
-    Federated,
-}
+pub(super) const GOES_AWAY: &str = "the broker goes away, come back";
 
 /// Frames for the transport to write, in order.
 #[derive(Debug, Message)]
@@ -124,10 +120,11 @@ pub struct BrowserSession {
     /// Boxed: a map of its own keeps room for several.
     watches: HashMap<ConversationId, Box<Watch>>,
     names: HashMap<(GatewayId, String), ConversationId>,
+    /// The conversation with the agent in scope, once it was opened.
+    talk: Option<ConversationId>,
     inbound: VecDeque<Inbound>,
     handling: bool,
-    allowance: f64,
-    allowance_at: tokio::time::Instant,
+    allowance: Allowance,
     heard_at: tokio::time::Instant,
     /// Lines that were acknowledged as queued: their going out is told.
     queued: HashSet<MessageId>,
@@ -149,10 +146,10 @@ impl BrowserSession {
             writing: false,
             watches: HashMap::new(),
             names: HashMap::new(),
+            talk: None,
             inbound: VecDeque::new(),
             handling: false,
-            allowance: f64::from(parts.shared.limits.frames_burst_max),
-            allowance_at: now,
+            allowance: Allowance::new(parts.shared.limits.frames_per_second_max, parts.shared.limits.frames_burst_max),
             heard_at: now,
             queued: HashSet::new(),
             unacknowledged: HashMap::new(),
@@ -171,6 +168,7 @@ impl Actor for BrowserSession {
         ctx.set_mailbox_capacity(256);
         self.parts.hub.enter(self.id, ctx.address().recipient());
         self.check_right(ctx);
+        self.check_agent(ctx);
         self.greet(ctx);
         if let Some(at) = self.parts.caller.expires_at {
             let left = u64::try_from(at - self.parts.shared.clock.now_ms()).unwrap_or(0);
@@ -232,6 +230,7 @@ impl Handler<HubMessage> for BrowserSession {
             }
             HubMessage::CatchUp => {
                 self.check_right(ctx);
+                self.check_agent(ctx);
                 let ids: Vec<ConversationId> = self.watches.keys().copied().collect();
                 for id in ids {
                     self.catch_up(id, ctx);
@@ -251,10 +250,8 @@ impl BrowserSession {
             id: self.id.to_string(),
             state: serde_json::json!({
                 "user_id": self.parts.caller.user_id,
-                "gateway_id": match &self.parts.scope {
-                    Scope::Gateway(id) => id.as_str(),
-                    Scope::Federated => "federated",
-                },
+                "gateway_id": self.parts.scope.gateway(),
+                "agent_id": self.parts.scope.agent(),
                 "watching": self.watches.len(),
                 "frames_waiting": frames,
                 "bytes_waiting": bytes,
@@ -264,10 +261,6 @@ impl BrowserSession {
                 "closing": self.closing,
             }),
         }
-    }
-
-    fn federated(&self) -> bool {
-        self.parts.scope == Scope::Federated
     }
 
     /// Closes the socket if an event told so that went by: before the session was in the hub, or when the hub's queue was
@@ -296,6 +289,11 @@ impl BrowserSession {
         let cards = match &self.parts.scope {
             Scope::Gateway(id) => self.parts.shared.directory.gateway(id).into_iter().collect(),
             Scope::Federated => self.parts.shared.directory.gateways(),
+            Scope::Agent(talk) => {
+                let frame = frames::agent_connected(&talk.agent, self.is_online(talk.agent.id), self.parts.deltas);
+                self.send(frame, ctx);
+                return;
+            }
         };
         if cards.is_empty() {
             self.send(frames::nothing_connected(self.parts.deltas), ctx);
@@ -400,8 +398,11 @@ impl BrowserSession {
                 };
                 self.send(frame, ctx);
             }
+            Event::AgentChanged { agent_id, now: None } if self.parts.scope.agent() == Some(*agent_id) => {
+                self.on_agent_removed(ctx);
+            }
             Event::GatewayChanged { gateway_id, change: GatewayChange::Removed }
-                if self.parts.scope == Scope::Gateway(gateway_id.clone()) =>
+                if self.parts.scope.gateway() == Some(gateway_id.as_str()) =>
             {
                 self.close(4404, GATEWAY_REMOVED, ctx);
             }
@@ -416,20 +417,13 @@ impl BrowserSession {
         }
     }
 
-    fn in_scope(&self, id: &GatewayId) -> bool {
-        match &self.parts.scope {
-            Scope::Gateway(own) => own == id,
-            Scope::Federated => true,
-        }
-    }
-
     // ---- what the browser sends --------------------------------------------------------------------------------------
 
     fn on_text(&mut self, text: &str, ctx: &mut Context<Self>) {
         if self.closing {
             return;
         }
-        if !self.take_allowance() || self.inbound.len() >= INBOUND_MAX {
+        if !self.allowance.take() || self.inbound.len() >= INBOUND_MAX {
             let error = Error::new(
                 ErrorCode::RateLimited,
                 format!(
@@ -450,20 +444,6 @@ impl BrowserSession {
                 self.tell_error(&error, &named, idempotency_key.as_deref(), ctx);
             }
         }
-    }
-
-    /// A bucket that fills with `frames_per_second_max` and holds `frames_burst_max`.
-    fn take_allowance(&mut self) -> bool {
-        let now = tokio::time::Instant::now();
-        let gained = now.duration_since(self.allowance_at).as_secs_f64()
-            * f64::from(self.parts.shared.limits.frames_per_second_max);
-        self.allowance_at = now;
-        self.allowance = (self.allowance + gained).min(f64::from(self.parts.shared.limits.frames_burst_max));
-        if self.allowance < 1.0 {
-            return false;
-        }
-        self.allowance -= 1.0;
-        true
     }
 
     /// Handles the frames one after another, so that their effects keep their order.

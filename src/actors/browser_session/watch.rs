@@ -147,7 +147,16 @@ impl BrowserSession {
         self.parts.hub.unwatch(self.id, id);
         self.outbox.drop_live_of(id);
         self.watches.remove(&id);
-        self.names.retain(|_, named| *named != id);
+        self.forget_names_of(id);
+    }
+
+    /// Keeps what happens from now on until [`BrowserSession::go_live`]; returns up to which line the browser has it.
+    /// `None`: it is kept already, and goes on by itself.
+    pub(super) fn hold(&mut self, id: ConversationId) -> Option<i64> {
+        let watch = self.watches.get_mut(&id)?;
+        let next_seq = watch.next_seq()?;
+        watch.mode = Mode::Loading { waiting: Vec::new(), overflowed: false };
+        Some(next_seq - 1)
     }
 
     /// The log has been read up to `last_seq`: goes on with what happened meanwhile.
@@ -386,7 +395,14 @@ impl BrowserSession {
         ctx: &mut Context<Self>,
     ) {
         let federated = self.federated();
-        if let Some(ack) = ack_to.filter(|ack| ack.socket_id == self.id) {
+        // A line of our own of which the store has said that it is on disk, where its event does not say whose it is.
+        let own = if ack_to.is_none() { self.unacknowledged.remove(&line.id) } else { None };
+        if let Some((key, sent)) = own {
+            if !sent && self.queued.len() < QUEUED_MAX {
+                self.queued.insert(line.id);
+            }
+            self.send(frames::ack(topic, line, key.as_deref(), sent, federated), ctx);
+        } else if let Some(ack) = ack_to.filter(|ack| ack.socket_id == self.id) {
             if !ack.sent && self.queued.len() < QUEUED_MAX {
                 self.queued.insert(line.id);
             }

@@ -136,8 +136,10 @@ proptest! {
         let step = Step { part: 0, address: usize::from(second), renewed };
         let said = answer(status, value);
         let judged = feishu().outcome(&out, step, &said);
-        prop_assert!(!(renewed && matches!(judged, Outcome::RenewToken { .. })));
-        prop_assert!(!(second && matches!(judged, Outcome::NextAddress { .. })));
+        let renews = matches!(judged, Outcome::RenewToken { .. });
+        prop_assert!(!(renewed && renews));
+        let goes_on = matches!(judged, Outcome::NextAddress { .. });
+        prop_assert!(!(second && goes_on));
         if let Err(judged) = feishu().token(&said) {
             let known = matches!(judged, Outcome::Retry { .. } | Outcome::Permanent { .. });
             prop_assert!(known);

@@ -80,6 +80,35 @@ pub(super) async fn poll(state: &AppState, agent: &Arc<AgentFacts>, ask: Ask, wa
     }
 }
 
+/// Polls until there is something, however long that takes: for a socket, which has a place of its own.
+pub(super) async fn stand(state: &AppState, agent: &Arc<AgentFacts>, ask: Ask) -> Result<(Vec<Leased>, Ticket), Error> {
+    let mut opened = 0;
+    loop {
+        let card = card(state, agent).await?;
+        let (reply, answer) = oneshot::channel();
+        card.poll(Poll { ask, reply })?;
+        let Ok(answered) = answer.await else {
+            check(state)?;
+            if !state.directory.agents().knows(agent.id) {
+                return Err(Error::new(ErrorCode::Unauthenticated, "Invalid API key"));
+            }
+            opened += 1;
+            if opened == OPENED_MAX {
+                return Err(Error::store_busy());
+            }
+            continue;
+        };
+        // What ended all keys may be that this node stands by now.
+        let Answer { ticket, .. } = answered.or_else(|error| check(state).and(Err(error)))?;
+        let Some(mut ticket) = ticket else { return Err(Error::store_busy()) };
+        let leased = ticket.leased().await?;
+        if !leased.is_empty() {
+            return Ok((leased, ticket));
+        }
+        // The writer knew better about all of it.
+    }
+}
+
 /// Finds the mailbox, or has it opened.
 pub(super) async fn card(state: &AppState, agent: &Arc<AgentFacts>) -> Result<Arc<Card>, Error> {
     let card = match state.directory.agents().cards().of(agent.id) {
@@ -115,7 +144,7 @@ async fn in_time(mut answer: oneshot::Receiver<Result<Answer, Error>>, until: In
 }
 
 /// Checks that this node may still answer: an answer from memory is only true while it does.
-fn check(state: &AppState) -> Result<(), Error> {
+pub(super) fn check(state: &AppState) -> Result<(), Error> {
     not_answering(state).map_or(Ok(()), Err)
 }
 

@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 use super::key::KeyCall;
 use super::moves::MESSAGES_MAX;
 use super::prolonging;
+use crate::domain::agent::KeyFacts;
 use crate::domain::error::Error;
 use crate::domain::ids::MessageId;
 use crate::http::body::LooseJson;
@@ -84,8 +85,13 @@ pub(super) async fn heartbeat(
     state: web::Data<AppState>,
     body: LooseJson<Beat>,
 ) -> Result<HttpResponse, Error> {
-    let Beat { working_on } = body.read().await?;
-    let agent = &call.key.agent;
+    hear(&state, &call.key, body.read().await?).await.map(|heard| HttpResponse::Ok().json(heard))
+}
+
+/// Hears an agent, whichever way it spoke; that it was seen is noted with its key.
+pub(super) async fn hear(state: &AppState, key: &KeyFacts, beat: Beat) -> Result<Heard, Error> {
+    let Beat { working_on } = beat;
+    let agent = &key.agent;
     let told = match working_on {
         None => None,
         Some(work) if work.len() > MESSAGES_MAX => {
@@ -100,5 +106,5 @@ pub(super) async fn heartbeat(
         }
     };
     let (extended, stale) = told.map(|Extended { extended, stale }| (extended, stale)).unzip();
-    Ok(HttpResponse::Ok().json(Heard { status: "ok", agent_id: agent.id.to_string(), extended, stale }))
+    Ok(Heard { status: "ok", agent_id: agent.id.to_string(), extended, stale })
 }

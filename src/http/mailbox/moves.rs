@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::key::KeyCall;
 use super::{prolonging, within};
-use crate::domain::agent::LEASE_S;
+use crate::domain::agent::{KeyFacts, LEASE_S};
 use crate::domain::delivery::{DeliveryState, reason};
 use crate::domain::error::Error;
 use crate::domain::ids::MessageId;
@@ -52,8 +52,8 @@ pub(super) struct Moved {
 }
 
 impl Moved {
-    fn answer(state: DeliveryState) -> HttpResponse {
-        HttpResponse::Ok().json(Self { status: "ok", state: state.as_str() })
+    fn to(state: DeliveryState) -> Self {
+        Self { status: "ok", state: state.as_str() }
     }
 }
 
@@ -92,16 +92,21 @@ pub(super) async fn nack(
     state: web::Data<AppState>,
     body: ApiJson<NewNack>,
 ) -> Result<HttpResponse, Error> {
-    let NewNack { message_id, reason, delay_seconds, delivery_attempt } = body.read().await?;
+    give_back(&state, &call.key, body.read().await?).await.map(|told| HttpResponse::Ok().json(told))
+}
+
+/// Takes a message back, whichever way that was said.
+pub(super) async fn give_back(state: &AppState, key: &KeyFacts, new: NewNack) -> Result<Moved, Error> {
+    let NewNack { message_id, reason, delay_seconds, delivery_attempt } = new;
     let delay_s = within("body", "delay_seconds", delay_seconds, DELAY_S)?.unwrap_or(0);
     let command = Nack {
-        recipient: call.key.agent.party_id,
+        recipient: key.agent.party_id,
         message_id,
         attempt: delivery_attempt,
         delay_ms: i64::from(delay_s) * 1_000,
         reason: reason.map(|reason| reason.0),
     };
-    state.store.write(command).await.map(Moved::answer)
+    state.store.write(command).await.map(Moved::to)
 }
 
 /// A message that will never be handled.
@@ -136,15 +141,20 @@ pub(super) async fn fail(
     state: web::Data<AppState>,
     body: ApiJson<NewFailure>,
 ) -> Result<HttpResponse, Error> {
-    let NewFailure { message_id, reason: Reason(why), delivery_attempt } = body.read().await?;
+    give_up(&state, &call.key, body.read().await?).await.map(|told| HttpResponse::Ok().json(told))
+}
+
+/// Ends a message for good, whichever way that was said.
+pub(super) async fn give_up(state: &AppState, key: &KeyFacts, new: NewFailure) -> Result<Moved, Error> {
+    let NewFailure { message_id, reason: Reason(why), delivery_attempt } = new;
     // What is dead by its attempts may still be reported on; what its recipient gave up may not.
     if why == reason::ATTEMPTS {
         let message = format!("`{}` is the broker's own word; give a reason of your own", reason::ATTEMPTS);
         return Err(Error::invalid("reason", message));
     }
-    let recipient = call.key.agent.party_id;
+    let recipient = key.agent.party_id;
     let command = Fail { recipient, message_id, attempt: delivery_attempt, reason: why };
-    state.store.write(command).await.map(Moved::answer)
+    state.store.write(command).await.map(Moved::to)
 }
 
 /// A message that takes longer.
@@ -187,13 +197,18 @@ pub(super) async fn extend(
     state: web::Data<AppState>,
     body: ApiJson<NewExtension>,
 ) -> Result<HttpResponse, Error> {
-    let NewExtension { message_id, lease, delivery_attempt } = body.read().await?;
+    prolong(&state, &call.key, body.read().await?).await.map(|told| HttpResponse::Ok().json(told))
+}
+
+/// Prolongs a lease, whichever way that was asked for.
+pub(super) async fn prolong(state: &AppState, key: &KeyFacts, new: NewExtension) -> Result<Until, Error> {
+    let NewExtension { message_id, lease, delivery_attempt } = new;
     let lease = within("body", "lease", lease, LEASE_S)?;
-    let agent = &call.key.agent;
+    let agent = &key.agent;
     let by = prolonging(lease, agent, &state.config.mailbox);
     let command = Extend { recipient: agent.party_id, message_id, attempt: delivery_attempt, by };
     let until = state.store.write(command).await?;
-    Ok(HttpResponse::Ok().json(Until { status: "ok", lease_until: iso(until) }))
+    Ok(Until { status: "ok", lease_until: iso(until) })
 }
 
 /// Replies and notices that their recipient has.
@@ -233,13 +248,18 @@ pub(super) async fn ack(
     state: web::Data<AppState>,
     body: ApiJson<NewAck>,
 ) -> Result<HttpResponse, Error> {
-    let NewAck { message_ids } = body.read().await?;
+    acknowledge(&state, &call.key, body.read().await?).await.map(|told| HttpResponse::Ok().json(told))
+}
+
+/// Ends replies and notices, whichever way that was said.
+pub(super) async fn acknowledge(state: &AppState, key: &KeyFacts, new: NewAck) -> Result<Acked, Error> {
+    let NewAck { message_ids } = new;
     if !(1..=MESSAGES_MAX).contains(&message_ids.len()) {
         let message = format!("`message_ids` must name 1 to {MESSAGES_MAX} messages");
         return Err(Error::invalid("message_ids", message));
     }
-    let told = state.store.write(Acknowledge { recipient: call.key.agent.party_id, message_ids }).await?;
-    Ok(HttpResponse::Ok().json(Acked { status: "ok", acked: told.acked, unknown: told.unknown }))
+    let told = state.store.write(Acknowledge { recipient: key.agent.party_id, message_ids }).await?;
+    Ok(Acked { status: "ok", acked: told.acked, unknown: told.unknown })
 }
 
 #[cfg(test)]

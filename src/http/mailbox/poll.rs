@@ -93,6 +93,32 @@ impl Asked {
     }
 }
 
+/// How a socket wants its messages.
+#[derive(Deserialize)]
+pub(super) struct Window {
+    /// Messages that may be out at a time.
+    window: u32,
+    lease: Option<u32>,
+    ack: Option<Ack>,
+}
+
+impl Window {
+    /// Reads what the mailbox is asked for whenever a place is free; its rows are all the places.
+    pub(super) fn ask(&self, key: &KeyFacts, config: &MailboxConfig) -> Result<Ask, Error> {
+        within("body", "window", Some(self.window), 1..=ROWS_MAX as u32)?;
+        let asked = Asked {
+            wait: None,
+            limit: Some(self.window),
+            max_bytes: None,
+            lease: self.lease,
+            ack: self.ack,
+            relationships: None,
+        };
+        let (ask, _) = asked.ask(key, config).map_err(|error| error.at("body"))?;
+        Ok(Ask { waits: true, ..ask })
+    }
+}
+
 /// Get the messages that wait for an agent, each leased to it: while the lease lasts it is not handed out again.
 ///
 /// A `request` is done when it was reported on; when its lease ends before, it comes again with the next
@@ -215,6 +241,21 @@ mod tests {
         let (ask, _) = Asked { lease: Some(1), ..asked() }.ask(&key(None), &config).expect("allowed");
         assert_eq!(ask.lease_ms, 1_000);
         assert!(Asked { lease: Some(0), ..asked() }.ask(&key(None), &config).is_err());
+    }
+
+    #[test]
+    fn a_window_is_a_poll_that_waits() {
+        let config = MailboxConfig { poll_rows_max: 50, ..MailboxConfig::default() };
+        let its = key(Some(30));
+        let ask = |window: u32, lease: Option<u32>| Window { window, lease, ack: None }.ask(&its, &config);
+        let key_id = its.key_id;
+        let plain = Ask { key_id, rows: 7, bytes: 4 << 20, lease_ms: 30_000, waits: true, explicit_ack: false };
+        assert_eq!(ask(7, None).expect("allowed"), plain);
+        assert_eq!(ask(100, Some(10)).expect("it is capped"), Ask { rows: 50, lease_ms: 10_000, ..plain });
+        for (window, lease, field) in [(0, None, "window"), (101, None, "window"), (1, Some(9), "lease")] {
+            let error = ask(window, lease).expect_err(field);
+            assert_eq!((error.fields()[0].field.as_str(), error.fields()[0].place), (field, "body"));
+        }
     }
 
     #[test]

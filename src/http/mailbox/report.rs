@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use super::key::KeyCall;
 use super::mail_limits;
+use crate::domain::agent::KeyFacts;
 use crate::domain::error::Error;
 use crate::domain::ids::MessageId;
 use crate::domain::message::check_length;
@@ -54,13 +55,18 @@ pub(super) async fn report(
     state: web::Data<AppState>,
     body: ApiJson<New>,
 ) -> Result<HttpResponse, Error> {
-    let New { message_id, result, delivery_attempt } = body.read().await?;
+    take(&state, &call.key, body.read().await?).await.map(|taken| HttpResponse::Ok().json(taken))
+}
+
+/// Takes a report, whichever way it came.
+pub(super) async fn take(state: &AppState, key: &KeyFacts, new: New) -> Result<Taken, Error> {
+    let New { message_id, result, delivery_attempt } = new;
     if result.is_empty() {
         return Err(Error::invalid("result", "`result` must not be empty"));
     }
     check_length(&result, state.config.limits.message_bytes_max)?;
-    let reporter = call.key.agent.clone();
+    let reporter = key.agent.clone();
     let limits = mail_limits(&state.config);
     state.store.write(Report { reporter, message_id, attempt: delivery_attempt, result, limits }).await?;
-    Ok(HttpResponse::Ok().json(Taken { status: "ok" }))
+    Ok(Taken { status: "ok" })
 }

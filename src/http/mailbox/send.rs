@@ -9,13 +9,13 @@ use super::options::Wishes;
 use super::people::{self, Said, Told};
 use super::target::{self, Asker, Meant};
 use super::{loop_guards, mail_limits};
-use crate::domain::agent::AgentFacts;
+use crate::domain::agent::{AgentFacts, KeyFacts};
 use crate::domain::error::Error;
 use crate::domain::ids::MessageId;
 use crate::domain::message::check_length;
-use crate::http::body::ApiJson;
+use crate::http::body::{ApiJson, Received};
 use crate::http::error::ErrorBody;
-use crate::http::idempotency::IdempotencyKey;
+use crate::http::idempotency::{IdempotencyKey, Key};
 use crate::http::state::AppState;
 use crate::store::Db;
 use crate::store::mailbox::{self, SendMessage, sent_before};
@@ -99,6 +99,16 @@ pub(super) async fn send_message(
 ) -> Result<HttpResponse, Error> {
     let key = key.read()?;
     let received = body.receive().await?;
+    accept(&state, &call.key, key, received).await.map(|accepted| HttpResponse::Ok().json(accepted))
+}
+
+/// Accepts a message, whichever way it came; `key` is the sender's for it, where it does not stand in the message.
+pub(super) async fn accept(
+    state: &AppState,
+    by: &KeyFacts,
+    key: Key,
+    received: Received<New>,
+) -> Result<Answer, Error> {
     let hash = received.digest;
     let New { target, content, channel, message_id, in_reply_to, ttl_seconds, deliver_at, priority, coalesce_key } =
         received.value;
@@ -108,24 +118,23 @@ pub(super) async fn send_message(
     let options = wishes.checked(state.clock.now_ms(), &state.config.mailbox)?;
     let idem = key.plain_or("message_id", message_id)?.map(|key| Idem { key, hash });
     let channel = channel.unwrap_or_default().trim().to_lowercase();
-    let by = channel.clone();
-    let asker = Asker { id: call.key.agent.id, reach: state.config.mailbox.reach, channel };
-    let (sender, key, named) = (call.key.agent.clone(), idem.clone(), target.clone());
+    let by_channel = channel.clone();
+    let asker = Asker { id: by.agent.id, reach: state.config.mailbox.reach, channel };
+    let (sender, key, named) = (by.agent.clone(), idem.clone(), target.clone());
     let sent = match state.store.read(move |db| before(db, &sender, key.as_ref(), &asker, &named)).await? {
         Before::Sent(mailbox::Before::ToAgent(sent)) => sent,
         Before::Sent(mailbox::Before::ToMember(sent)) => {
-            return Ok(HttpResponse::Ok().json(Answer::Person(people::told(&state, sent).await?)));
+            return people::told(state, sent).await.map(Answer::Person);
         }
         Before::For(Meant::Several(choices)) => return Err(target::several(&target, &choices)),
         Before::For(Meant::Person(person)) => {
-            let said = Said { text, channel: by, idem, in_reply_to, options };
-            let told = people::send(&state, call.key.agent.clone(), &person, said).await?;
-            return Ok(HttpResponse::Ok().json(Answer::Person(told)));
+            let said = Said { text, channel: by_channel, idem, in_reply_to, options };
+            return people::send(state, by.agent.clone(), &person, said).await.map(Answer::Person);
         }
         Before::For(Meant::Nobody) => return Err(target::nobody(&target)),
         Before::For(Meant::One(to)) => {
             let command = SendMessage {
-                from: call.key.agent.clone(),
+                from: by.agent.clone(),
                 to,
                 text,
                 idem,
@@ -137,13 +146,13 @@ pub(super) async fn send_message(
             state.store.write(command).await?
         }
     };
-    Ok(HttpResponse::Ok().json(Answer::Agent(Accepted {
+    Ok(Answer::Agent(Accepted {
         status: "accepted",
         kind: "openclaw_agent",
         message: format!("Message sent to {}. Reply will appear in your next poll.", sent.target),
         target: sent.target,
         message_id: sent.line.id.to_string(),
-    })))
+    }))
 }
 
 /// What is known of a message before it is written.

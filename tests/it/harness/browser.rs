@@ -43,6 +43,12 @@ impl Browser {
         Self::connect(request.protocols(offered)).await.expect("the socket opens")
     }
 
+    /// Opens the socket of an agent, by its key.
+    pub(crate) async fn by_key(address: &str, key: &str) -> Self {
+        let request = client().ws(format!("ws://{address}/ws/agent")).max_frame_size(32 << 20);
+        Self::connect(request.header("X-Api-Key", key)).await.expect("the socket opens")
+    }
+
     async fn connect(request: awc::ws::WebsocketsRequest) -> Option<Self> {
         let (_, socket) = request.connect().await.ok()?;
         Some(Self { socket, seen: Vec::new(), closed: None })

@@ -17,7 +17,7 @@ const REPLIES: usize = 15;
 const REPLY_BYTES: usize = 250 << 10;
 
 /// Registers an agent; returns a key of it.
-async fn agent(broker: &Broker, name: &str) -> String {
+pub(super) async fn agent(broker: &Broker, name: &str) -> String {
     let (_, agent) = broker.post("/api/admin/agents", json!({ "name": name })).await;
     let path = format!("/api/admin/agents/{}/keys", agent["id"].as_str().unwrap());
     let (_, made) = broker.post(&path, json!({})).await;
@@ -25,7 +25,7 @@ async fn agent(broker: &Broker, name: &str) -> String {
 }
 
 /// Calls by the key of an agent.
-async fn call(broker: &Broker, key: &str, method: Method, path: &str, body: Option<Value>) -> Value {
+pub(super) async fn call(broker: &Broker, key: &str, method: Method, path: &str, body: Option<Value>) -> Value {
     let url = format!("http://{}{path}", broker.address);
     let request = awc::Client::new().request(method, url).timeout(2 * LONG);
     let request = request.insert_header(("X-Api-Key", key.to_owned()));
@@ -46,7 +46,7 @@ async fn messages(broker: &Broker, key: &str, query: &str) -> Vec<Value> {
 }
 
 /// Returns how many deliveries are in a state.
-async fn count(broker: &Broker, state: &str) -> usize {
+pub(super) async fn count(broker: &Broker, state: &str) -> usize {
     let (status, list) = broker.get(&format!("/api/admin/deliveries?state={state}&limit=50")).await;
     assert_eq!(status, 200, "{list}");
     list["items"].as_array().unwrap().len()

@@ -13,6 +13,8 @@ mod receipts;
 mod removal;
 mod retention;
 pub(crate) mod skill;
+mod socket;
+mod socket_under_fire;
 mod stories;
 mod targets;
 mod users;

@@ -33,6 +33,7 @@ pub(super) const TABLE: &[(&str, &str, Who)] = &[
     ("get", "/metrics", Who::Observer),
     ("post", "/api/ws-ticket", Who::From(Role::Viewer)),
     ("get", "/ws/chat/{gw_id}", Who::From(Role::Viewer)),
+    ("get", "/ws/agent", Who::Agent),
     ("get", "/api/gateways", Who::From(Role::Viewer)),
     ("post", "/api/gateways", Who::From(Role::Operator)),
     ("delete", "/api/gateways/{id}", Who::From(Role::Operator)),

@@ -7,6 +7,7 @@ mod lost_ends;
 mod resume;
 mod rights;
 mod strangers;
+mod talks;
 
 use std::sync::Arc;
 

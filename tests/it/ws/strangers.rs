@@ -12,7 +12,7 @@ on_both_databases!(
 );
 
 /// Makes a member and returns its token.
-async fn member(broker: &Broker, name: &str) -> String {
+pub(super) async fn member(broker: &Broker, name: &str) -> String {
     let (status, user) = broker.post("/api/admin/users", json!({ "name": name, "role": "member" })).await;
     assert_eq!(status, 201, "{user}");
     let (status, made) = broker.post("/api/admin/tokens", json!({ "name": "t", "user": name })).await;
