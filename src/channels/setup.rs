@@ -187,7 +187,10 @@ fn check_email(config: &Map<String, Value>, secrets: &[String]) -> Result<(), Er
         return Err(Error::invalid("secret", "`username` and `password` come together"));
     }
     if security == Security::Plain && has_password {
-        return Err(Error::invalid("config", "a password is never sent without TLS: `security` must be `tls` or `starttls`"));
+        return Err(Error::invalid(
+            "config",
+            "a password is never sent without TLS: `security` must be `tls` or `starttls`",
+        ));
     }
     if text(config, "from").is_none_or(|from| !from.contains('@')) {
         return Err(Error::invalid("config", "`from` must be an e-mail address"));
@@ -320,7 +323,12 @@ mod tests {
             (Email, json!({ "host": "x", "from": "nobody" }), vec![], None),
             (Email, json!({ "host": "x", "from": "a@b", "port": 0 }), vec![], None),
             (Email, json!({ "host": "x", "from": "a@b", "username": "u" }), vec![], None),
-            (Email, json!({ "host": "x", "from": "a@b", "username": "u", "security": "plain" }), vec!["password"], None),
+            (
+                Email,
+                json!({ "host": "x", "from": "a@b", "username": "u", "security": "plain" }),
+                vec!["password"],
+                None,
+            ),
             (Email, json!({ "host": "x", "from": "a@b", "security": "ssl" }), vec![], None),
             (Email, mail, vec![], Some("https://x")),
             (Webhook, json!({}), vec![], None),

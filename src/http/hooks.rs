@@ -114,8 +114,12 @@ async fn hear(state: &AppState, live: &LiveChannel, line: Inbound) -> Result<(),
 
 fn refusal(refused: Refused) -> Error {
     match refused {
-        Refused::Unproven => Error::new(ErrorCode::Unauthenticated, "this call is not proven to come from the provider"),
-        Refused::Stale => Error::new(ErrorCode::Unauthenticated, "this call was signed too long ago, or for the future"),
+        Refused::Unproven => {
+            Error::new(ErrorCode::Unauthenticated, "this call is not proven to come from the provider")
+        }
+        Refused::Stale => {
+            Error::new(ErrorCode::Unauthenticated, "this call was signed too long ago, or for the future")
+        }
         Refused::Shape(what) => Error::new(ErrorCode::InvalidRequest, what),
         Refused::Closed => Error::new(ErrorCode::NotFound, "this channel takes no calls"),
     }

@@ -52,12 +52,7 @@ impl TryFrom<Row> for ChannelRef {
 }
 
 /// Finds the message of a provider's id.
-pub fn message(
-    db: &mut Db,
-    channel: ChannelId,
-    chat: &str,
-    external_id: &str,
-) -> Result<Option<MessageId>, Error> {
+pub fn message(db: &mut Db, channel: ChannelId, chat: &str, external_id: &str) -> Result<Option<MessageId>, Error> {
     let found: Option<Vec<u8>> = channel_refs::table
         .find((channel.as_bytes().as_slice(), chat, external_id))
         .select(channel_refs::message_id)

@@ -15,6 +15,7 @@ mod fuzz_seeds;
 mod gateway;
 mod hostile;
 mod mailbox;
+mod outbox;
 mod real_gateway;
 mod routes;
 mod standby;

@@ -130,10 +130,8 @@ impl Breaker {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits {
-        channel: &[Rate { count: 3, per_ms: 1_000 }],
-        address: Some(Rate { count: 2, per_ms: 1_000 }),
-    };
+    const LIMITS: Limits =
+        Limits { channel: &[Rate { count: 3, per_ms: 1_000 }], address: Some(Rate { count: 2, per_ms: 1_000 }) };
 
     #[test]
     fn no_rate_is_ever_exceeded() {

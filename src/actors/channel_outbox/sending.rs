@@ -160,13 +160,9 @@ impl Desk {
             Verdict::Permanent(why) => {
                 (self.end(id, attempt, arrived, SendEnd::Dead(bounded(&why))).await, Done::Failed(why))
             }
-            Verdict::Passing(after_ms, why) => {
-                (self.write(|| retry(after_ms, why.clone())).await, Done::Passing(why))
-            }
+            Verdict::Passing(after_ms, why) => (self.write(|| retry(after_ms, why.clone())).await, Done::Passing(why)),
             Verdict::Unknown(why)
-                if nothing_is_out
-                    && self.clock.now_ms() < again_until
-                    && attempt < letter.delivery.attempts_max =>
+                if nothing_is_out && self.clock.now_ms() < again_until && attempt < letter.delivery.attempts_max =>
             {
                 (self.write(|| retry(None, why.clone())).await, Done::Passing(why))
             }

@@ -5,7 +5,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::carry::Carrier;
 use super::sending::Desk;
@@ -35,6 +35,7 @@ pub(super) async fn ask(desk: Rc<Desk>, bot: Telegram, limits: MailLimits, sende
             sleep(PAUSE_MIN).await;
             continue;
         }
+        let asked = Instant::now();
         let answer = carrier.http(bot.updates_request(from, WAIT_S), None).await;
         match bot.updates(&answer) {
             Ok(page) => {
@@ -42,7 +43,11 @@ pub(super) async fn ask(desk: Rc<Desk>, bot: Telegram, limits: MailLimits, sende
                 for line in page.lines {
                     hear(&desk, line, limits, senders_max).await;
                 }
-                let Some(next) = page.offset else { continue };
+                let Some(next) = page.offset else {
+                    // A server that does not wait must not be asked without end.
+                    sleep(PAUSE_MIN.saturating_sub(asked.elapsed())).await;
+                    continue;
+                };
                 from = Some(next);
                 let channel_id = desk.live.channel.id;
                 desk.write(|| KeepUpdatesFrom { channel_id, from: next }).await;

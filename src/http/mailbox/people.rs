@@ -51,12 +51,7 @@ pub(super) struct Told {
 }
 
 /// Sends a message to a person: it is on disk when this returns, and mostly sent.
-pub(super) async fn send(
-    state: &AppState,
-    from: Arc<AgentFacts>,
-    to: &Member,
-    said: Said,
-) -> Result<Told, Error> {
+pub(super) async fn send(state: &AppState, from: Arc<AgentFacts>, to: &Member, said: Said) -> Result<Told, Error> {
     let kind = match said.channel.as_str() {
         "" | "agent" => None,
         // A channel that there is not reaches nobody.

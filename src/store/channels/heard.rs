@@ -134,12 +134,7 @@ impl Hear {
     }
 
     /// Returns the agent who talks to this person in a conversation that is open.
-    fn agent_of(
-        &self,
-        tx: &mut Tx<'_>,
-        id: ConversationId,
-        person: &Member,
-    ) -> Result<Option<Arc<AgentFacts>>, Error> {
+    fn agent_of(&self, tx: &mut Tx<'_>, id: ConversationId, person: &Member) -> Result<Option<Arc<AgentFacts>>, Error> {
         let open = conversations::get(tx.read()?, id)?;
         let key = open.filter(|open| open.kind == ConversationKind::AgentMember).map(|open| open.key);
         // What others talk about is not theirs (SEC-2).

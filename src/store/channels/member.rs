@@ -80,7 +80,10 @@ impl Command for SendToMember {
         if open >= self.queue_max {
             return Err(Error::new(
                 ErrorCode::MailboxFull,
-                format!("{open} messages wait for the channel `{}` already; try again when some are sent", channel.name),
+                format!(
+                    "{open} messages wait for the channel `{}` already; try again when some are sent",
+                    channel.name
+                ),
             ));
         }
         for stored in replaced {
@@ -154,12 +157,7 @@ pub fn sent_to_member(db: &mut Db, id: MessageId) -> Result<Option<ToMember>, Er
 
 /// Chooses the channel that brings a message to a person: of the kinds in their order the first for which there is a
 /// channel and the person has an address. The sender's own channel goes before the others of its kind.
-fn choose(
-    db: &mut Db,
-    agent: AgentId,
-    member: &Member,
-    kind: Option<ChannelKind>,
-) -> Result<Option<Channel>, Error> {
+fn choose(db: &mut Db, agent: AgentId, member: &Member, kind: Option<ChannelKind>) -> Result<Option<Channel>, Error> {
     let contact = Contact::from(&member.addresses);
     let enabled: Vec<Channel> = channels::list(db)?.into_iter().filter(|channel| channel.enabled).collect();
     let kinds = ChannelKind::BY_PREFERENCE.into_iter().filter(|one| kind.is_none_or(|kind| kind == *one));

@@ -48,7 +48,8 @@ pub fn letter(db: &mut Db, channel: &Channel, id: DeliveryId) -> Result<Option<L
     let Some(stored) = deliveries::get(db, id)? else { return Ok(None) };
     let first_leased_at = stored.first_leased_at();
     let delivery = stored.delivery;
-    let line = messages::get(db, delivery.message_id)?.ok_or_else(|| Error::corrupt("a delivery without its message"))?;
+    let line =
+        messages::get(db, delivery.message_id)?.ok_or_else(|| Error::corrupt("a delivery without its message"))?;
     let answered = match line.in_reply_to {
         Some(asked) => messages::get(db, asked)?.filter(|asked| asked.sender_id == delivery.recipient_id),
         None => None,

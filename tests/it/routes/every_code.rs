@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use actix_web::http::Method;
 use clawbroker::domain::error::ErrorCode;
 use clawbroker::domain::user::Role;
+use clawbroker::store::channels::{EndSend, LeaseSend, SendEnd};
 use serde_json::{Value, json};
 
 use super::TestNode;
@@ -16,8 +17,7 @@ use crate::ws::connected;
 on_both_databases!(every_code_is_provoked_once);
 
 /// Codes that nothing in `src/` makes yet.
-const LATER: [(ErrorCode, &str); 2] = [
-    (ErrorCode::ChannelFailed, "channels to people are a capability of their own"),
+const LATER: [(ErrorCode, &str); 1] = [
     (ErrorCode::ScopeMissing, "a gateway without the scopes is `not_authorised`, and questions to it wait"),
 ];
 
@@ -48,6 +48,7 @@ async fn every_code_is_provoked_once(database: Database) {
     let node = TestNode::with(database, |config| {
         config.limits.queued_per_session_max = 1;
         config.mailbox.hops_max = 1;
+        config.channels.send_wait_ms = 0;
         config.mailbox.pair_requests_max = 2;
     });
     let known = Known::make(&node).await;
@@ -58,6 +59,7 @@ async fn every_code_is_provoked_once(database: Database) {
     by_moves_of_a_delivery(&node, &mut seen).await;
     by_a_name_of_several(&node, &known, &mut seen).await;
     by_eager_agents(&node, &mut seen).await;
+    by_a_provider(&node, &known, &mut seen).await;
     by_the_database(&node, &mut seen).await;
     by_frames(&elsewhere, &mut seen).await;
     let expected: BTreeSet<&str> = ErrorCode::ALL
@@ -66,6 +68,25 @@ async fn every_code_is_provoked_once(database: Database) {
         .map(|(_, name, _)| *name)
         .collect();
     assert_eq!(seen.0, expected);
+}
+
+/// A message to a person that the provider of its channel will never take.
+async fn by_a_provider(node: &TestNode, known: &Known, seen: &mut Seen) {
+    let reached = json!({ "webhook_url": "https://example.org/in" });
+    node.patch(&known.filled("/api/admin/members/{id}")).json(&reached).by(Role::Admin).await.expect_status(200);
+    let body = json!({ "target": "Eve", "content": "hello", "message_id": "to-eve" });
+    let send = || node.post("/api/gateway/send-message").json(&body).with_key(&known.agent_key);
+    let sent = send().await.expect_status(200).json;
+    let path = format!("/api/admin/messages/{}", sent["message_id"].as_str().unwrap());
+    let receipt = node.get(&path).by(Role::Admin).await.expect_status(200).json;
+    let id = receipt["deliveries"][0]["id"].as_str().unwrap().parse().unwrap();
+    let channel_id = known.filled("/api/admin/channels/{id}").rsplit('/').next().unwrap().parse().unwrap();
+    let store = &node.state.store;
+    let attempt = store.write(LeaseSend { channel_id, id }).await.unwrap().unwrap();
+    let end = SendEnd::Dead("HTTP 410: gone".to_owned());
+    store.write(EndSend { channel_id, id, attempt, arrived: Vec::new(), end }).await.unwrap();
+    let refused = seen.reply(ErrorCode::ChannelFailed, send().await);
+    assert_eq!(refused.json["detail"], "Webhook send failed: HTTP 410: gone");
 }
 
 async fn by_wrong_calls(node: &TestNode, known: &Known, seen: &mut Seen) {

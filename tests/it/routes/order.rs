@@ -1,5 +1,8 @@
 //! The order of checks: the credential, what the path names, then everything else. For every route of the description,
 //! so that a new one is checked as well.
+use actix_web::http::Method;
+use clawbroker::channels::webhook;
+use clawbroker::domain::secret::Secret;
 use clawbroker::domain::user::Role;
 use serde_json::json;
 
@@ -15,7 +18,9 @@ on_both_databases!(
 
 /// The routes whose path names something of ours, each with the role that it wants.
 fn naming() -> impl Iterator<Item = (&'static str, &'static str, Who)> {
-    TABLE.iter().copied().filter(|(_, path, _)| path.contains('{') && !path.contains("{file}"))
+    // Providers prove themselves in their own ways.
+    let ours = |path: &str| !path.contains("{file}") && !path.starts_with("/hooks/");
+    TABLE.iter().copied().filter(move |(_, path, _)| path.contains('{') && ours(path))
 }
 
 /// A call that is wrong in everything but its path: form of the answer, query, header, body.
@@ -80,6 +85,9 @@ pub(super) struct Known {
     member: String,
     /// The agent knows the member.
     relationship: String,
+    channel: String,
+    /// Somebody who has written on the channel.
+    sender: String,
     /// A key of the agent, as it says it.
     pub(super) agent_key: String,
 }
@@ -107,6 +115,15 @@ impl Known {
         let member = post("/api/admin/members", json!({ "name": "Eve" })).await;
         let path = format!("/api/admin/agents/{}/relationships", id(&agent));
         let relationship = post(&path, json!({ "member_id": member["id"], "relation": "boss" })).await;
+        let hook = json!({ "kind": "webhook", "name": "Hook", "secret": { "secret": "hook-secret" } });
+        let channel = post("/api/admin/channels", hook).await;
+        let sender = "crm-7".to_owned();
+        let line = json!({ "id": "1", "text": "hello", "from": sender }).to_string();
+        let time = (node.state.clock.now_ms() / 1_000).to_string();
+        let signature = webhook::signature(&Secret::new("hook-secret"), &time, line.as_bytes());
+        let call = node.call(Method::POST, &format!("/hooks/{}", id(&channel)));
+        let call = call.header("x-clawbroker-timestamp", &time).header("x-clawbroker-signature", &signature);
+        call.body("application/json", &line).send().await.expect_status(200);
         Self {
             conversation: id(&session),
             message: id(&said["message"]),
@@ -118,6 +135,8 @@ impl Known {
             agent_message: id(&noted["message"]),
             member: id(&member),
             relationship: id(&relationship),
+            channel: id(&channel),
+            sender,
             agent_key: key["api_key"].as_str().unwrap().to_owned(),
         }
     }
@@ -131,12 +150,13 @@ impl Known {
             Some("tokens") => &self.token,
             Some("agents") => &self.agent,
             Some("members") => &self.member,
+            Some("channels") => &self.channel,
             _ if path.starts_with("/api/gateway/messages/") => &self.agent_message,
             _ if path.starts_with("/api/gateway/") => &self.agent,
             _ => "lab",
         };
         let path = path.replace("{id}", id).replace("{gw_id}", "lab").replace("{key}", "a");
-        path.replace("{key_id}", &self.key).replace("{rel_id}", &self.relationship)
+        path.replace("{key_id}", &self.key).replace("{rel_id}", &self.relationship).replace("{ref}", &self.sender)
     }
 
     /// Checks that all of it is as it was.
@@ -157,6 +177,10 @@ impl Known {
         assert_eq!(get(format!("/api/admin/members/{}", self.member)).await["name"], "Eve");
         let known = get(format!("/api/admin/agents/{}/relationships", self.agent)).await;
         assert_eq!((known["items"].as_array().unwrap().len(), &known["items"][0]["relation"]), (1, &json!("boss")));
+        let channel = get(format!("/api/admin/channels/{}", self.channel)).await;
+        assert_eq!((&channel["name"], &channel["enabled"]), (&json!("Hook"), &json!(true)));
+        let senders = get(format!("/api/admin/channels/{}/senders", self.channel)).await;
+        assert_eq!(senders["items"][0]["member_id"], json!(null));
         let keys = get(format!("/api/admin/agents/{}/keys", self.agent)).await;
         assert_eq!((keys["items"].as_array().unwrap().len(), &keys["items"][0]["revoked_at"]), (1, &json!(null)));
     }

@@ -11,6 +11,7 @@ const TOKEN: &str = "c4n4ry-gateway-token";
 const PASSWORD: &str = "c4n4ry-gateway-password";
 const USER_PASSWORD: &str = "c4n4ry-user-password";
 const WEBHOOK: &str = "c4n4ry-webhook";
+const CHANNEL: &str = "c4n4ry-channel";
 
 async fn no_answer_holds_a_secret(node: TestNode) {
     let mut texts = Vec::new();
@@ -70,6 +71,7 @@ async fn no_answer_holds_a_secret(node: TestNode) {
         "/api/admin/agents",
         &format!("/api/admin/agents/{agent}"),
         &keys,
+        "/api/admin/channels",
         "/api/admin/audit?limit=500",
         "/api/admin/stats",
         "/api/admin/actors",
@@ -78,11 +80,44 @@ async fn no_answer_holds_a_secret(node: TestNode) {
         let reply = node.get(path).by(Role::Admin).await.expect_status(200);
         texts.push(format!("{:?} {}", reply.headers, reply.text));
     }
+    texts.extend(of_a_channel(&node).await);
     texts.push(format!("{:?}", node.state.config));
     for text in &texts {
         let told = ["c4n4ry", "argon2", &token, &key].iter().any(|secret| text.contains(secret));
         assert!(!told, "{text}");
     }
+}
+
+/// What a channel's provider is asked with: also where the provider cannot be reached, and its URL holds the secret.
+async fn of_a_channel(node: &TestNode) -> Vec<String> {
+    let channels = "/api/admin/channels";
+    let new = json!({
+        "kind": "telegram", "name": "Bot", "base_url": "http://127.0.0.1:1",
+        "secret": { "bot_token": CHANNEL, "secret_token": CHANNEL },
+    });
+    let post = |body: &serde_json::Value| node.post(channels).header("idempotency-key", "c").json(body).by(Role::Admin);
+    let made = post(&new).await.expect_status(201);
+    let one = format!("{channels}/{}", made.json["id"].as_str().unwrap());
+    let mut texts = vec![made.text, post(&new).await.text];
+    texts.push(post(&json!({ "kind": "telegram", "name": "x", "secret": { "bot_token": CHANNEL } })).await.text);
+    for wrong in [json!(CHANNEL), json!([CHANNEL]), json!({ "bot_token": [CHANNEL] }), json!({ "x": CHANNEL })] {
+        let body = json!({ "kind": "telegram", "name": "x", "secret": wrong });
+        texts.push(node.post(channels).json(&body).by(Role::Admin).await.expect_error(422, "validation_error").text);
+    }
+    let change = json!({ "secret": { "secret_token": format!("{CHANNEL}-2") } });
+    texts.push(node.patch(&one).json(&change).by(Role::Admin).await.expect_status(200).text);
+    let tested = node.post(&format!("{one}/test")).by(Role::Admin).await.expect_status(200);
+    assert_eq!(tested.json["ok"], false);
+    texts.push(tested.text);
+    for (secret, status) in [(CHANNEL, 401), ("", 401)] {
+        let hook = made.json["hook"].as_str().unwrap();
+        let call = node.post(hook).header("x-telegram-bot-api-secret-token", secret).json(&json!({ "update_id": 1 }));
+        texts.push(call.send().await.expect_status(status).text);
+    }
+    let live = node.state.directory.channels().all();
+    assert_eq!(live.len(), 1);
+    texts.push(format!("{live:?}"));
+    texts
 }
 
 /// Where a person's messages are posted, which operators see and nobody else: what is said of it elsewhere.

@@ -1,4 +1,4 @@
-//! Telegram's Bot API: `sendMessage` and `getUpdates`.
+//! Telegram's Bot API: `sendMessage`, `getUpdates` and `getMe`.
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -99,6 +99,9 @@ impl Rules for TelegramRules {
         match (asked.method.as_str(), name) {
             ("POST", "sendMessage") => self.send(&body),
             ("POST", "getUpdates") => self.page(&body),
+            ("POST", "getMe") => {
+                Reply::new(200, json!({ "ok": true, "result": { "id": 42, "is_bot": true, "username": "bot" } }))
+            }
             _ => refused(404, "Not Found: method not found", Value::Null),
         }
     }

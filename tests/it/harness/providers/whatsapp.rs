@@ -35,10 +35,14 @@ pub(crate) fn refused(status: u16, code: i64, message: &str) -> Reply {
 
 impl Rules for WhatsAppRules {
     fn answer(&mut self, asked: &Asked) -> Reply {
+        let is_good = asked.header("authorization") == format!("Bearer {TOKEN}");
+        if asked.method == "GET" && asked.path == format!("/v23.0/{NUMBER}") && is_good {
+            return Reply::new(200, json!({ "id": NUMBER, "verified_name": "A business" }));
+        }
         if asked.method != "POST" || asked.path != format!("/v23.0/{NUMBER}/messages") {
             return refused(400, 100, "Unsupported post request");
         }
-        if asked.header("authorization") != format!("Bearer {TOKEN}") {
+        if !is_good {
             return refused(401, 190, "Invalid OAuth access token");
         }
         let body = asked.json();
