@@ -28,7 +28,7 @@ use crate::domain::secret::Secret;
 
 pub use self::heard::{Hear, HeardAs};
 pub(super) use self::member::answer_to_member;
-pub use self::member::{SendToMember, ToMember, sent_to_member, unreachable};
+pub use self::member::{ATTEMPTS_MAX, SendToMember, ToMember, sent_to_member, unreachable};
 pub use self::outbox::{
     Arrived, EndSend, KeepUpdatesFrom, LeaseSend, Letter, RecoverSends, RetrySend, SendEnd, letter, open_of_channel,
 };

@@ -255,6 +255,7 @@ fn in_short(event: &Event) -> String {
         Event::AgentChanged { now: Some(_), .. } => "agent changed".into(),
         Event::AgentChanged { now: None, .. } => "agent removed".into(),
         Event::RelationshipsChanged { agents } => format!("relationships of {} changed", agents.len()),
+        Event::ChannelChanged { .. } => "channel changed".into(),
         // The store tells of nothing else.
         other => format!("{other:?}"),
     }

@@ -169,6 +169,28 @@ fn fill(db: &mut Db) {
             id(7, "n"),
             numbers(1, 20_000),
         ),
+        format!(
+            "INSERT INTO channels (id, party_id, kind, name, config, enabled, created_at, updated_at) \
+             SELECT {}, {}, 2, 'c', '{{}}', {yes}, n, n FROM {}",
+            id(13, "n"),
+            id(1, "n"),
+            numbers(1, 100),
+        ),
+        format!(
+            "INSERT INTO channel_refs (channel_id, chat, external_id, message_id, direction, created_at) \
+             SELECT {}, 'chat' || (n % 500), 'm' || n, {}, 1, n FROM {}",
+            id(13, "1 + n % 100"),
+            id(3, "n"),
+            numbers(1, 20_000),
+        ),
+        format!(
+            "INSERT INTO channel_senders (channel_id, sender_ref, first_seen_at, last_seen_at) \
+             SELECT {}, 's' || n, 0, 0 FROM {}",
+            id(13, "1 + n % 100"),
+            numbers(1, 20_000),
+        ),
+        // Some of what waits is for people.
+        format!("UPDATE deliveries SET channel_id = {} WHERE n % 700 = 0", id(13, "7")),
         "ANALYZE".to_owned(),
     ];
     for statement in statements {
@@ -409,6 +431,7 @@ async fn no_query_of_the_writer_scans_a_table(database: Database) {
     let agent = sql::bytes(&db, b"0700000000000007");
     let message = sql::bytes(&db, b"0300000000000007");
     let member = sql::bytes(&db, b"1000000000000007");
+    let channel = sql::bytes(&db, b"1300000000000007");
     let queries = [
         format!("SELECT id, idem_hash FROM messages WHERE sender_id = {party} AND idem_key = 'key7' LIMIT 1"),
         "SELECT n FROM deliveries ORDER BY n DESC LIMIT 1".to_owned(),
@@ -437,6 +460,21 @@ async fn no_query_of_the_writer_scans_a_table(database: Database) {
         "SELECT id, idem_hash FROM agents WHERE idem_key = 'agents/7' AND deleted_at IS NULL LIMIT 1".to_owned(),
         format!("SELECT id, idem_hash FROM agent_keys WHERE agent_id = {agent} AND idem_key = 'keys/7' LIMIT 1"),
         "SELECT id, party_id FROM agents WHERE ending ORDER BY id LIMIT 1".to_owned(),
+        // What waits for a channel, and what was said on it.
+        format!(
+            "SELECT id FROM deliveries WHERE channel_id = {channel} AND (deliveries.state < 2) AND n > 0 \
+             ORDER BY n LIMIT 1000"
+        ),
+        format!("SELECT count(*) FROM deliveries WHERE channel_id = {channel} AND (deliveries.state < 2)"),
+        format!(
+            "SELECT message_id FROM channel_refs WHERE channel_id = {channel} AND chat = 'chat7' AND external_id = 'm7'"
+        ),
+        format!(
+            "SELECT message_id FROM channel_refs WHERE channel_id = {channel} AND chat = 'chat7' \
+             ORDER BY created_at DESC LIMIT 20"
+        ),
+        format!("SELECT channel_id FROM channel_refs WHERE message_id = {message} ORDER BY created_at"),
+        format!("SELECT name FROM channel_senders WHERE channel_id = {channel} AND sender_ref = 's7'"),
         // What two agents wrote to each other of late.
         format!(
             "SELECT seq, kind, hops, created_at FROM messages WHERE conversation_id = {conversation} \

@@ -3,6 +3,7 @@ mod agents;
 mod ask;
 mod audit;
 mod backup;
+mod channels;
 mod chat;
 mod claims;
 mod coalescing;
