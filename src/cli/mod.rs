@@ -13,6 +13,7 @@ use crate::domain::secret::Secret;
 
 mod agent;
 mod backup;
+mod channel;
 mod client;
 mod demo;
 mod doctor;
@@ -20,6 +21,7 @@ mod failure;
 mod gateway;
 mod logging;
 mod mail;
+mod member;
 mod migrate;
 mod offline;
 mod output;
@@ -103,6 +105,12 @@ enum Command {
     Agent(agent::Action),
     /// Write to an agent or a person, as an agent
     Send(Box<mail::Outgoing>),
+    /// Set channels to people up, and see how they are
+    #[command(subcommand)]
+    Channel(channel::Action),
+    /// Keep people who are reached on channels
+    #[command(subcommand)]
+    Member(member::Action),
     /// Make, list and revoke tokens
     #[command(subcommand)]
     Token(token::Action),
@@ -169,6 +177,8 @@ impl Cli {
             Some(Command::Gateway(action)) => block_on(gateway::run(&common, action)),
             Some(Command::Agent(action)) => block_on(agent::run(&common, action)),
             Some(Command::Send(send)) => block_on(mail::send(&common, &send)),
+            Some(Command::Channel(action)) => block_on(channel::run(&common, action)),
+            Some(Command::Member(action)) => block_on(member::run(&common, action)),
             Some(Command::Token(action)) => block_on(token::run(&common, action)),
         }
     }

@@ -88,6 +88,12 @@ fn one(file: Option<&Path>, stdin: bool, name: &str) -> Result<Option<Secret>, F
     }
 }
 
+/// Reads a secret from a file.
+pub(super) fn of_file(path: &Path) -> Result<Secret, Failure> {
+    let secret = one(Some(path), false, "")?;
+    secret.ok_or_else(|| Failure::new(format!("`{}` holds no secret", path.display())))
+}
+
 /// Reads a secret, without the blanks around it.
 fn take(from: impl Read, place: &str) -> Result<Option<Secret>, Failure> {
     let mut text = Zeroizing::new(String::new());

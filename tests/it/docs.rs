@@ -55,6 +55,7 @@ fn documents_lead_to_files_that_exist() {
         "docs/websocket.md",
         "docs/gateways.md",
         "docs/mailbox.md",
+        "docs/channels.md",
         "docs/operations.md",
     ] {
         let text = read(document);
