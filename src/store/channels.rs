@@ -125,8 +125,7 @@ fn seal(vault: &Vault, id: ChannelId, secrets: &Secrets) -> Result<Option<Vec<u8
     if secrets.is_empty() {
         return Ok(None);
     }
-    let plain: BTreeMap<&str, &str> =
-        secrets.iter().map(|(name, secret)| (name.as_str(), secret.reveal())).collect();
+    let plain: BTreeMap<&str, &str> = secrets.iter().map(|(name, secret)| (name.as_str(), secret.reveal())).collect();
     let text = Zeroizing::new(serde_json::to_vec(&plain).map_err(Error::internal)?);
     vault.seal(&place(id), &text).map(Some)
 }
@@ -254,8 +253,8 @@ impl Command for ChangeChannel {
         let before = get(tx.read()?, self.id)?.ok_or_else(|| Error::not_found("channel", self.id))?;
         let changes = self.changes.clone();
         let name = changes.name.unwrap_or_else(|| before.name.clone());
-        let config = serde_json::to_string(&changes.config.unwrap_or_else(|| before.config.clone()))
-            .map_err(Error::internal)?;
+        let config =
+            serde_json::to_string(&changes.config.unwrap_or_else(|| before.config.clone())).map_err(Error::internal)?;
         let secrets = if changes.secrets.is_empty() {
             None
         } else {

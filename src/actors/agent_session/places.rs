@@ -82,6 +82,7 @@ mod tests {
             message_id: of.message_id,
             conversation_id: of.conversation_id,
             recipient_id: PartyId::new(),
+            channel_id: None,
             seq: 1,
             priority: 0,
             state,

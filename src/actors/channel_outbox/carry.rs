@@ -18,21 +18,21 @@ use crate::channels::{ANSWER_BYTES_MAX, Answer, HttpAnswer, HttpRequest, Method,
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// What came of a request.
-pub enum Carried {
+pub(crate) enum Carried {
     Answer(Answer),
     /// It goes to where it must not go: it was not sent.
     Refused(String),
 }
 
 /// Carries requests; lives on one thread.
-pub struct Carrier {
+pub(crate) struct Carrier {
     http: awc::Client,
     patience: Duration,
 }
 
 impl Carrier {
     /// Makes one that waits for answers so long.
-    pub fn new(patience: Duration) -> Self {
+    pub(crate) fn new(patience: Duration) -> Self {
         // Each request has its own connection: one that was kept may be closed while we write, and then nobody knows
         // whether the provider has acted.
         let connector = Connector::new().timeout(CONNECT.min(patience / 2)).max_http_version(Version::HTTP_11);
@@ -41,7 +41,7 @@ impl Carrier {
     }
 
     /// Carries one. With `reach` its host is looked up here, and only addresses that it allows are connected to.
-    pub async fn carry(&self, request: Request, reach: Option<Reach>) -> Carried {
+    pub(crate) async fn carry(&self, request: Request, reach: Option<Reach>) -> Carried {
         match request {
             Request::Mail(letter) => Carried::Answer(Answer::Smtp(email::post(&letter, self.patience).await)),
             Request::Http(request) => {
@@ -61,7 +61,7 @@ impl Carrier {
     }
 
     /// Carries a request over HTTP, to this address if there is one.
-    pub async fn http(&self, request: HttpRequest, address: Option<SocketAddr>) -> Answer {
+    pub(crate) async fn http(&self, request: HttpRequest, address: Option<SocketAddr>) -> Answer {
         let url = request.url.reveal();
         let mut carried = match request.method {
             Method::Get => self.http.get(url),
