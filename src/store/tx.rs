@@ -36,7 +36,8 @@ pub trait Command: Send + 'static {
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Self::Output, Error>;
 }
 
-/// Changes nothing: its commit shows that the database can be written to.
+/// Changes nothing. Whoever waits for it knows that all that was queued before it is committed; and after a fault it has the
+/// writer find out whether the database can be written to.
 pub struct Probe;
 
 impl Command for Probe {
