@@ -352,6 +352,13 @@ impl<'a> Tx<'a> {
         self.memory.clear();
     }
 
+    /// Forgets what earlier transactions have left to be remembered; what this one has changed it knows by itself.
+    pub(super) fn forget_all(&mut self) -> Result<(), Error> {
+        self.write_held()?;
+        self.memory.clear();
+        Ok(())
+    }
+
     /// Forgets a conversation that was deleted: nobody writes in it any more.
     pub(super) fn forget_deleted(&mut self, id: ConversationId) {
         self.memory.owners.remove(&id);
