@@ -158,9 +158,10 @@ impl Stored {
     }
 }
 
-/// Notes that the recipient took the newest hand-out of a delivery, which does not move by it. A repeat changes nothing.
+/// Notes that the recipient took the newest hand-out of a delivery, which does not move by it. A repeat changes nothing,
+/// and what cannot be read is left as it is.
 pub(super) fn note_sent(tx: &mut Tx<'_>, id: DeliveryId, at: i64) -> Result<(), Error> {
-    let Some(mut stored) = get(tx.read()?, id)? else { return Ok(()) };
+    let Some(mut stored) = get_readable(tx.read()?, id)? else { return Ok(()) };
     if stored.add_sent(at) {
         diesel::update(deliveries::table.find(id_of(&stored.delivery)))
             .set(deliveries::events.eq(events::text(&stored.events)?))
@@ -194,6 +195,11 @@ pub fn get(db: &mut Db, id: DeliveryId) -> Result<Option<Stored>, Error> {
         .optional()?
         .map(Stored::try_from)
         .transpose()
+}
+
+/// Reads one delivery for whoever goes on without it: one that cannot be read is left out, and said in the log.
+pub(super) fn get_readable(db: &mut Db, id: DeliveryId) -> Result<Option<Stored>, Error> {
+    Ok(by_ids(db, &[id])?.pop())
 }
 
 /// Reads those of these that there are, in order of acceptance.
