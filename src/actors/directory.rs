@@ -32,6 +32,8 @@ pub struct Directory {
     trusted: RwLock<Option<Arc<Caller>>>,
     /// Tokens used since they were written down last, with the time.
     used: RwLock<HashMap<TokenId, i64>>,
+    /// Counts what changes who may call, what is served and which runs are in progress.
+    changes: AtomicU64,
     active: AtomicBool,
     stopping: AtomicBool,
     /// Until when this node may speak for the database, in wall-clock milliseconds; `i64::MAX` where no other can (D5).
@@ -55,6 +57,23 @@ impl Directory {
     /// Takes in what was committed, before whoever made the change is answered: a new credential works at once, an ended
     /// one no more.
     pub fn on_event(&self, event: &Event) {
+        // Before it is taken in: whoever replaces what is known sees the number moved, or the change comes after it.
+        if matches!(
+            event,
+            Event::TokenAdded { .. }
+                | Event::TokenEnded { .. }
+                | Event::UserChanged { .. }
+                | Event::AgentKeyAdded { .. }
+                | Event::AgentKeyEnded { .. }
+                | Event::AgentChanged { .. }
+                | Event::GatewayChanged { .. }
+                | Event::Line { end: Some(_), .. }
+                | Event::TurnEnded { .. }
+                | Event::ConversationDeleted { .. }
+                | Event::OutcomeUnknown
+        ) {
+            self.changes.fetch_add(1, Ordering::SeqCst);
+        }
         match event {
             Event::Line { topic, end: Some(end), .. } | Event::TurnEnded { topic, end } => {
                 self.end_run(topic.conversation_id, end.turn_id);
@@ -68,6 +87,12 @@ impl Directory {
             Event::AgentChanged { agent_id, now } => self.agents.change(*agent_id, now.as_deref()),
             _ => {}
         }
+    }
+
+    /// Returns how often the store has changed, or may have, what is read of it when a node begins: the gateways, the runs
+    /// that are in progress and who may call. Where the number moved since before the reading, it must be read again.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::SeqCst)
     }
 
     /// Who may call by an agent's key, and when each agent was seen.
@@ -126,6 +151,11 @@ impl Directory {
     /// Notes how far a run has come.
     pub fn set_run(&self, id: ConversationId, live: Arc<Live>) {
         write(&self.runs).insert(id, live);
+    }
+
+    /// Takes these runs for those in progress, and no others.
+    pub fn set_runs(&self, runs: Vec<(ConversationId, Arc<Live>)>) {
+        *write(&self.runs) = runs.into_iter().collect();
     }
 
     /// Forgets a run that has ended; before its end is told, so that nobody who comes later sees it as running.
@@ -272,5 +302,33 @@ impl Directory {
 
     pub fn sockets(&self) -> u64 {
         self.sockets.load(Ordering::SeqCst)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::event::GatewayChange;
+    use crate::domain::ids::{AgentId, AgentKeyId};
+
+    #[test]
+    fn what_changes_who_may_call_is_counted() {
+        let directory = Directory::default();
+        let agent_id = AgentId::new();
+        let counted = [
+            Event::TokenEnded { token_id: TokenId::new() },
+            Event::UserChanged { user_id: UserId::new(), now: None },
+            Event::AgentKeyEnded { agent_id, key_id: AgentKeyId::new() },
+            Event::AgentChanged { agent_id, now: None },
+            Event::GatewayChanged { gateway_id: "gw".parse().expect("a name"), change: GatewayChange::Removed },
+            Event::OutcomeUnknown,
+        ];
+        for event in &counted {
+            let before = directory.changes();
+            directory.on_event(event);
+            assert_eq!(directory.changes(), before + 1, "{event:?}");
+        }
+        directory.on_event(&Event::SteppedDown);
+        assert_eq!(directory.changes(), counted.len() as u64);
     }
 }

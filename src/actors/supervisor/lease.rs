@@ -5,12 +5,13 @@ use std::time::Duration;
 use actix::prelude::*;
 
 use super::{ANEW_GAP, ASK, LEASE_MARGIN_MS, Supervisor};
-use crate::actors::bootstrap;
+use crate::actors::bootstrap::{self, Bootstrapped};
 use crate::actors::gateway_link::open_runs;
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::{Event, Publish};
+use crate::domain::gateway::Gateway;
 use crate::store::lease::{LEASE_MS, Lease, RENEW_MS, STANDBY, TakeLease};
-use crate::store::{agent_keys, gateways, users};
+use crate::store::{Db, agent_keys, gateways, users};
 
 impl Supervisor {
     fn take_lease(&self, afresh: bool) -> TakeLease {
@@ -70,49 +71,66 @@ impl Supervisor {
             self.set_lease_timer(Duration::from_millis(RENEW_MS), Self::renew_lease, ctx);
         }
         let (store, config, vault) = (self.parts.store.clone(), self.parts.config.clone(), self.parts.vault.clone());
-        let now_ms = self.parts.clock.now_ms();
-        async move {
-            let bootstrapped = bootstrap::run(&store, &config, &vault).await?;
-            let (gateways, runs, callers, keys) = store
-                .read(move |db| {
-                    let gateways = gateways::list(db)?;
-                    let runs = open_runs(db, &gateways);
-                    Ok::<_, Error>((gateways, runs, users::callers(db, now_ms)?, agent_keys::all_live(db, now_ms)?))
-                })
-                .await?;
-            Ok::<_, Error>((bootstrapped, gateways, runs, callers, keys))
+        async move { bootstrap::run(&store, &config, &vault).await }
+            .into_actor(self)
+            .map(move |done, this, ctx| match done {
+                // The lease was lost meanwhile, or the node is to end.
+                _ if round != this.lease_round || this.stopping => {}
+                Ok(bootstrapped) => this.begin_from_store(epoch, bootstrapped, ctx),
+                Err(error) => this.begin_later(&error, ctx),
+            })
+            .spawn(ctx);
+    }
+
+    /// Reads who may call and what is to be served, and begins with it; read again if any of it changed meanwhile.
+    fn begin_from_store(&mut self, epoch: i64, bootstrapped: Bootstrapped, ctx: &mut Context<Self>) {
+        let (round, seen) = (self.lease_round, self.parts.directory.changes());
+        let (store, now_ms) = (self.parts.store.clone(), self.parts.clock.now_ms());
+        let query = move |db: &mut Db| {
+            let gateways = gateways::list(db)?;
+            let runs = open_runs(db, &gateways);
+            Ok::<_, Error>((gateways, runs, users::callers(db, now_ms)?, agent_keys::all_live(db, now_ms)?))
+        };
+        async move { store.read(query).await }
+            .into_actor(self)
+            .map(move |found, this, ctx| match found {
+                _ if round != this.lease_round || this.stopping => {}
+                Ok((gateways, runs, callers, keys)) => {
+                    this.parts.directory.set_callers(callers);
+                    this.parts.directory.agents().set_keys(keys);
+                    // Before anybody can end them or ask for them.
+                    this.parts.directory.set_runs(runs);
+                    // What came in between may have been taken in by what these have replaced.
+                    if this.parts.directory.changes() == seen {
+                        this.begin_with(epoch, bootstrapped, gateways, ctx);
+                    } else {
+                        this.begin_from_store(epoch, bootstrapped, ctx);
+                    }
+                }
+                Err(error) => this.begin_later(&error, ctx),
+            })
+            .spawn(ctx);
+    }
+
+    fn begin_with(&mut self, epoch: i64, bootstrapped: Bootstrapped, gateways: Vec<Gateway>, ctx: &mut Context<Self>) {
+        self.parts.directory.set_trusted(bootstrapped.trusted.clone());
+        for gateway in gateways {
+            self.start_link(gateway, ctx);
         }
-        .into_actor(self)
-        .map(move |begun, this, ctx| match begun {
-            // The lease was lost meanwhile.
-            _ if round != this.lease_round => {}
-            Ok((bootstrapped, gateways, runs, callers, keys)) => {
-                this.parts.directory.set_callers(callers);
-                this.parts.directory.agents().set_keys(keys);
-                this.parts.directory.set_trusted(bootstrapped.trusted.clone());
-                // Before anybody can end them or ask for them.
-                for (id, live) in runs {
-                    this.parts.directory.set_run(id, live);
-                }
-                for gateway in gateways {
-                    this.start_link(gateway, ctx);
-                }
-                this.start_scheduler(ctx);
-                this.start_upkeep(ctx);
-                this.parts.directory.set_active(true);
-                log::info!(epoch; "this node is active");
-                if let Some(ready) = this.parts.ready.take() {
-                    // Whoever waited may have gone.
-                    let _ = ready.send(bootstrapped);
-                }
-            }
-            Err(error) => {
-                log::error!("the node could not begin its work: {}", error.cause());
-                this.lease_round += 1;
-                this.set_lease_timer(ASK, Self::ask_for_lease, ctx);
-            }
-        })
-        .spawn(ctx);
+        self.start_scheduler(ctx);
+        self.start_upkeep(ctx);
+        self.parts.directory.set_active(true);
+        log::info!(epoch; "this node is active");
+        if let Some(ready) = self.parts.ready.take() {
+            // Whoever waited may have gone.
+            let _ = ready.send(bootstrapped);
+        }
+    }
+
+    fn begin_later(&mut self, error: &Error, ctx: &mut Context<Self>) {
+        log::error!("the node could not begin its work: {}", error.cause());
+        self.lease_round += 1;
+        self.set_lease_timer(ASK, Self::ask_for_lease, ctx);
     }
 
     /// Notes until when we may speak for the database: our own clock ends the lease a little early.
