@@ -34,6 +34,8 @@ pub struct Directory {
     used: RwLock<HashMap<TokenId, i64>>,
     /// Counts what changes who may call, what is served and which runs are in progress.
     changes: AtomicU64,
+    /// Something may have been committed that nobody was told of, and the node has not begun anew since.
+    in_doubt: AtomicBool,
     active: AtomicBool,
     stopping: AtomicBool,
     /// Until when this node may speak for the database, in wall-clock milliseconds; `i64::MAX` where no other can (D5).
@@ -85,6 +87,7 @@ impl Directory {
             Event::AgentKeyAdded { digest, key } => self.agents.add(*digest, key.clone()),
             Event::AgentKeyEnded { key_id, .. } => self.agents.end(*key_id),
             Event::AgentChanged { agent_id, now } => self.agents.change(*agent_id, now.as_deref()),
+            Event::OutcomeUnknown => self.in_doubt.store(true, Ordering::SeqCst),
             _ => {}
         }
     }
@@ -93,6 +96,16 @@ impl Directory {
     /// that are in progress and who may call. Where the number moved since before the reading, it must be read again.
     pub fn changes(&self) -> u64 {
         self.changes.load(Ordering::SeqCst)
+    }
+
+    /// Tells whether the node is about to begin anew, because what it knows may not be all that is stored (D12).
+    pub fn is_in_doubt(&self) -> bool {
+        self.in_doubt.load(Ordering::SeqCst)
+    }
+
+    /// Says that the node reads anew what is stored.
+    pub fn end_doubt(&self) {
+        self.in_doubt.store(false, Ordering::SeqCst);
     }
 
     /// Who may call by an agent's key, and when each agent was seen.
@@ -330,5 +343,8 @@ mod tests {
         }
         directory.on_event(&Event::SteppedDown);
         assert_eq!(directory.changes(), counted.len() as u64);
+        assert!(directory.is_in_doubt());
+        directory.end_doubt();
+        assert!(!directory.is_in_doubt());
     }
 }

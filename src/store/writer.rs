@@ -296,11 +296,12 @@ impl Worker {
                     events.insert(0, Event::OutcomeUnknown);
                 }
                 self.seed.stats.commits_total.fetch_add(1, Ordering::Relaxed);
-                self.seed.stats.broken.store(0, Ordering::Relaxed);
                 self.seed.stats.last_commit_at.store(self.seed.parts.clock.now_ms(), Ordering::Relaxed);
                 if !events.is_empty() {
                     self.seed.parts.publish.publish(events);
                 }
+                // Whoever sees it well has heard of a doubt.
+                self.seed.stats.broken.store(0, Ordering::Relaxed);
             }
             Ended::Repeat => debug_assert!(false, "a batch with savepoints is never repeated"),
             Ended::Failed(error, fate) => {

@@ -84,6 +84,7 @@ impl Supervisor {
 
     /// Reads who may call and what is to be served, and begins with it; read again if any of it changed meanwhile.
     fn begin_from_store(&mut self, epoch: i64, bootstrapped: Bootstrapped, ctx: &mut Context<Self>) {
+        self.parts.directory.end_doubt();
         let (round, seen) = (self.lease_round, self.parts.directory.changes());
         let (store, now_ms) = (self.parts.store.clone(), self.parts.clock.now_ms());
         let query = move |db: &mut Db| {

@@ -135,6 +135,10 @@ async fn a_new_beginning_refuses_nothing_that_was_under_way(node: TestNode) {
     assert_eq!(ticket.leased().await.expect("it is leased").len(), 1);
     let cards = node.state.directory.agents().cards();
     assert_eq!(cards.len(), 1);
+    // What the writer tells first, and what the supervisor hears of it.
+    node.state.directory.on_event(&Event::OutcomeUnknown);
+    let waits = node.get("/ready").send().await.expect_error(503, "store_busy");
+    assert_eq!(waits.json["error"]["details"]["not_ready"], json!(["writer"]));
     node.state.hubs.publish(vec![Event::OutcomeUnknown]);
     let (mut ticket, began) = (Some(ticket), Instant::now());
     while !(cards.is_empty() && node.state.directory.is_active()) {
@@ -146,6 +150,7 @@ async fn a_new_beginning_refuses_nothing_that_was_under_way(node: TestNode) {
         assert!(began.elapsed() < LONG, "it does not begin anew");
     }
     drop(ticket);
+    node.get("/ready").send().await.expect_status(200);
     let again = poll(&node, &ben, "?wait=30").await;
     assert_eq!(again["messages"][0]["content"], "hello", "{again}");
 }
