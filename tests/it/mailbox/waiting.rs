@@ -7,7 +7,6 @@ use clawbroker::domain::event::{Event, Publish};
 use clawbroker::domain::time::iso;
 use clawbroker::domain::user::Role;
 use clawbroker::http::auth::digest;
-use clawbroker::store::Probe;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use serde_json::{Value, json};
@@ -24,7 +23,6 @@ on_both_databases!(
     one_message_wakes_one_of_five_hundred,
     whoever_has_gone_is_passed_over,
     a_hand_out_that_nobody_takes_comes_again,
-    a_new_beginning_refuses_nothing_that_was_under_way,
     a_wait_ends_without_a_message,
     a_wait_is_no_slow_answer,
     a_revoked_key_waits_no_more,
@@ -124,35 +122,6 @@ async fn a_hand_out_that_nobody_takes_comes_again(node: TestNode) {
     let again = poll(&node, &ben, "?wait=30").await;
     assert_eq!(again["messages"][0]["delivery_attempt"], before + 1, "each hand-out counts");
     assert_eq!(messages(&node, &ben, "").await, [] as [Value; 0]);
-}
-
-/// D12: the lease stays this node's own, so what is given back or closed meanwhile reaches the store.
-async fn a_new_beginning_refuses_nothing_that_was_under_way(node: TestNode) {
-    let (_, ann) = node.agent("ann").await;
-    let (_, ben) = node.agent("ben").await;
-    send(&node, &ann, "ben", "hello").await;
-    let mut ticket = ask(&node, &ben).await.ticket.expect("it is there");
-    assert_eq!(ticket.leased().await.expect("it is leased").len(), 1);
-    let cards = node.state.directory.agents().cards();
-    assert_eq!(cards.len(), 1);
-    // What the writer tells first, and what the supervisor hears of it.
-    node.state.directory.on_event(&Event::OutcomeUnknown);
-    let waits = node.get("/ready").send().await.expect_error(503, "store_busy");
-    assert_eq!(waits.json["error"]["details"]["not_ready"], json!(["writer"]));
-    node.state.hubs.publish(vec![Event::OutcomeUnknown]);
-    let (mut ticket, began) = (Some(ticket), Instant::now());
-    while !(cards.is_empty() && node.state.directory.is_active()) {
-        node.state.store.write(Probe).await.expect("nothing is refused");
-        if cards.is_empty() {
-            // The mailbox has gone, too.
-            drop(ticket.take());
-        }
-        assert!(began.elapsed() < LONG, "it does not begin anew");
-    }
-    drop(ticket);
-    node.get("/ready").send().await.expect_status(200);
-    let again = poll(&node, &ben, "?wait=30").await;
-    assert_eq!(again["messages"][0]["content"], "hello", "{again}");
 }
 
 async fn a_wait_ends_without_a_message(node: TestNode) {
