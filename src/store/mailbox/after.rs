@@ -3,11 +3,14 @@
 //! Invariants
 //! - STO-2: the notice to whoever asked is written in the transaction that ends the request.
 //! - RTE-1: the end of a reply or a notice begets nothing; it is counted.
+use std::sync::Arc;
+
 use super::MailLimits;
 use super::send::{append, deliver};
+use crate::domain::agent::AgentFacts;
 use crate::domain::delivery::{Delivery, DeliveryState, reason};
 use crate::domain::error::{Error, ErrorCode};
-use crate::domain::ids::ConversationId;
+use crate::domain::ids::{ConversationId, PartyId};
 use crate::domain::message::{MessageKind, MessageRole};
 use crate::domain::party::{Party, PartyKind};
 use crate::store::deliveries::{self, DeliveryOptions, Mail};
@@ -76,8 +79,14 @@ impl Lost {
         if mail.kind != Some(MessageKind::Request) || is_deleted(tx, id)? {
             return Ok(());
         }
-        let asker = tx.party(mail.sender_id)?.ok_or_else(|| Error::corrupt("a message without its sender's party"))?;
-        let asker = tx.agent_of(&asker)?;
+        let asker = match asker(tx, mail.sender_id) {
+            // The end of the request stands (STO-3).
+            Err(error) if error.is_unreadable() => {
+                log::error!("who sent `{}` cannot be read and is not told: {}", delivery.message_id, error.cause());
+                None
+            }
+            found => found?,
+        };
         let broker = parties::ensure_named(tx, PartyKind::System, BROKER)?;
         let text = format!("Your request to {} was not handled: {}", recipient.display_name, why(delivery));
         let new = NewLine {
@@ -93,6 +102,12 @@ impl Lost {
         }
         Ok(())
     }
+}
+
+/// Returns the agent that asked; `None` for a person, and for an agent that was removed meanwhile.
+fn asker(tx: &mut Tx<'_>, sender: PartyId) -> Result<Option<Arc<AgentFacts>>, Error> {
+    let party = tx.party(sender)?.ok_or_else(|| Error::corrupt("a message without its sender's party"))?;
+    tx.agent_of(&party)
 }
 
 fn is_deleted(tx: &mut Tx<'_>, id: ConversationId) -> Result<bool, Error> {
