@@ -37,6 +37,10 @@ pub struct Directory {
     trusted: RwLock<Option<Arc<Caller>>>,
     /// Tokens used since they were written down last, with the time.
     used: RwLock<HashMap<TokenId, i64>>,
+    /// Counts what changes who may call, what is served and which runs are in progress.
+    changes: AtomicU64,
+    /// Something may have been committed that nobody was told of, and the node has not begun anew since.
+    in_doubt: AtomicBool,
     active: AtomicBool,
     stopping: AtomicBool,
     /// Until when this node may speak for the database, in wall-clock milliseconds; `i64::MAX` where no other can (D5).
@@ -73,6 +77,24 @@ impl Directory {
     /// Takes in what was committed, before whoever made the change is answered: a new credential works at once, an ended
     /// one no more.
     pub fn on_event(&self, event: &Event) {
+        // Before it is taken in: whoever replaces what is known sees the number moved, or the change comes after it.
+        if matches!(
+            event,
+            Event::TokenAdded { .. }
+                | Event::TokenEnded { .. }
+                | Event::UserChanged { .. }
+                | Event::AgentKeyAdded { .. }
+                | Event::AgentKeyEnded { .. }
+                | Event::AgentChanged { .. }
+                | Event::GatewayChanged { .. }
+                | Event::ChannelChanged { .. }
+                | Event::Line { end: Some(_), .. }
+                | Event::TurnEnded { .. }
+                | Event::ConversationDeleted { .. }
+                | Event::OutcomeUnknown
+        ) {
+            self.changes.fetch_add(1, Ordering::SeqCst);
+        }
         match event {
             Event::Line { topic, end: Some(end), .. } | Event::TurnEnded { topic, end } => {
                 self.end_run(topic.conversation_id, end.turn_id);
@@ -85,8 +107,25 @@ impl Directory {
             Event::Delivery { delivery, .. } if delivery.channel_id.is_some() => self.channels.on_delivery(delivery),
             Event::AgentKeyEnded { key_id, .. } => self.agents.end(*key_id),
             Event::AgentChanged { agent_id, now } => self.agents.change(*agent_id, now.as_deref()),
+            Event::OutcomeUnknown => self.in_doubt.store(true, Ordering::SeqCst),
             _ => {}
         }
+    }
+
+    /// Returns how often the store has changed, or may have, what is read of it when a node begins: the gateways, the runs
+    /// that are in progress and who may call. Where the number moved since before the reading, it must be read again.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::SeqCst)
+    }
+
+    /// Tells whether the node is about to begin anew, because what it knows may not be all that is stored (D12).
+    pub fn is_in_doubt(&self) -> bool {
+        self.in_doubt.load(Ordering::SeqCst)
+    }
+
+    /// Says that the node reads anew what is stored.
+    pub fn end_doubt(&self) {
+        self.in_doubt.store(false, Ordering::SeqCst);
     }
 
     /// Who may call by an agent's key, and when each agent was seen.
@@ -162,6 +201,11 @@ impl Directory {
     /// Notes how far a run has come.
     pub fn set_run(&self, id: ConversationId, live: Arc<Live>) {
         write(&self.runs).insert(id, live);
+    }
+
+    /// Takes these runs for those in progress, and no others.
+    pub fn set_runs(&self, runs: Vec<(ConversationId, Arc<Live>)>) {
+        *write(&self.runs) = runs.into_iter().collect();
     }
 
     /// Forgets a run that has ended; before its end is told, so that nobody who comes later sees it as running.
@@ -329,5 +373,37 @@ impl Directory {
 
     pub fn sockets(&self) -> u64 {
         self.sockets.load(Ordering::SeqCst)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::event::GatewayChange;
+    use crate::domain::ids::{AgentId, AgentKeyId};
+
+    #[test]
+    fn what_changes_who_may_call_is_counted() {
+        let directory = Directory::default();
+        let agent_id = AgentId::new();
+        let counted = [
+            Event::TokenEnded { token_id: TokenId::new() },
+            Event::UserChanged { user_id: UserId::new(), now: None },
+            Event::AgentKeyEnded { agent_id, key_id: AgentKeyId::new() },
+            Event::AgentChanged { agent_id, now: None },
+            Event::GatewayChanged { gateway_id: "gw".parse().expect("a name"), change: GatewayChange::Removed },
+            Event::ChannelChanged { channel_id: ChannelId::new() },
+            Event::OutcomeUnknown,
+        ];
+        for event in &counted {
+            let before = directory.changes();
+            directory.on_event(event);
+            assert_eq!(directory.changes(), before + 1, "{event:?}");
+        }
+        directory.on_event(&Event::SteppedDown);
+        assert_eq!(directory.changes(), counted.len() as u64);
+        assert!(directory.is_in_doubt());
+        directory.end_doubt();
+        assert!(!directory.is_in_doubt());
     }
 }

@@ -43,6 +43,8 @@ use crate::store::{Lane, Location, Store, WriterSeed, gateways};
 
 /// How often a stand-by asks for the lease: at most so long after its end the node takes over.
 const ASK: Duration = Duration::from_millis(1_000);
+/// Least time between two new beginnings after a doubt: each one closes all browsers and links.
+const ANEW_GAP: Duration = Duration::from_secs(5);
 /// How often the active node looks at its own lease.
 const LOOK: Duration = Duration::from_millis(500);
 /// How often the use of tokens and keys is written down.
@@ -128,6 +130,10 @@ pub struct Supervisor {
     lease_round: u64,
     /// The next time the lease is asked for or renewed.
     lease_timer: Option<SpawnHandle>,
+    /// When the node began anew last because of a doubt (D12).
+    begun_anew_at: Option<tokio::time::Instant>,
+    /// The next time it does, if it is to.
+    anew_timer: Option<SpawnHandle>,
 }
 
 impl Supervisor {
@@ -147,6 +153,8 @@ impl Supervisor {
             standby_said: false,
             lease_round: 0,
             lease_timer: None,
+            begun_anew_at: None,
+            anew_timer: None,
         }
     }
 

@@ -98,35 +98,48 @@ impl Upkeep {
                 }
             };
             // Side by side, so that one commit serves all.
-            let (indexing, purging, ending, retained) = futures_util::try_join!(
+            let (indexing, purging, ending, retained) = futures_util::join!(
                 store.write_bulk(IndexLines),
                 store.write_bulk(PurgeStep::default()),
                 store.write_bulk(EndMailStep),
                 retaining
-            )?;
-            Ok::<_, Error>((indexing || purging || ending, retained))
+            );
+            ([indexing, purging, ending], retained)
         }
         .into_actor(self)
-        .map(|result, this, ctx| match result {
-            Ok((more, retained)) => {
-                this.busy = false;
-                this.last_error = None;
-                if let Some(stepped) = retained {
-                    this.retained(stepped);
-                }
-                if more || !this.walks.is_empty() {
-                    this.step_later(Duration::ZERO, ctx);
-                } else if this.woken {
-                    this.step_later(GATHER, ctx);
-                }
-            }
-            Err(error) => {
-                log::warn!("a step of the upkeep failed: {error}");
-                this.last_error = Some(error.to_string());
-                this.step_later(RETRY, ctx);
-            }
-        })
+        .map(|(steps, retained), this, ctx| this.stepped(steps, retained, ctx))
         .spawn(ctx);
+    }
+
+    /// Goes on after a step. A kind of work that fails keeps no other from what it has done.
+    fn stepped(
+        &mut self,
+        steps: [Result<bool, Error>; 3],
+        retained: Result<Option<Stepped>, Error>,
+        ctx: &mut Context<Self>,
+    ) {
+        let (mut more, mut failed) = (false, None);
+        match retained {
+            Ok(Some(stepped)) => self.retained(stepped),
+            Ok(None) => {}
+            Err(error) => failed = Some(error),
+        }
+        for step in steps {
+            match step {
+                Ok(is_more) => more |= is_more,
+                Err(error) => failed = Some(error),
+            }
+        }
+        self.busy = false;
+        self.last_error = failed.as_ref().map(ToString::to_string);
+        if let Some(error) = failed {
+            log::warn!("a step of the upkeep failed: {}", error.cause());
+            self.step_later(RETRY, ctx);
+        } else if more || !self.walks.is_empty() {
+            self.step_later(Duration::ZERO, ctx);
+        } else if self.woken {
+            self.step_later(GATHER, ctx);
+        }
     }
 }
 

@@ -114,7 +114,7 @@ pub(super) async fn lease_of_another(store: &Store, node_id: NodeId) -> Option<F
 }
 
 fn take(node_id: NodeId) -> TakeLease {
-    TakeLease { node_id, address: "a command".to_owned(), home: None, alone: false }
+    TakeLease { node_id, address: "a command".to_owned(), home: None, alone: false, afresh: false }
 }
 
 fn active_elsewhere(address: &str, for_ms: i64) -> Failure {

@@ -129,6 +129,18 @@ pub struct Error {
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
+/// What is wrong with a stored record.
+#[derive(Debug)]
+struct Unreadable(String);
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "unreadable record: {}", self.0)
+    }
+}
+
+impl std::error::Error for Unreadable {}
+
 impl Error {
     /// Makes an error of `code` with a sentence for the caller.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
@@ -177,7 +189,13 @@ impl Error {
 
     /// Reports a stored record that cannot be read (STO-3).
     pub fn corrupt(what: impl Into<String>) -> Self {
-        Self::internal(format!("unreadable record: {}", what.into()))
+        Self::internal(Unreadable(what.into()))
+    }
+
+    /// Tells whether it is about a stored record that cannot be read. The database itself has not failed then: whoever works
+    /// through many may leave one out.
+    pub fn is_unreadable(&self) -> bool {
+        self.source.as_ref().is_some_and(|source| source.is::<Unreadable>())
     }
 
     /// Says that this node is not the active one (D5).

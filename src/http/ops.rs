@@ -79,7 +79,8 @@ async fn ready(state: web::Data<AppState>) -> Result<HttpResponse, Error> {
         // Its migrations have run before anything else, so a store that can be read has them.
         not_ready.push("store");
     }
-    if state.store.writer().stats().broken.load(Relaxed) != 0 {
+    // As long as the node is about to begin anew its store is not well for those who wait for that.
+    if state.store.writer().stats().broken.load(Relaxed) != 0 || state.directory.is_in_doubt() {
         not_ready.push("writer");
     }
     if not_ready.is_empty() {

@@ -1,5 +1,6 @@
 //! Deliveries: every move goes through the state machine of `domain::delivery`, inside a transaction.
 mod by_channel;
+mod due;
 mod events;
 mod insert;
 mod mail;
@@ -16,14 +17,15 @@ use super::mailbox::Lost;
 use super::parties;
 use super::schema::{agents, conversations, deliveries};
 use super::tx::{Command, Tx};
-use crate::domain::delivery::{Applied, Delivery, DeliveryState, Move, Outcome, backoff_ms};
+use crate::domain::delivery::{Applied, Delivery, DeliveryState, Move, Outcome};
 use crate::domain::error::{Error, ErrorCode};
-use crate::domain::event::{Event, Topic};
+use crate::domain::event::Event;
 use crate::domain::ids::{ChannelId, ConversationId, DeliveryId, MessageId, PartyId};
 use crate::domain::message::Line;
-use crate::domain::party::{Party, PartyKind};
+use crate::domain::party::Party;
 
 pub(super) use self::by_channel::{count_open_by_channel, open_by_channel};
+pub use self::due::{FireDue, Fired, due};
 pub use self::events::Entry;
 pub use self::insert::DeliveryOptions;
 pub(super) use self::insert::{NewDelivery, NewRow, insert};
@@ -162,9 +164,10 @@ impl Stored {
     }
 }
 
-/// Notes that the recipient took the newest hand-out of a delivery, which does not move by it. A repeat changes nothing.
+/// Notes that the recipient took the newest hand-out of a delivery, which does not move by it. A repeat changes nothing,
+/// and what cannot be read is left as it is.
 pub(super) fn note_sent(tx: &mut Tx<'_>, id: DeliveryId, at: i64) -> Result<(), Error> {
-    let Some(mut stored) = get(tx.read()?, id)? else { return Ok(()) };
+    let Some(mut stored) = get_readable(tx.read()?, id)? else { return Ok(()) };
     if stored.add_sent(at) {
         diesel::update(deliveries::table.find(id_of(&stored.delivery)))
             .set(deliveries::events.eq(events::text(&stored.events)?))
@@ -198,6 +201,11 @@ pub fn get(db: &mut Db, id: DeliveryId) -> Result<Option<Stored>, Error> {
         .optional()?
         .map(Stored::try_from)
         .transpose()
+}
+
+/// Reads one delivery for whoever goes on without it: one that cannot be read is left out, and said in the log.
+pub(super) fn get_readable(db: &mut Db, id: DeliveryId) -> Result<Option<Stored>, Error> {
+    Ok(by_ids(db, &[id])?.pop())
 }
 
 /// Reads those of these that there are, in order of acceptance.
@@ -289,17 +297,6 @@ pub fn work_of_recipient(
     Ok((readable(rows), next))
 }
 
-/// Reads what is due first: id and time, soonest first.
-pub fn due(db: &mut Db, limit: i64) -> Result<Vec<(i64, DeliveryId)>, Error> {
-    let rows: Vec<(Option<i64>, Vec<u8>)> = deliveries::table
-        .filter(open().and(deliveries::due_at.is_not_null()))
-        .order((deliveries::due_at.asc(), deliveries::id.asc()))
-        .limit(limit)
-        .select((deliveries::due_at, deliveries::id))
-        .load(db)?;
-    rows.into_iter().map(|(at, id)| Ok((at.unwrap_or(0), DeliveryId::try_from(id.as_slice())?))).collect()
-}
-
 /// Counts deliveries by state: the open ones and the dead ones. The others are history.
 pub fn counts(db: &mut Db) -> Result<Vec<(DeliveryState, i64)>, Error> {
     DeliveryState::ALL
@@ -381,59 +378,6 @@ pub fn with_recipients(db: &mut Db, stored: Vec<Stored>) -> Result<Vec<(Stored, 
             Ok((s, party.clone()))
         })
         .collect()
-}
-
-/// Moves what time alone moves (DLV-2): leases that are over, ttls that ran out, waits that ended.
-pub struct FireDue {
-    pub ids: Vec<DeliveryId>,
-}
-
-/// What became of deliveries that were due.
-#[derive(Debug, Default)]
-pub struct Fired {
-    /// Those that are now ready to be handed out, each with its conversation's name.
-    pub ready: Vec<(Arc<Topic>, Delivery)>,
-    /// When each of those that are still open is due next.
-    pub due: Vec<(DeliveryId, Option<i64>)>,
-}
-
-impl Command for FireDue {
-    type Output = Fired;
-
-    fn apply(&self, tx: &mut Tx<'_>) -> Result<Fired, Error> {
-        let now_ms = tx.now_ms();
-        let mut fired = Fired::default();
-        for stored in by_ids(tx.read()?, &self.ids)? {
-            // For an agent the lease was the wait.
-            let wait_ms = match tx.party(stored.delivery.recipient_id)?.map(|party| party.kind) {
-                Some(PartyKind::Agent) => 0,
-                _ => backoff_ms(stored.delivery.attempt),
-            };
-            let retry_at = now_ms + wait_ms;
-            let delivery = match stored.delivery.due_move(now_ms, retry_at) {
-                Some(action) => apply_to(tx, stored, &action, true)?,
-                None => end_wait(tx, stored)?,
-            };
-            if !delivery.state.is_open() {
-                continue;
-            }
-            fired.due.push((delivery.id, delivery.due_at()));
-            if delivery.state == DeliveryState::Pending && !delivery.must_wait(now_ms) {
-                fired.ready.push((tx.topic(delivery.conversation_id)?, delivery));
-            }
-        }
-        Ok(fired)
-    }
-}
-
-/// Stores that a wait is over, so that it is not due again but for its ttl.
-fn end_wait(tx: &mut Tx<'_>, mut stored: Stored) -> Result<Delivery, Error> {
-    let now_ms = tx.now_ms();
-    if stored.delivery.state == DeliveryState::Pending && !stored.delivery.must_wait(now_ms) {
-        stored.delivery.end_wait(now_ms);
-        tx.save_move(&stored, DeliveryState::Pending)?;
-    }
-    Ok(stored.delivery)
 }
 
 /// An operator starts dead deliveries afresh.

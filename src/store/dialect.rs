@@ -169,7 +169,9 @@ pub struct Settings {
 ///
 /// SQLite keeps the pages of a commit whose fsync failed in its log. When the last connection is gone they count again for
 /// the next one, but only the memory of the kernel has them: whatever is written behind them would be lost with the power.
-/// So the log is carried over into the file, whose pages are written and synced anew, and begins afresh.
+/// So the log is carried over into the file, whose pages are written and synced anew, and begins afresh. Where nothing is
+/// left in the log that touches no disk, and neither does a commit of nothing; so one field of the header is written again as
+/// it is. An `UPDATE` to the same values would not do: SQLite leaves a page alone that would not change.
 pub(super) fn verify(db: &mut Db) -> Result<(), Error> {
     #[derive(diesel::QueryableByName)]
     struct Carried {
@@ -178,7 +180,10 @@ pub(super) fn verify(db: &mut Db) -> Result<(), Error> {
     }
     let Db::Sqlite(conn) = db else { return Ok(()) };
     let carried = diesel::sql_query("PRAGMA wal_checkpoint(TRUNCATE)").get_result::<Carried>(conn)?;
-    if carried.busy == 0 { Ok(()) } else { Err(Error::store_busy()) }
+    if carried.busy != 0 {
+        return Err(Error::store_busy());
+    }
+    Ok(conn.batch_execute(&format!("PRAGMA application_id = {APPLICATION_ID};"))?)
 }
 
 /// Runs the migrations that are missing. Two nodes may call it at once: one waits for the other.

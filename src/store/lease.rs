@@ -35,6 +35,9 @@ pub struct TakeLease {
     pub home: Option<HomeId>,
     /// No other node can be there: the file lock says so (SQLite).
     pub alone: bool,
+    /// Whoever asks begins from what is stored, and so does the writer: it forgets what it remembers. Behind the lock of
+    /// the lease no earlier transaction of this node can become visible any more (D12).
+    pub afresh: bool,
 }
 
 impl Command for TakeLease {
@@ -46,7 +49,11 @@ impl Command for TakeLease {
         let now_ms = dialect::database_now_ms(tx.read()?)?;
         let until = now_ms + LEASE_MS;
         let home = self.home.as_ref().map(|home| home.as_bytes().as_slice());
-        let Some((holder, epoch, held_until, address, held_at)) = dialect::lock_lease(tx.read()?)? else {
+        let found = dialect::lock_lease(tx.read()?)?;
+        if self.afresh {
+            tx.forget_all()?;
+        }
+        let Some((holder, epoch, held_until, address, held_at)) = found else {
             diesel::insert_into(node_lease::table)
                 .values((
                     node_lease::id.eq(1),

@@ -1,7 +1,7 @@
 //! What the writer remembers from one transaction to the next, so that the hot paths read nothing twice.
 //!
 //! Only the writer writes (STO-1), so nothing of it grows stale: whatever changes a row it was read from forgets it. Under
-//! another epoch, and after each rollback of something written, it begins afresh.
+//! another epoch, when the lease is asked for afresh, and after each rollback of something written, it begins afresh.
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::Arc;

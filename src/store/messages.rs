@@ -228,13 +228,14 @@ pub fn get(db: &mut Db, id: MessageId) -> Result<Option<Arc<Line>>, Error> {
     Ok(lines(db, row.into_iter().collect())?.pop())
 }
 
-/// Reads these lines, with a few queries for all.
+/// Reads those of these lines that there are, with a few queries for all. For whoever works through them: what cannot be
+/// read is left out, and said in the log (STO-3).
 pub fn by_ids(db: &mut Db, ids: &[MessageId]) -> Result<HashMap<MessageId, Arc<Line>>, Error> {
     let mut found = HashMap::new();
     for ids in ids.chunks(IDS_MAX) {
         let ids: Vec<&[u8]> = ids.iter().map(|id| id.as_bytes().as_slice()).collect();
         let rows = messages::table.filter(messages::id.eq_any(ids)).select(Row::as_select()).load(db)?;
-        found.extend(lines(db, rows)?.into_iter().map(|line| (line.id, line)));
+        found.extend(readable(db, rows)?.into_iter().map(|line| (line.id, line)));
     }
     Ok(found)
 }
@@ -306,6 +307,24 @@ fn lines(db: &mut Db, rows: Vec<Row>) -> Result<Vec<Arc<Line>>, Error> {
         parties::by_ids(db, &ids)?.into_iter().map(|party| (party.id, party)).collect()
     };
     rows.into_iter().map(|row| line(row, &senders).map(Arc::new)).collect()
+}
+
+/// The same without what cannot be read: one damaged row must not hold up its neighbours (STO-3).
+fn readable(db: &mut Db, rows: Vec<Row>) -> Result<Vec<Arc<Line>>, Error> {
+    let mut ids: Vec<PartyId> =
+        rows.iter().filter_map(|row| PartyId::try_from(row.sender_id.as_slice()).ok()).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let senders: HashMap<PartyId, Party> =
+        parties::readable_by_ids(db, &ids)?.into_iter().map(|party| (party.id, party)).collect();
+    let readable = |row: Row| {
+        let id = MessageId::try_from(row.id.as_slice());
+        line(row, &senders).map(Arc::new).inspect_err(|error| match id {
+            Ok(id) => log::error!("message `{id}` cannot be read and is left out: {}", error.cause()),
+            Err(_) => log::error!("a message cannot be read and is left out: {}", error.cause()),
+        })
+    };
+    Ok(rows.into_iter().filter_map(|row| readable(row).ok()).collect())
 }
 
 fn line(row: Row, senders: &HashMap<PartyId, Party>) -> Result<Line, Error> {

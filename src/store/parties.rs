@@ -76,8 +76,20 @@ pub fn get(db: &mut Db, id: PartyId) -> Result<Option<Party>, Error> {
 
 /// Reads parties by id, in any order.
 pub(super) fn by_ids(db: &mut Db, ids: &[PartyId]) -> Result<Vec<Party>, Error> {
+    rows_by_ids(db, ids)?.into_iter().map(Party::try_from).collect()
+}
+
+/// The same without what cannot be read; whoever misses one says so.
+pub(super) fn readable_by_ids(db: &mut Db, ids: &[PartyId]) -> Result<Vec<Party>, Error> {
+    Ok(rows_by_ids(db, ids)?.into_iter().filter_map(|row| Party::try_from(row).ok()).collect())
+}
+
+fn rows_by_ids(db: &mut Db, ids: &[PartyId]) -> Result<Vec<Row>, Error> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
     let ids: Vec<&[u8]> = ids.iter().map(|id| id.as_bytes().as_slice()).collect();
-    parties::table.filter(parties::id.eq_any(ids)).load::<Row>(db)?.into_iter().map(Party::try_from).collect()
+    Ok(parties::table.filter(parties::id.eq_any(ids)).load::<Row>(db)?)
 }
 
 /// Reads who takes part in a conversation, with how far each has read.

@@ -364,9 +364,10 @@ impl Command for EndTurn {
     }
 }
 
+/// Ends the delivery with its turn. One that cannot be read is left as it is: the answer is there all the same (STO-3).
 fn end_delivery(tx: &mut Tx<'_>, id: DeliveryId, end: &EndTurn) -> Result<(), Error> {
     use super::schema::deliveries::dsl;
-    let Some(mut stored) = deliveries::get(tx.read()?, id)? else { return Ok(()) };
+    let Some(mut stored) = deliveries::get_readable(tx.read()?, id)? else { return Ok(()) };
     // It may have been cancelled meanwhile; then its end stands.
     if !stored.delivery.state.is_open() {
         return end.sent_at.map_or(Ok(()), |at| deliveries::note_sent(tx, id, at));

@@ -36,7 +36,8 @@ pub trait Command: Send + 'static {
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Self::Output, Error>;
 }
 
-/// Changes nothing: its commit shows that the database can be written to.
+/// Changes nothing. Whoever waits for it knows that all that was queued before it is committed; and after a fault it has the
+/// writer find out whether the database can be written to.
 pub struct Probe;
 
 impl Command for Probe {
@@ -349,6 +350,13 @@ impl<'a> Tx<'a> {
     /// Ends the view after a rollback.
     pub(super) fn rolled_back(self) {
         self.memory.clear();
+    }
+
+    /// Forgets what earlier transactions have left to be remembered; what this one has changed it knows by itself.
+    pub(super) fn forget_all(&mut self) -> Result<(), Error> {
+        self.write_held()?;
+        self.memory.clear();
+        Ok(())
     }
 
     /// Forgets a conversation that was deleted: nobody writes in it any more.

@@ -12,11 +12,11 @@
 //! - D5: on PostgreSQL each transaction checks that this node is still the active one.
 //! - D12: after an I/O error or a commit of unknown outcome the connection is opened anew and the log
 //!   carried over into the file before anything else; nothing is tried again. If it may have been committed, that is told
-//!   with the first commit that succeeds again: what was not heard of must be read then.
+//!   with the first commit that succeeds again: what was not heard of must be read then. So it is after a thread that fell.
 mod job;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use tokio::sync::oneshot;
@@ -167,6 +167,10 @@ pub struct WriterSeed {
     interactive: Receiver<Box<dyn Job>>,
     bulk: Receiver<Box<dyn Job>>,
     stats: Arc<WriterStats>,
+    /// A thread has been started; the next one takes its place.
+    started: Arc<AtomicBool>,
+    /// A batch may have been committed of which nobody was told; they are told when the store is well again.
+    in_doubt: Arc<AtomicBool>,
 }
 
 /// Makes the queues: the handle puts commands in, the seed grows a thread that takes them out.
@@ -175,13 +179,26 @@ pub fn queues(parts: WriterParts) -> (WriterHandle, WriterSeed) {
     let (bulk, bulk_queue) = bounded(parts.options.bulk_queue_max);
     let stats = Arc::new(WriterStats::default());
     let handle = WriterHandle { interactive, bulk, stats: stats.clone() };
-    (handle, WriterSeed { parts: Arc::new(parts), interactive: interactive_queue, bulk: bulk_queue, stats })
+    let seed = WriterSeed {
+        parts: Arc::new(parts),
+        interactive: interactive_queue,
+        bulk: bulk_queue,
+        stats,
+        started: Arc::default(),
+        in_doubt: Arc::default(),
+    };
+    (handle, seed)
 }
 
 impl WriterSeed {
-    /// Starts the thread. It ends when all handles are gone and the queues are empty.
+    /// Starts the thread. It ends when all handles are gone and the queues are empty. One that takes the place of another
+    /// takes it that the other had committed something when it fell, and had told nobody.
     pub fn start(&self) -> Result<std::thread::JoinHandle<()>, Error> {
-        let worker = Worker { seed: self.clone(), db: None, memory: Memory::default(), in_doubt: false };
+        if self.started.swap(true, Ordering::SeqCst) {
+            self.in_doubt.store(true, Ordering::SeqCst);
+            self.stats.broken.store(1, Ordering::Relaxed);
+        }
+        let worker = Worker { seed: self.clone(), db: None, memory: Memory::default() };
         std::thread::Builder::new().name("store".into()).spawn(move || worker.run()).map_err(Error::internal)
     }
 
@@ -195,8 +212,6 @@ struct Worker {
     /// `None` before the first batch and after a fault, until it could be opened.
     db: Option<Db>,
     memory: Memory,
-    /// A batch may have been committed of which nobody was told; they are told when the store is well again.
-    in_doubt: bool,
 }
 
 /// How a batch ended.
@@ -277,15 +292,16 @@ impl Worker {
         };
         match ended {
             Ended::Committed(mut events) => {
-                if std::mem::take(&mut self.in_doubt) {
+                if self.seed.in_doubt.swap(false, Ordering::SeqCst) {
                     events.insert(0, Event::OutcomeUnknown);
                 }
                 self.seed.stats.commits_total.fetch_add(1, Ordering::Relaxed);
-                self.seed.stats.broken.store(0, Ordering::Relaxed);
                 self.seed.stats.last_commit_at.store(self.seed.parts.clock.now_ms(), Ordering::Relaxed);
                 if !events.is_empty() {
                     self.seed.parts.publish.publish(events);
                 }
+                // Whoever sees it well has heard of a doubt.
+                self.seed.stats.broken.store(0, Ordering::Relaxed);
             }
             Ended::Repeat => debug_assert!(false, "a batch with savepoints is never repeated"),
             Ended::Failed(error, fate) => {
@@ -300,7 +316,9 @@ impl Worker {
                     self.memory.clear();
                     self.seed.stats.broken.store(1, Ordering::Relaxed);
                 }
-                self.in_doubt |= fate == Fate::Doubt;
+                if fate == Fate::Doubt {
+                    self.seed.in_doubt.store(true, Ordering::SeqCst);
+                }
             }
         }
     }

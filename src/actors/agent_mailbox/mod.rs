@@ -274,14 +274,16 @@ impl AgentMailbox {
                     // Whoever has gone would cost an attempt.
                     _ if reply.is_closed() => drop(this.state.taken_back(&ids_of(&picked), now_ms)),
                     Ok(lines) => {
+                        // Their lines are gone, and so will they be in a moment; or they cannot be read (STO-3).
+                        this.state.forget(&picked.without_line(&lines), now_ms);
                         let left = picked.fill(&lines, ask.bytes);
-                        if picked.items.is_empty() {
-                            // Their lines are gone, and so will they be in a moment.
-                            this.state.refused(&left, now_ms);
-                            this.park(reply, ask);
-                        } else {
+                        if !picked.items.is_empty() {
                             this.state.taken_back(&left, now_ms);
                             this.lease(picked, reply, ask);
+                        } else if this.may_hand_out() {
+                            this.hand_out(reply, ask, ctx);
+                        } else {
+                            this.park(reply, ask);
                         }
                     }
                     Err(error) => this.fail(&picked, reply, error),

@@ -54,6 +54,12 @@ pub(super) struct Picked {
 }
 
 impl Picked {
+    /// Returns what has no line, neither in memory nor among those that were read: it cannot be handed out.
+    pub(super) fn without_line(&self, lines: &HashMap<MessageId, Arc<Line>>) -> Vec<DeliveryId> {
+        let has_none = |item: &&Item| item.line.is_none() && !lines.contains_key(&item.message);
+        self.items.iter().filter(has_none).map(|item| item.delivery).collect()
+    }
+
     /// Adds the lines that were read. What is beyond `bytes` with them, and what has no line any more, leaves the pick and
     /// is returned: it must be taken back.
     pub(super) fn fill(&mut self, lines: &HashMap<MessageId, Arc<Line>>, bytes: usize) -> Vec<DeliveryId> {
@@ -287,6 +293,21 @@ impl State {
     /// not is proposed again after a while, so that nobody asks in circles. Tells whether something else became ready.
     pub(super) fn refused(&mut self, ids: &[DeliveryId], now_ms: i64) -> bool {
         self.put_back(ids, now_ms.saturating_add(REFUSED_WAIT_MS), now_ms)
+    }
+
+    /// Forgets what was picked and has no text that could be handed out. It holds back nothing any more; what becomes of it
+    /// is told. Tells whether something else became ready.
+    pub(super) fn forget(&mut self, ids: &[DeliveryId], now_ms: i64) -> bool {
+        let mut became_ready = self.on_time(now_ms);
+        for id in ids {
+            if self.slots.get(id).is_none_or(|slot| slot.place != Place::HandingOut) {
+                continue;
+            }
+            if let Some(slot) = self.take(*id) {
+                became_ready |= self.settle(slot.conversation, now_ms);
+            }
+        }
+        became_ready
     }
 
     /// Returns how many more could be polled now.

@@ -22,6 +22,7 @@ use crate::gateway::history::HistoryPage;
 use crate::store::claims::ClaimSession;
 use crate::store::conversations::SessionName;
 use crate::store::track::TrackSession;
+use crate::store::turns::EndTurn;
 use crate::store::upstream::NoteContact;
 use crate::store::{Lane, deliveries};
 
@@ -37,6 +38,11 @@ pub(super) fn question_of(delivery: &Delivery, line: &Line) -> Question {
         seq: delivery.seq,
         text: line.text.as_str().into(),
     }
+}
+
+/// Ends a question that nobody wants to be asked any more.
+fn cancel_of(id: DeliveryId) -> deliveries::Cancel {
+    deliveries::Cancel { id, reason: Some("aborted".to_owned()) }
 }
 
 impl GatewayLink {
@@ -298,18 +304,37 @@ impl GatewayLink {
     /// Ends a waiting delivery; tried again while the store cannot take it, so that it is not sent after all (DLV-2).
     fn cancel(&mut self, id: DeliveryId, ctx: &mut Context<Self>) {
         let store = self.parts.store.clone();
-        let command = deliveries::Cancel { id, reason: Some("aborted".to_owned()) };
-        async move { store.write(command).await }
+        self.cancels.insert(id);
+        async move { store.write(cancel_of(id)).await }
             .into_actor(self)
-            .map(move |result, _, ctx| {
-                if let Err(error) = result
-                    && error.http_status() >= 500
-                {
+            .map(move |result, this, ctx| match result {
+                Err(error) if error.http_status() >= 500 => {
                     log::warn!("a waiting question could not be cancelled and is tried again: {}", error.cause());
                     ctx.run_later(STORE_RETRY, move |this, ctx| this.cancel(id, ctx));
                 }
+                // Done, or it has ended otherwise.
+                Ok(_) | Err(_) => {
+                    this.cancels.remove(&id);
+                }
             })
             .spawn(ctx);
+    }
+
+    /// Queues what the store has not taken yet: a link that ends does not try again. The next one reads what is open
+    /// behind that; what was written after all is not written twice.
+    pub(super) fn write_what_is_left(&mut self) {
+        let (mut ends, mut cancels): (Vec<EndTurn>, Vec<DeliveryId>) = (Vec::new(), self.cancels.drain().collect());
+        for session in self.sessions.values_mut() {
+            let (end, unsent) = session.left_over();
+            ends.extend(end.map(|end| *end));
+            cancels.extend(unsent);
+        }
+        let store = &self.parts.store;
+        let ended = ends.into_iter().map(|end| store.write_later(Lane::Interactive, end));
+        let cancelled = cancels.into_iter().map(|id| store.write_later(Lane::Interactive, cancel_of(id)));
+        for error in ended.chain(cancelled).filter_map(Result::err) {
+            log::warn!("what a link had still to write could not be queued: {error}");
+        }
     }
 
     fn wake(&mut self, id: ConversationId, wake: Wake, ctx: &mut Context<Self>) {

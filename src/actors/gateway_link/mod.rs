@@ -40,7 +40,7 @@ use crate::domain::delivery::{Delivery, DeliveryState};
 use crate::domain::error::Error;
 use crate::domain::event::{GatewayChange, LinkChange, Live};
 use crate::domain::gateway::{Gateway, LinkState, LinkStatus};
-use crate::domain::ids::ConversationId;
+use crate::domain::ids::{ConversationId, DeliveryId};
 use crate::domain::message::Line;
 use crate::gateway::backoff::Backoff;
 use crate::gateway::device::DeviceIdentity;
@@ -142,6 +142,8 @@ pub struct GatewayLink {
     loaded: bool,
     reading: Reading<Wanted>,
     touches: HashMap<ConversationId, Vec<super::messages::Reply<()>>>,
+    /// Questions that are to be cancelled, until the store has done so.
+    cancels: HashSet<DeliveryId>,
     /// The gateway's lists that have not come yet since the hello.
     lists_awaited: u8,
     leaving: bool,
@@ -196,6 +198,7 @@ impl GatewayLink {
             loaded: false,
             reading: Reading::default(),
             touches: HashMap::new(),
+            cancels: HashSet::new(),
             lists_awaited: 0,
             leaving: false,
             parts,
@@ -383,6 +386,7 @@ impl Handler<Stop> for GatewayLink {
 impl GatewayLink {
     fn leave(&mut self, ctx: &mut Context<Self>) {
         self.leaving = true;
+        self.write_what_is_left();
         if let Some(outgoing) = self.outgoing.take() {
             outgoing.close(1001, "going away");
         }

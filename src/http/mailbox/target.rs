@@ -47,26 +47,36 @@ pub(super) struct Choice {
     kind: &'static str,
 }
 
-/// Finds whom `asker` means by `text`. Where it did not ask for a channel to people, agents go before them.
+/// Finds whom `asker` means by `text`. Where it did not ask for a channel to people, agents go before them; only where it
+/// asked for none at all, whoever is called just so goes before an agent that has it in its name.
 pub(super) fn find(db: &mut Db, asker: &Asker, text: &str) -> Result<Meant, Error> {
     if text.chars().count() > CHARS_MAX {
         return Ok(Meant::Nobody);
     }
     let folded = fold(text);
     if matches!(asker.channel.as_str(), "" | "agent") {
-        match agent(db, asker, text, &folded)? {
+        let mut agents = exact(db, asker, text)?;
+        if !agents.iter().any(|(agent, _)| agent.id != asker.id) {
+            let people = if asker.channel.is_empty() { called_so(db, asker, text)? } else { Vec::new() };
+            if !people.is_empty() {
+                return Ok(person(text, &folded, people));
+            }
+            agents = by_part(db, asker, &folded)?;
+        }
+        match agent(asker, text, &folded, agents) {
             Meant::Nobody => {}
             found => return Ok(found),
         }
     }
-    person(db, asker, text, &folded)
+    let mut people = called_so(db, asker, text)?;
+    if people.is_empty() {
+        people = known(relationships::people(db, asker.id, Called::Part(&folded), READ_MAX)?);
+    }
+    Ok(person(text, &folded, people))
 }
 
-/// Finds an agent by id, slug or exact name, and only where there is none such by a part of the name, in any case.
-fn agent(db: &mut Db, asker: &Asker, text: &str, folded: &str) -> Result<Meant, Error> {
-    let exact = exact(db, asker, text)?;
-    let is_somebody = exact.iter().any(|(agent, _)| agent.id != asker.id);
-    let found = if is_somebody { exact } else { by_part(db, asker, folded)? };
+/// Chooses among agents by id, slug or exact name, and only where there is none such by a part of the name, in any case.
+fn agent(asker: &Asker, text: &str, folded: &str, found: Vec<(Agent, bool)>) -> Meant {
     let candidate = |(agent, related): &(Agent, bool)| Candidate {
         id: agent.id,
         slug: agent.slug.clone(),
@@ -76,12 +86,12 @@ fn agent(db: &mut Db, asker: &Asker, text: &str, folded: &str) -> Result<Meant, 
     };
     let candidates: Vec<Candidate<AgentId>> = found.iter().map(candidate).collect();
     let several: Vec<AgentId> = match resolve(&Query { text, folded, sender: Some(asker.id) }, &candidates) {
-        Resolved::Found(one) => return Ok(Meant::One(one.id)),
-        Resolved::Nobody => return Ok(Meant::Nobody),
+        Resolved::Found(one) => return Meant::One(one.id),
+        Resolved::Nobody => return Meant::Nobody,
         Resolved::Several(several) => several.iter().map(|one| one.id).collect(),
     };
     let fitting = found.into_iter().map(|(agent, _)| agent).filter(|agent| several.contains(&agent.id));
-    Ok(Meant::Several(fitting.map(Choice::agent).collect()))
+    Meant::Several(fitting.map(Choice::agent).collect())
 }
 
 /// Reads whoever is named exactly, each with whether the asker knows it: one by its id or slug, else those of the name,
@@ -117,18 +127,22 @@ fn by_part(db: &mut Db, asker: &Asker, folded: &str) -> Result<Vec<(Agent, bool)
     Ok(others.into_iter().map(|agent| (agent, false)).collect())
 }
 
-/// Finds a person among those whom the asker knows: by id or exact name, and only where there is none such by a part of
-/// the name, in any case.
-fn person(db: &mut Db, asker: &Asker, text: &str, folded: &str) -> Result<Meant, Error> {
-    let mut found: Vec<Member> = Vec::new();
-    if let Ok(id) = text.parse() {
-        found.extend(relationships::person(db, asker.id, id)?);
+/// Reads the people whom the asker knows by just this id or name.
+fn called_so(db: &mut Db, asker: &Asker, text: &str) -> Result<Vec<Member>, Error> {
+    if let Ok(id) = text.parse()
+        && let Some(person) = relationships::person(db, asker.id, id)?
+    {
+        return Ok(vec![person]);
     }
-    for called in [Called::Just(text), Called::Part(folded)] {
-        if found.is_empty() {
-            found = relationships::people(db, asker.id, called, READ_MAX)?.into_iter().map(|(_, one)| one).collect();
-        }
-    }
+    Ok(known(relationships::people(db, asker.id, Called::Just(text), READ_MAX)?))
+}
+
+fn known<T>(related: Vec<(T, Member)>) -> Vec<Member> {
+    related.into_iter().map(|(_, person)| person).collect()
+}
+
+/// Chooses among people as among agents.
+fn person(text: &str, folded: &str, mut found: Vec<Member>) -> Meant {
     let candidate = |person: &Member| Candidate {
         id: person.id,
         slug: String::new(),
@@ -140,13 +154,13 @@ fn person(db: &mut Db, asker: &Asker, text: &str, folded: &str) -> Result<Meant,
     let fitting: Vec<MemberId> = match resolve(&Query { text, folded, sender: None }, &candidates) {
         Resolved::Found(one) => vec![one.id],
         Resolved::Several(several) => several.iter().map(|one| one.id).collect(),
-        Resolved::Nobody => return Ok(Meant::Nobody),
+        Resolved::Nobody => return Meant::Nobody,
     };
     found.retain(|person| fitting.contains(&person.id));
     match found.pop() {
-        Some(person) if found.is_empty() => Ok(Meant::Person(Box::new(person))),
-        Some(person) => Ok(Meant::Several(found.into_iter().chain([person]).map(Choice::person).collect())),
-        None => Ok(Meant::Nobody),
+        Some(person) if found.is_empty() => Meant::Person(Box::new(person)),
+        Some(person) => Meant::Several(found.into_iter().chain([person]).map(Choice::person).collect()),
+        None => Meant::Nobody,
     }
 }
 

@@ -3,11 +3,14 @@
 //! Invariants
 //! - STO-2: the notice to whoever asked is written in the transaction that ends the request.
 //! - RTE-1: the end of a reply or a notice begets nothing; it is counted.
+use std::sync::Arc;
+
 use super::MailLimits;
 use super::send::{append, deliver};
+use crate::domain::agent::AgentFacts;
 use crate::domain::delivery::{Delivery, DeliveryState, reason};
 use crate::domain::error::{Error, ErrorCode};
-use crate::domain::ids::ConversationId;
+use crate::domain::ids::{ConversationId, PartyId};
 use crate::domain::message::{MessageKind, MessageRole};
 use crate::domain::party::{Party, PartyKind};
 use crate::store::channels;
@@ -77,8 +80,14 @@ impl Lost {
         if mail.kind != Some(MessageKind::Request) || is_deleted(tx, id)? {
             return Ok(());
         }
-        let asker = tx.party(mail.sender_id)?.ok_or_else(|| Error::corrupt("a message without its sender's party"))?;
-        let agent = tx.agent_of(&asker)?;
+        let asker = match asker(tx, mail.sender_id) {
+            // The end of the request stands (STO-3).
+            Err(error) if error.is_unreadable() => {
+                log::error!("who sent `{}` cannot be read and is not told: {}", delivery.message_id, error.cause());
+                None
+            }
+            found => Some(found?),
+        };
         let broker = parties::ensure_named(tx, PartyKind::System, BROKER)?;
         let (name, why) = (&recipient.display_name, why(delivery));
         let text = match recipient.kind {
@@ -92,15 +101,23 @@ impl Lost {
             ..NewLine::text(MessageRole::System, broker, text)
         };
         let notice = append(tx, id, new)?;
-        // A user sees the line; an agent that was removed meanwhile gets nothing.
-        if let Some(agent) = agent {
-            deliver(tx, &notice, &agent, DeliveryOptions::default(), LIMITS)?;
-        }
-        if asker.kind == PartyKind::Member {
-            channels::answer_to_member(tx, &notice, delivery.message_id, &asker, recipient.reference.parse()?)?;
+        match asker {
+            Some((_, Some(agent))) => deliver(tx, &notice, &agent, DeliveryOptions::default(), LIMITS)?,
+            Some((person, None)) if person.kind == PartyKind::Member => {
+                channels::answer_to_member(tx, &notice, delivery.message_id, &person, recipient.reference.parse()?)?;
+            }
+            // A user sees the line; an agent that was removed meanwhile gets nothing.
+            Some(_) | None => {}
         }
         Ok(())
     }
+}
+
+/// Returns who asked, with the agent that it stands for: `None` for a person, and for one that was removed meanwhile.
+fn asker(tx: &mut Tx<'_>, sender: PartyId) -> Result<(Party, Option<Arc<AgentFacts>>), Error> {
+    let party = tx.party(sender)?.ok_or_else(|| Error::corrupt("a message without its sender's party"))?;
+    let agent = tx.agent_of(&party)?;
+    Ok((party, agent))
 }
 
 fn is_deleted(tx: &mut Tx<'_>, id: ConversationId) -> Result<bool, Error> {

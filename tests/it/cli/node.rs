@@ -1,13 +1,19 @@
 //! The broker inside the test's own process, as `serve` puts it together.
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use clawbroker::config::{Config, DatabaseUrl};
+use clawbroker::domain::event::{Event, Publish};
 use clawbroker::node::Node;
-use clawbroker::store::Location;
+use clawbroker::store::{Location, Probe};
+use tokio::time::Instant;
 
 use crate::harness::Database;
 
-on_both_databases!(a_node_starts_stops_and_starts_again_in_one_process);
+on_both_databases!(
+    a_node_starts_stops_and_starts_again_in_one_process,
+    a_new_beginning_refuses_nothing_that_was_under_way,
+);
 
 fn config(database: &Database) -> Config {
     let mut config = Config::default();
@@ -30,4 +36,22 @@ async fn a_node_starts_stops_and_starts_again_in_one_process(database: Database)
         assert_eq!(ready.expect("an answer").status().as_u16(), 200);
         assert!(node.stop().await, "in time");
     }
+}
+
+/// D12: the lease stays this node's own, so whatever is on its way to the store when it begins anew is written. A second
+/// doubt that comes at once is not forgotten.
+async fn a_new_beginning_refuses_nothing_that_was_under_way(database: Database) {
+    let mut node = Node::start(config(&database)).await.expect("it starts");
+    node.ready().await.expect("it becomes the active one");
+    let epoch = node.state.store.epoch().load(Ordering::SeqCst);
+    for _ in 0..2 {
+        node.state.hubs.publish(vec![Event::OutcomeUnknown]);
+        let began = Instant::now();
+        while node.state.directory.is_in_doubt() || !node.state.directory.is_active() {
+            node.state.store.write(Probe).await.expect("nothing is refused");
+            assert!(began.elapsed() < Duration::from_secs(30), "it does not begin anew");
+        }
+        assert_eq!(node.state.store.epoch().load(Ordering::SeqCst), epoch);
+    }
+    assert!(node.stop().await, "in time");
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use clawbroker::domain::error::{Error, ErrorCode};
-use clawbroker::store::{Command, Tx};
+use clawbroker::store::{Command, Probe, Tx};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -205,5 +205,24 @@ fn after_an_error_of_the_disk_the_log_begins_afresh() {
         sql::run(&mut other, "COMMIT");
         assert_eq!(store.ask(&caller, conversation.id, "three").await.line.seq, 3);
         assert_eq!(main_file(), ["one", "two"]);
+    });
+}
+
+/// D12: a log without pages and a commit of nothing ask the disk nothing. What shows that it is well again is written.
+#[test]
+fn after_an_error_of_the_disk_something_is_written_before_it_counts_as_well() {
+    run_on(Kind::Sqlite, async |store: TestStore| {
+        let (caller, conversation) = store.chat().await;
+        store.ask(&caller, conversation.id, "one").await;
+        let log = || {
+            let mut path = store.database.file().as_os_str().to_owned();
+            path.push("-wal");
+            std::fs::metadata(path).map_or(0, |file| file.len())
+        };
+        for _ in 0..2 {
+            store.write(Lost).await.unwrap_err();
+            store.write(Probe).await.unwrap();
+            assert!(log() > 0, "only that commit can have written it");
+        }
     });
 }

@@ -7,7 +7,7 @@ use actix::prelude::*;
 use clawbroker::actors::directory::Directory;
 use clawbroker::actors::gateway_link::{ConversationGone, DeliveryMoved, GatewayLink, Leave, LinkParts};
 use clawbroker::actors::hub::Hubs;
-use clawbroker::actors::messages::{LinkRequest, Observe, ToLink};
+use clawbroker::actors::messages::{LinkRequest, Observe, Stop, ToLink};
 use clawbroker::actors::supervisor::ChildStopped;
 use clawbroker::config::{GatewayConfig, Limits};
 use clawbroker::domain::clock::{Clock, SystemClock};
@@ -39,6 +39,7 @@ on_both_databases!(
     nothing_is_asked_past_the_lease,
     a_first_contact_is_written_when_the_store_can_again,
     a_device_token_is_stored_when_the_store_can_again,
+    what_the_store_refused_is_written_before_a_link_ends,
 );
 
 /// Hears of the end of a link.
@@ -303,4 +304,28 @@ async fn a_device_token_is_stored_when_the_store_can_again(store: TestStore) {
     stage.refuse_writes(false);
     stage.upstream.restart("boot-2").await.expect("the port is free again");
     until_number(&stage.store, stored, 1).await;
+}
+
+/// LIM-1: an abort that was taken, while the store refuses, of a run that leaves no row in the log.
+async fn what_the_store_refused_is_written_before_a_link_ends(store: TestStore) {
+    let stage = Stage::on(store).await;
+    let link = stage.link();
+    stage.is(LinkState::Connected).await;
+    let conversation = stage.running(&link, "a").await;
+    let asked = stage.store.ask(&stage.caller, conversation.id, "say: too late").await;
+    let delivery = Arc::new(asked.delivery.expect("a delivery"));
+    link.send(DeliveryMoved { delivery, line: Some(asked.line) }).await.expect("the link lives");
+    stage.refuse_writes(true);
+    let (reply, answer) = oneshot::channel();
+    let request = LinkRequest::Abort { conversation_id: conversation.id, turn_id: None, queued: true, reply };
+    link.send(ToLink { gateway_id: stage.gateway.id.clone(), request }).await.expect("the link lives");
+    answer.await.expect("an answer").expect("it is taken");
+    // Both the end of the run and that of the question which waits have been tried, and more than once.
+    let tried = || stage.store.writer().stats().commands_total.load(Ordering::Relaxed);
+    let before = tried();
+    until("the link's tries", || tried() > before + 12).await;
+    stage.refuse_writes(false);
+    link.do_send(Stop);
+    until_number(&stage.store, "SELECT count(*) AS value FROM turns WHERE state < 5", 0).await;
+    until_number(&stage.store, "SELECT count(*) AS value FROM deliveries WHERE state < 2", 0).await;
 }

@@ -1,6 +1,7 @@
 //! Health, metrics, tickets, pages, and the description of the API.
 use std::collections::BTreeSet;
 
+use clawbroker::domain::event::Event;
 use clawbroker::domain::user::Role;
 use serde_json::{Value, json};
 
@@ -21,6 +22,12 @@ async fn health_says_what_the_ancestors_ask_for(node: TestNode) {
     );
     assert_eq!(node.get("/api/health").send().await.expect_status(200).json, json!({ "status": "ok" }));
     assert_eq!(node.get("/ready").send().await.expect_status(200).json, json!({ "status": "ready" }));
+    // It is about to begin anew from what is stored (D12).
+    node.state.directory.on_event(&Event::OutcomeUnknown);
+    let waits = node.get("/ready").send().await.expect_error(503, "store_busy");
+    assert_eq!(waits.json["error"]["details"]["not_ready"], json!(["writer"]));
+    node.state.directory.end_doubt();
+    node.get("/ready").send().await.expect_status(200);
     let index = node.get("/").send().await.expect_status(200);
     assert_eq!(index.json, json!({ "name": "clawbroker", "version": version, "status": "running" }));
     let page = node.get("/").header("accept", "text/html,*/*;q=0.8").header("host", "localhost:1").send().await;

@@ -5,7 +5,7 @@ use clawbroker::store::conversations::DeleteConversation;
 use clawbroker::store::deliveries::{self, Cancel, Filter, FireDue, Fired, Purge, Redrive};
 use clawbroker::store::turns::BeginTurn;
 
-use crate::harness::test_store::START_MS;
+use crate::harness::test_store::{START_MS, roomy};
 use crate::harness::{TestStore, sql};
 
 /// Sets columns of a delivery behind the store's back, for clocks that no command winds up yet.
@@ -103,6 +103,26 @@ async fn a_damaged_row_holds_nobody_up(store: TestStore) {
         assert_eq!(store.delivery(id).await.delivery.state, DeliveryState::Expired);
     }
     assert_eq!(store.number("SELECT count(*) AS value FROM deliveries WHERE events = 'x' AND state = 0").await, 1);
+}
+
+/// STO-3: the same where it is not the row itself that cannot be read.
+async fn damage_around_a_delivery_holds_nobody_up(store: TestStore) {
+    let (caller, conversation) = store.chat().await;
+    let other = store.gateway("gw-2").await;
+    let other = store.session(&caller, &other, "webchat-2").await;
+    let mut ids = Vec::new();
+    for id in [other.id, conversation.id] {
+        let delivery = store.ask(&caller, id, "one").await.delivery.unwrap().id;
+        set(&store, delivery, &format!("expires_at = {START_MS}, due_at = {START_MS}"));
+        ids.push(delivery);
+    }
+    sql::run(&mut store.database.connect(), "UPDATE parties SET kind = 99 WHERE reference = 'gw-2'");
+    // Another writer, which remembers nothing of it.
+    let afresh = TestStore::with(store.database.clone(), roomy());
+    let fire = FireDue { ids: ids.clone() };
+    afresh.write(fire).await.unwrap();
+    let states = [store.delivery(ids[0]).await.delivery.state, store.delivery(ids[1]).await.delivery.state];
+    assert_eq!(states, [DeliveryState::Pending, DeliveryState::Expired]);
 }
 
 async fn the_last_lease_that_runs_out_is_the_end(store: TestStore) {
@@ -215,6 +235,7 @@ on_both_databases!(
     time_moves_what_waits_for_it,
     what_was_accepted_by_a_later_clock_is_handed_out,
     a_damaged_row_holds_nobody_up,
+    damage_around_a_delivery_holds_nobody_up,
     the_last_lease_that_runs_out_is_the_end,
     a_dead_delivery_is_redriven_unless_it_had_started,
     a_cancelled_delivery_stays_cancelled,

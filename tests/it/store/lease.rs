@@ -11,7 +11,7 @@ use crate::harness::test_store::roomy;
 use crate::harness::{Database, Kind, TestStore, run_on, sql};
 
 fn take(node_id: NodeId, alone: bool) -> TakeLease {
-    TakeLease { node_id, address: "127.0.0.1:1".into(), home: None, alone }
+    TakeLease { node_id, address: "127.0.0.1:1".into(), home: None, alone, afresh: false }
 }
 
 /// Lets the lease run out without waiting for it.
@@ -55,8 +55,28 @@ async fn a_node_that_comes_back_to_its_data_does_not_wait(store: TestStore) {
     assert!(matches!(store.write(from(None)).await.unwrap(), Lease::Theirs { .. }), "no home is nobody's");
 }
 
+/// D12: who begins from what is stored must not be told what the writer remembers; who only renews keeps it all.
+async fn whoever_asks_afresh_has_the_writer_read_again(store: TestStore) {
+    let (caller, conversation) = store.chat().await;
+    let node = NodeId::new();
+    store.write(take(node, true)).await.unwrap();
+    store.ask(&caller, conversation.id, "one").await;
+    // As a transaction does that was taken for lost, and becomes visible late.
+    let late = |seq: i64| {
+        sql::run(&mut store.database.connect(), &format!("UPDATE conversations SET last_seq = {seq}"));
+    };
+    late(7);
+    store.write(take(node, true)).await.unwrap();
+    assert_eq!(store.ask(&caller, conversation.id, "two").await.line.seq, 2, "it is remembered");
+    late(7);
+    let afresh = TakeLease { afresh: true, ..take(node, true) };
+    assert_eq!(store.write(afresh).await.unwrap(), Lease::Ours { epoch: 1 });
+    assert_eq!(store.ask(&caller, conversation.id, "three").await.line.seq, 8);
+}
+
 on_both_databases!(
     a_lease_is_held_renewed_and_handed_on,
+    whoever_asks_afresh_has_the_writer_read_again,
     a_node_that_knows_it_is_alone_does_not_wait,
     a_node_that_comes_back_to_its_data_does_not_wait,
 );

@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use clawbroker::domain::ids::ConversationId;
 use clawbroker::domain::message::{Block, CUT_MARKER, Line, MessageRole, TEXT_BYTES_MAX};
+use clawbroker::domain::user::Role;
 use clawbroker::store::messages::{self, Span};
 use clawbroker::store::upstream::{ImportRows, RowLine, Source};
 
@@ -66,6 +67,23 @@ async fn lines_beyond_the_bound_of_a_page_are_left_unread(store: TestStore) {
     assert_eq!(damaged.http_status(), 500);
 }
 
+/// STO-3: whoever works through many lines goes on without those that cannot be read.
+async fn damaged_lines_are_left_out_where_their_neighbours_wait(store: TestStore) {
+    let (caller, conversation) = store.chat().await;
+    let operator = store.user("oscar", Role::Operator).await;
+    let mut ids = Vec::new();
+    for (who, text) in [(&caller, "one"), (&caller, "two"), (&operator, "three"), (&caller, "four")] {
+        ids.push(store.ask(who, conversation.id, text).await.line.id);
+    }
+    let mut db = store.database.connect();
+    sql::run(&mut db, "UPDATE messages SET blocks = 'not blocks' WHERE seq = 2");
+    sql::run(&mut db, "UPDATE parties SET kind = 99 WHERE id = (SELECT sender_id FROM messages WHERE seq = 3)");
+    let found = store.read(move |db| messages::by_ids(db, &ids)).await.unwrap();
+    let mut seqs: Vec<i64> = found.values().map(|line| line.seq).collect();
+    seqs.sort_unstable();
+    assert_eq!(seqs, [1, 4]);
+}
+
 async fn lines_come_back_as_they_were_committed(store: TestStore) {
     let (caller, conversation) = store.chat().await;
     let (asked, turn_id) = store.begun(&caller, conversation.id, "ünï 🦀\nnew line").await;
@@ -113,6 +131,7 @@ on_both_databases!(
     pages_are_contiguous_parts_of_the_log,
     pages_are_bounded_in_bytes,
     lines_beyond_the_bound_of_a_page_are_left_unread,
+    damaged_lines_are_left_out_where_their_neighbours_wait,
     lines_come_back_as_they_were_committed,
     a_giant_answer_is_cut_and_says_so,
 );

@@ -10,8 +10,8 @@ use clawbroker::store::mailbox::{Ask, MailLimits, OpenUserAgent};
 
 use super::ask::ask;
 use super::mailbox::{LIMITS, agent, hand_out, mail, message, two};
-use crate::harness::TestStore;
 use crate::harness::test_store::roomy;
+use crate::harness::{TestStore, sql};
 
 /// How many removed agents are left to be ended.
 async fn left(store: &TestStore) -> i64 {
@@ -82,6 +82,28 @@ async fn much_mail_ends_in_steps_also_after_a_restart(store: TestStore) {
     assert_eq!(other.number(dead).await, 1_103);
 }
 
+/// STO-3: what cannot be read is left as it is, however much, and nothing behind it waits for ever.
+async fn damaged_mail_of_a_removed_agent_holds_nobody_up(store: TestStore) {
+    let uma = store.user("uma", Role::Member).await;
+    let limits = MailLimits { messages_max: 10_000, ..LIMITS };
+    for (name, count) in [("Ben", 1_010), ("Carl", 3)] {
+        let agent = agent(&store, name, AgentKind::OpenClaw).await;
+        let open = OpenUserAgent { user_id: uma.user_id, agent_id: agent.id, actor: Actor::system() };
+        let (talk, _) = store.write(open).await.unwrap();
+        let asked = (0..count).map(|n| store.write(Ask { limits, ..ask(&uma, &talk, &format!("question {n}")) }));
+        assert!(futures_util::future::join_all(asked).await.iter().all(Result::is_ok));
+        store.write(RemoveAgent { id: agent.id, actor: Actor::system() }).await.unwrap();
+    }
+    let first = "SELECT n FROM deliveries ORDER BY n LIMIT 1000";
+    sql::run(&mut store.database.connect(), &format!("UPDATE deliveries SET events = 'x' WHERE n IN ({first})"));
+    assert!(!store.write_bulk(EndMailStep).await.unwrap(), "nothing is left that can be ended");
+    assert_eq!(left(&store).await, 0);
+    for (sql, expected) in [("state = 0 AND events = 'x'", 1_000), ("state = 3", 13), ("state < 2", 1_000)] {
+        let number = store.number(&format!("SELECT count(*) AS value FROM deliveries WHERE {sql}")).await;
+        assert_eq!(number, expected, "{sql}");
+    }
+}
+
 async fn what_died_with_its_agent_stays_dead(store: TestStore) {
     let (ann, ben) = two(&store).await;
     store.write(message(&ann, &ben, "x")).await.unwrap();
@@ -106,5 +128,6 @@ async fn what_died_with_its_agent_stays_dead(store: TestStore) {
 on_both_databases!(
     a_removed_agent_gets_nothing_more_and_its_mail_dies,
     much_mail_ends_in_steps_also_after_a_restart,
+    damaged_mail_of_a_removed_agent_holds_nobody_up,
     what_died_with_its_agent_stays_dead,
 );

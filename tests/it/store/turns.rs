@@ -6,8 +6,8 @@ use clawbroker::domain::turn::TurnState;
 use clawbroker::store::deliveries::{Cancel, Entry};
 use clawbroker::store::turns::{self, BeginForeignTurn, BeginTurn, Checkpoint, DeliveryEnd, EndTurn, Turn};
 
-use crate::harness::TestStore;
 use crate::harness::test_store::{START_MS, answer};
+use crate::harness::{TestStore, sql};
 
 async fn turn(store: &TestStore, id: TurnId) -> Turn {
     store.read(move |db| turns::get(db, id)).await.unwrap().unwrap()
@@ -66,6 +66,22 @@ async fn the_first_end_of_a_turn_counts(store: TestStore) {
     assert_eq!(store.log(conversation.id).await.len(), 2);
     let unknown = store.write(answer(TurnId::new(), "hi")).await.unwrap_err();
     assert_eq!(unknown.code(), ErrorCode::NotFound);
+}
+
+/// STO-3: the answer is there, and the delivery is left as it is.
+async fn a_turn_ends_whatever_its_delivery_looks_like(store: TestStore) {
+    let (caller, conversation) = store.chat().await;
+    let (_, turn_id) = store.begun(&caller, conversation.id, "hello").await;
+    sql::run(&mut store.database.connect(), "UPDATE deliveries SET events = 'x'");
+    store.told();
+    let sent_at = Some(START_MS);
+    let checkpoint = Checkpoint { turn_id, text: "The ans".into(), run_id: "run-2".into(), sent_at };
+    store.write_bulk(checkpoint).await.unwrap();
+    assert_eq!(turn(&store, turn_id).await.text, "The ans");
+    store.write(EndTurn { sent_at, ..answer(turn_id, "The answer") }).await.unwrap();
+    assert_eq!(store.told(), ["line 2 final"]);
+    assert_eq!(turn(&store, turn_id).await.state, TurnState::Final);
+    assert_eq!(store.number("SELECT count(*) AS value FROM deliveries WHERE state = 1 AND events = 'x'").await, 1);
 }
 
 /// D4: final, aborted and error all complete the delivery.
@@ -194,6 +210,7 @@ on_both_databases!(
     beginning_a_turn_leases_its_delivery_once,
     a_checkpoint_keeps_the_text_of_a_running_turn,
     the_first_end_of_a_turn_counts,
+    a_turn_ends_whatever_its_delivery_looks_like,
     every_end_of_a_run_completes_its_delivery,
     an_unknown_outcome_is_dead_and_has_started,
     an_error_without_an_answer_is_a_line_that_says_so,

@@ -1,14 +1,17 @@
 //! The writer's promises when a command fails: it fails alone, and nobody is told what is not so.
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clawbroker::domain::error::{Error, ErrorCode};
+use clawbroker::domain::event::{Event, Publish};
 use clawbroker::domain::user::Role;
 use clawbroker::store::audit::Actor;
 use clawbroker::store::conversations::{NewSession, OpenSession};
 use clawbroker::store::users::AddUser;
-use clawbroker::store::{Command, Db, Lane, Tx};
+use clawbroker::store::{Command, Db, Lane, Probe, Tx, WriterParts, writer_queues};
 
-use crate::harness::{Kind, TestStore, question, session_name, sql};
+use crate::harness::test_store::roomy;
+use crate::harness::{Kind, Recorder, TestStore, question, session_name, sql};
 
 /// How a command goes wrong after it has written.
 #[derive(Clone, Copy)]
@@ -137,6 +140,45 @@ async fn a_commit_of_unknown_outcome_is_told(store: TestStore) {
     assert!(store.told().is_empty(), "once is enough");
 }
 
+/// Tells of nothing the first time: the writer's thread falls between its commit and its answers.
+#[derive(Default)]
+struct FallsOnce {
+    fell: AtomicBool,
+    told: Recorder,
+}
+
+impl Publish for FallsOnce {
+    fn publish(&self, events: Vec<Event>) {
+        assert!(self.fell.swap(true, Ordering::SeqCst), "a planned fall");
+        self.told.publish(events);
+    }
+}
+
+/// D12: what a thread has committed that fell before it told of it is as unknown as after a commit that failed.
+async fn what_a_fallen_thread_did_not_tell_is_told_as_unknown(store: TestStore) {
+    let publish = Arc::new(FallsOnce::default());
+    let parts = WriterParts {
+        opener: store.database.opener(),
+        options: roomy(),
+        clock: store.clock.clone(),
+        publish: publish.clone(),
+        epoch: store.epoch().clone(),
+    };
+    let (writer, seed) = writer_queues(parts);
+    let thread = seed.start().unwrap();
+    let answer = writer.submit(Lane::Interactive, store.new_gateway("untold")).unwrap();
+    assert!(answer.await.is_err(), "nobody is answered");
+    assert!(thread.join().is_err());
+    let _thread = seed.start().unwrap();
+    assert_eq!(seed.stats().broken.load(Ordering::Relaxed), 1, "somebody must find out whether the store is well");
+    writer.submit(Lane::Interactive, Probe).unwrap().await.unwrap().unwrap();
+    assert!(matches!(publish.told.take().as_slice(), [Event::OutcomeUnknown]));
+    assert_eq!(seed.stats().broken.load(Ordering::Relaxed), 0);
+    assert_eq!(store.number("SELECT count(*) AS value FROM gateways WHERE id = 'untold'").await, 1);
+    writer.submit(Lane::Interactive, Probe).unwrap().await.unwrap().unwrap();
+    assert!(publish.told.take().is_empty(), "once is enough");
+}
+
 /// A lock that another program holds on the file says nothing about the disk: the connection stays, and nothing waits for
 /// more than the lock.
 async fn a_lock_of_somebody_else_passes(store: TestStore) {
@@ -205,6 +247,7 @@ on_both_databases!(
     a_panic_fails_alone_and_the_writer_lives_on,
     a_lost_disk_refuses_the_batch_and_reopens,
     a_commit_of_unknown_outcome_is_told,
+    what_a_fallen_thread_did_not_tell_is_told_as_unknown,
     a_failed_read_does_not_take_its_neighbours_along,
     a_refusal_before_the_first_write_costs_no_replay,
 );

@@ -286,3 +286,22 @@ fn what_cannot_be_read_leaves_the_pick() {
     assert_eq!(picked.fill(&read, 100), [gone.id]);
     assert_eq!(picked.items.iter().map(|item| item.delivery).collect::<Vec<_>>(), [there.id]);
 }
+
+/// STO-3: what cannot be read holds nothing back, also for whoever takes one message at a time.
+#[test]
+fn what_has_no_text_is_forgotten() {
+    let talk = ConversationId::new();
+    let mut state = State::new(0);
+    let all: Vec<Delivery> = (1..=2).map(|n| delivery(talk, n, n)).collect();
+    for delivery in &all {
+        state.on_delivery(delivery, None, 0);
+    }
+    let picked = state.pick(Want { rows: 1, ..ALL }, 0);
+    let lines = HashMap::from([(all[0].message_id, line_of(&all[0], "one"))]);
+    assert!(picked.without_line(&lines).is_empty());
+    assert_eq!(picked.without_line(&HashMap::new()), [all[0].id]);
+    assert!(state.forget(&[all[0].id], 0), "what is behind it is ready");
+    assert_eq!((state.remaining(0), state.handing_out()), (1, 0));
+    assert!(!state.forget(&[all[1].id], 0), "what was not picked stays");
+    assert_eq!(numbers(&mut state, ALL, 0), [2]);
+}

@@ -2,7 +2,7 @@
 use super::{BUSY_RETRY_MS, Effect, End, RESUME_LOOK_MS, RequestError, Run, STORE_RETRY_MS, Session, Stage, Wake};
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::{Live, LiveStep};
-use crate::domain::ids::TurnId;
+use crate::domain::ids::{DeliveryId, TurnId};
 use crate::gateway::frames::{ChatEvent, ChatState, SendAck, SendStatus};
 use crate::gateway::run::Change;
 use crate::store::turns::{BeginForeignTurn, BeginTurn, Checkpoint, EndTurn, Turn};
@@ -369,6 +369,21 @@ impl Session {
         });
         run.stage = Stage::Ending(command.clone());
         vec![Effect::End(command)]
+    }
+
+    /// Returns what the store has not taken yet when the link ends, which has no time for another try: the end of a turn,
+    /// and the question of a run that was aborted before it had begun for sure. What else is open the next link reads.
+    pub(in super::super) fn left_over(&mut self) -> (Option<Box<EndTurn>>, Option<DeliveryId>) {
+        let is_unsent = |run: &&Run| run.abort_wanted && matches!(run.stage, Stage::Beginning);
+        let question = self.run.as_ref().filter(is_unsent).and_then(|run| run.question.as_ref());
+        let unsent = question.map(|question| question.delivery_id);
+        if unsent.is_some() {
+            drop(self.end(End::aborted(None)));
+        }
+        match &self.run {
+            Some(Run { stage: Stage::Ending(end), .. }) => (Some(end.clone()), unsent),
+            _ => (None, unsent),
+        }
     }
 
     /// The end of the turn is on disk, or could not be written.

@@ -152,3 +152,24 @@ fn abort_of_a_named_turn_that_is_ending_changes_nothing() {
     bench.pass(1_000);
     assert_eq!(bench.said(), ["end answered: one", "send 1"]);
 }
+
+/// A link that ends does not try again: it is told what the store has not taken yet.
+#[test]
+fn what_the_store_has_refused_is_left_over() {
+    let mut bench = Bench::answering();
+    assert_eq!(bench.session.left_over(), (None, None), "what runs is read by the next link");
+    bench.fail = vec![ErrorCode::StoreBusy];
+    bench.own(ChatState::Aborted, Some("half"));
+    let (end, unsent) = bench.session.left_over();
+    assert_eq!(end.map(|end| (end.state, end.text)), Some((TurnState::Aborted, "half".to_owned())));
+    assert_eq!(unsent, None);
+
+    let mut bench = Bench::ready();
+    bench.fail = vec![ErrorCode::StoreBusy];
+    bench.ask();
+    assert_eq!(bench.session.left_over(), (None, None), "it is asked by the next link");
+    bench.abort(false);
+    let (end, unsent) = bench.session.left_over();
+    // Whether it has begun is not known after every failure.
+    assert_eq!((end.map(|end| end.state), unsent), (Some(TurnState::Aborted), Some(bench.keys[0])));
+}
