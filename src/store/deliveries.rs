@@ -15,7 +15,7 @@ use diesel::sql_types::Bool;
 use super::dialect::Db;
 use super::mailbox::Lost;
 use super::parties;
-use super::schema::{agents, conversations, deliveries};
+use super::schema::{agents, channels, conversations, deliveries};
 use super::tx::{Command, Tx};
 use crate::domain::delivery::{Applied, Delivery, DeliveryState, Move, Outcome};
 use crate::domain::error::{Error, ErrorCode};
@@ -358,6 +358,8 @@ fn matching(filter: &Filter) -> deliveries::BoxedQuery<'static, <Db as diesel::C
         query = query.filter(deliveries::started.eq(false).and(deliveries::conversation_id.eq_any(live)));
         let removed = agents::table.filter(agents::deleted_at.is_not_null()).select(agents::party_id);
         query = query.filter(deliveries::recipient_id.ne_all(removed));
+        let channels = channels::table.filter(channels::deleted_at.is_null()).select(channels::id.nullable());
+        query = query.filter(deliveries::channel_id.is_null().or(deliveries::channel_id.eq_any(channels)));
     }
     query
 }
@@ -412,6 +414,7 @@ impl Command for Redrive {
                 format!("the agent that delivery `{}` was for was removed", self.id),
             ));
         }
+        by_channel::check(tx, &stored.delivery)?;
         apply_to(tx, stored, &Move::Redrive, true)
     }
 }

@@ -3,10 +3,13 @@ use diesel::prelude::*;
 
 use super::events::LEASED;
 use super::{Row, Stored, open, readable};
-use crate::domain::error::Error;
+use crate::domain::delivery::Delivery;
+use crate::domain::error::{Error, ErrorCode};
 use crate::domain::ids::ChannelId;
+use crate::store::channels;
 use crate::store::dialect::Db;
 use crate::store::schema::deliveries;
+use crate::store::tx::Tx;
 
 impl Stored {
     /// Returns when it was handed out for the first time, as far as its history tells.
@@ -31,6 +34,16 @@ pub(in crate::store) fn open_by_channel(
         .load(db)?;
     let next = rows.last().filter(|_| rows.len() as i64 >= limit).map(|row| row.n);
     Ok((readable(rows), next))
+}
+
+/// Refuses a delivery whose channel was removed: nobody would bring it (DLV-2).
+pub(super) fn check(tx: &mut Tx<'_>, delivery: &Delivery) -> Result<(), Error> {
+    let Some(id) = delivery.channel_id else { return Ok(()) };
+    if channels::get(tx.read()?, id)?.is_some() {
+        return Ok(());
+    }
+    let message = format!("the channel that delivery `{}` was for was removed", delivery.id);
+    Err(Error::new(ErrorCode::DeliveryEnded, message))
 }
 
 /// Counts open deliveries that a channel is to bring.

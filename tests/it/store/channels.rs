@@ -18,7 +18,7 @@ use clawbroker::store::channels::{
     self, AddChannel, AllowSender, Arrived, ChangeChannel, Changes, EndSend, Hear, HeardAs, LeaseSend, RecoverSends,
     RemoveChannel, RetrySend, SendEnd, SendToMember, ToMember,
 };
-use clawbroker::store::deliveries::{self, DeliveryOptions, FireDue};
+use clawbroker::store::deliveries::{self, DeliveryOptions, Filter, FireDue, Redrive};
 use clawbroker::store::mailbox::Report;
 use clawbroker::store::members::{AddMember, RemoveMember};
 use clawbroker::store::messages::{self, Idem, Span};
@@ -274,6 +274,12 @@ async fn a_removed_channel_ends_what_waits_for_it(store: TestStore) {
     store.write(RemoveChannel { id: channel.id, actor: Actor::system() }).await.unwrap();
     let dead = now(&store, id).await;
     assert_eq!((dead.state, dead.reason.as_deref()), (DeliveryState::Dead, Some(channels::REMOVED)));
+    assert_eq!(store.write(Redrive { id }).await.unwrap_err().code(), ErrorCode::DeliveryEnded, "nobody would bring it");
+    let dead_ones = |redrivable| Filter { state: Some(DeliveryState::Dead), redrivable, ..Filter::default() };
+    for (redrivable, count) in [(false, 1), (true, 0)] {
+        let filter = dead_ones(redrivable);
+        assert_eq!(store.read(move |db| deliveries::count(db, &filter)).await.unwrap(), count);
+    }
     assert_eq!(store.number("SELECT count(*) AS value FROM channels WHERE secret IS NOT NULL").await, 0);
     let removed = channel.id;
     assert_eq!(store.read(move |db| channels::get(db, removed)).await.unwrap(), None);
