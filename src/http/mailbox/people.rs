@@ -83,9 +83,9 @@ pub(super) async fn told(state: &AppState, sent: ToMember) -> Result<Told, Error
         Some(delivery) => {
             let id = delivery.id;
             let told = state.directory.channels().watch(id);
-            // It may have ended before anybody watched.
-            let now = state.store.read(move |db| deliveries::get(db, id)).await?.map(|stored| stored.delivery);
-            let now = now.filter(|delivery| !delivery.state.is_open());
+            // It may have ended before anybody watched. The message is on disk, whether this can be read or not.
+            let now = state.store.read(move |db| deliveries::get(db, id)).await.ok().flatten();
+            let now = now.map(|stored| stored.delivery).filter(|delivery| !delivery.state.is_open());
             let waits_long = delivery.must_wait(state.clock.now_ms());
             match now {
                 Some(delivery) => Some((delivery.state, delivery.reason)),

@@ -117,7 +117,7 @@ impl SendMessage {
 #[derive(Clone, Debug)]
 pub enum Before {
     ToAgent(Sent),
-    ToMember(ToMember),
+    ToMember(Box<ToMember>),
 }
 
 /// Finds what a sender has sent with this key before, and to whom, whether they are still there or not (D10).
@@ -127,7 +127,7 @@ pub fn sent_before(db: &mut Db, sender: PartyId, idem: &Idem) -> Result<Option<B
     let line = messages::get(db, id)?.ok_or_else(|| Error::corrupt("a key without its message"))?;
     let topic = conversations::topic(db, line.conversation_id)?;
     if agent_and_member_of_key(&topic.key).is_some() {
-        return Ok(channels::sent_to_member(db, id)?.map(Before::ToMember));
+        return Ok(channels::sent_to_member(db, id)?.map(|sent| Before::ToMember(Box::new(sent))));
     }
     // The delivery may be gone; the key of the conversation ends with the recipient.
     let to = topic.key.rsplit('_').next().unwrap_or_default();
