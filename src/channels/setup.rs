@@ -129,7 +129,7 @@ pub fn check(
             return Err(Error::invalid("config", format!("`{key}` must be {must}")));
         }
     }
-    for (key, _) in asks.config.iter().filter(|(key, needed)| *needed && !config.contains_key(*key)) {
+    if let Some((key, _)) = asks.config.iter().find(|(key, needed)| *needed && !config.contains_key(*key)) {
         return Err(Error::invalid("config", format!("`{key}` is missing")));
     }
     if let Some(unknown) = secrets.iter().find(|name| !asks.secrets.iter().any(|(known, _)| known == name)) {

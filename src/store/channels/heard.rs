@@ -20,6 +20,8 @@ use super::{member, senders};
 /// Messages of a chat among which the newest one of this person is looked for; others may talk in a group.
 const LOOKED_AT: i64 = 20;
 
+const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
+
 /// Takes a line of a person that came in on a channel. Which conversation it belongs to: the one of the message that it
 /// answers, else the newest one on that chat, else the person's with the channel's own agent.
 pub struct Hear {
@@ -84,11 +86,13 @@ impl Command for Hear {
             Some(id) => messages::place_of(tx.read()?, id)?.filter(|(of, _)| *of == conversation_id).map(|_| id),
             None => None,
         };
+        let now_ms = tx.now_ms();
         let new = NewLine {
             // No request of another agent led to what a person asks.
             kind: Some(MessageKind::Request),
             in_reply_to,
-            said_at: self.said_at,
+            // A provider's clock may be wrong; nothing is said tomorrow.
+            said_at: self.said_at.filter(|at| (0..=now_ms.saturating_add(DAY_MS)).contains(at)),
             ..NewLine::text(MessageRole::User, sender, self.text.as_str())
         };
         let line = append(tx, conversation_id, new)?;

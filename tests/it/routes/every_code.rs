@@ -17,9 +17,8 @@ use crate::ws::connected;
 on_both_databases!(every_code_is_provoked_once);
 
 /// Codes that nothing in `src/` makes yet.
-const LATER: [(ErrorCode, &str); 1] = [
-    (ErrorCode::ScopeMissing, "a gateway without the scopes is `not_authorised`, and questions to it wait"),
-];
+const LATER: [(ErrorCode, &str); 1] =
+    [(ErrorCode::ScopeMissing, "a gateway without the scopes is `not_authorised`, and questions to it wait")];
 
 /// The codes that were seen.
 #[derive(Default)]

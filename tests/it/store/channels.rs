@@ -274,7 +274,11 @@ async fn a_removed_channel_ends_what_waits_for_it(store: TestStore) {
     store.write(RemoveChannel { id: channel.id, actor: Actor::system() }).await.unwrap();
     let dead = now(&store, id).await;
     assert_eq!((dead.state, dead.reason.as_deref()), (DeliveryState::Dead, Some(channels::REMOVED)));
-    assert_eq!(store.write(Redrive { id }).await.unwrap_err().code(), ErrorCode::DeliveryEnded, "nobody would bring it");
+    assert_eq!(
+        store.write(Redrive { id }).await.unwrap_err().code(),
+        ErrorCode::DeliveryEnded,
+        "nobody would bring it"
+    );
     let dead_ones = |redrivable| Filter { state: Some(DeliveryState::Dead), redrivable, ..Filter::default() };
     for (redrivable, count) in [(false, 1), (true, 0)] {
         let filter = dead_ones(redrivable);
