@@ -1,5 +1,6 @@
 //! The command line as a person or a script uses it: the real binary, with a server running and with none.
 mod agents;
+mod channels;
 mod copies;
 mod gateways;
 mod node;
