@@ -254,7 +254,7 @@ pub fn reply_to(
                 .and(messages::seq.gt(after_seq))
                 .and(messages::in_reply_to.eq(id.as_bytes().as_slice())),
         )
-        .filter(messages::kind.is_null().or(messages::kind.eq(Some(MessageKind::Reply as i32))))
+        .filter(messages::kind.is_null().or(messages::kind.eq(MessageKind::Reply as i32)))
         .order(messages::seq.asc())
         .select(Row::as_select())
         .first(db)

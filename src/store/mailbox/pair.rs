@@ -239,7 +239,7 @@ fn held(db: &mut Db, id: ConversationId, recipient: PartyId) -> Result<Vec<i32>,
         .and(moves::open())
         .and(deliveries::state.eq(DeliveryState::Leased as i32))
         .and(deliveries::recipient_id.eq(recipient.as_bytes().as_slice()))
-        .and(messages::kind.eq(Some(MessageKind::Request as i32)));
+        .and(messages::kind.eq(MessageKind::Request as i32));
     let hops: Vec<i32> = deliveries::table
         .inner_join(messages::table.on(messages::id.eq(deliveries::message_id)))
         .filter(is_it)
