@@ -2,7 +2,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use awc::error::SendRequestError;
+use awc::error::{ConnectError, SendRequestError};
 use awc::http::Version;
 use awc::{ClientResponse, Connector};
 use bytes::BytesMut;
@@ -90,6 +90,10 @@ impl Carrier {
 /// Says what is known where there was no answer. The words name no URL: it may hold a secret.
 fn silence(error: &SendRequestError) -> Answer {
     let (may_have_arrived, why) = match error {
+        // So awc tells that a connection ended before the answer, whatever had been sent on it.
+        SendRequestError::Connect(ConnectError::Disconnected) => {
+            (true, "the connection broke before the answer".to_owned())
+        }
         SendRequestError::Connect(error) => (false, format!("no connection: {error}")),
         SendRequestError::Url(_) => (false, "the provider's address is wrong".to_owned()),
         SendRequestError::Http(_) => (false, "a header cannot be sent".to_owned()),
