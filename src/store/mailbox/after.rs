@@ -5,8 +5,8 @@
 //! - RTE-1: the end of a reply or a notice begets nothing; it is counted.
 use std::sync::Arc;
 
-use super::MailLimits;
 use super::send::{append, deliver};
+use super::{MailLimits, pair};
 use crate::domain::agent::AgentFacts;
 use crate::domain::delivery::{Delivery, DeliveryState, reason};
 use crate::domain::error::{Error, ErrorCode};
@@ -99,6 +99,7 @@ impl Lost {
         // A person sees the line; an agent that was removed meanwhile gets nothing.
         if let Some(asker) = asker {
             deliver(tx, &notice, &asker, DeliveryOptions::default(), LIMITS)?;
+            pair::note_came_back(tx, asker.party_id, recipient.id, notice.hops);
         }
         Ok(())
     }
