@@ -50,6 +50,10 @@ impl Command for EndMailStep {
                 let ids: Vec<DeliveryId> = open.iter().map(|stored| stored.delivery.id).collect();
                 tx.load_mail(&ids)?;
                 for stored in open {
+                    // Before it moves: what cannot be read later would take its neighbours back with it (STO-3).
+                    if deliveries::surroundings(tx, &stored.delivery)?.is_none() {
+                        continue;
+                    }
                     let action = Move::Fail { attempt: None, reason: reason::RECIPIENT_REMOVED.to_owned() };
                     deliveries::apply_to(tx, stored, &action, true)?;
                 }
