@@ -46,13 +46,15 @@ pub(in crate::store) struct Pair {
     held: BTreeMap<i32, usize>,
     /// The hops of what came back: replies of the other, and notices that it did not handle a request.
     replies: Highest,
+    /// What was there before it was remembered is in it.
+    is_read: bool,
 }
 
 impl Pair {
     /// Reads what `from` has written to `to` of late, and what it holds of `to`.
     fn read(tx: &mut Tx<'_>, from: &AgentFacts, to: &AgentFacts, guards: LoopGuards) -> Result<Self, Error> {
         let now_ms = tx.now_ms();
-        let mut pair = Self::default();
+        let mut pair = Self { is_read: true, ..Self::default() };
         if let Some(id) = tx.named(ConversationKind::Agents, &key(from.id, to.id))? {
             let since = now_ms.saturating_sub(REPLIES_MS.max(guards.pair_window_ms));
             // Requests of one, and what came back to it: nobody else asks or answers here.
@@ -168,15 +170,17 @@ pub(super) fn note_came_back(tx: &mut Tx<'_>, asker: PartyId, asked: PartyId, ho
     }
 }
 
-/// Returns what is known of a pair, read if nothing is.
+/// Returns what is known of a pair, read if nothing is. Where nothing is bounded it is counted from here on only.
 fn known<'t>(
     tx: &'t mut Tx<'_>,
     from: &AgentFacts,
     to: &AgentFacts,
     guards: LoopGuards,
 ) -> Result<&'t mut Pair, Error> {
-    if tx.pairs().get_mut(from.party_id, to.party_id).is_none() {
-        let pair = Pair::read(tx, from, to, guards)?;
+    let is_bounded = guards.hops_max > 0 || guards.pair_requests_max > 0;
+    let is_enough = tx.pairs().get_mut(from.party_id, to.party_id).map(|pair| pair.is_read || !is_bounded);
+    if is_enough != Some(true) {
+        let pair = if is_bounded { Pair::read(tx, from, to, guards)? } else { Pair::default() };
         tx.pairs().add(from.party_id, to.party_id, pair);
     }
     let known = tx.pairs().get_mut(from.party_id, to.party_id);

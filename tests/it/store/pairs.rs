@@ -275,4 +275,8 @@ async fn without_bounds_nothing_is_refused(store: TestStore) {
         store.write(report(&ben, line.id, None, "and you?")).await.unwrap();
     }
     assert_eq!(refused_totals(&store), (0, 0));
+    // What was before a start is not read for it, but where there are bounds again.
+    let again = TestStore::with(store.database.clone(), roomy());
+    assert_eq!(again.write(request(&ann, &ben, guards)).await.unwrap().line.hops, 1);
+    assert_eq!(refusal(send(&again, &ann, &ben).await), (ErrorCode::HopLimit, Some(3_600)));
 }
