@@ -23,6 +23,7 @@ use crate::domain::ids::{ConversationId, DeliveryId, MessageId, PartyId};
 use crate::domain::message::Line;
 use crate::domain::party::Party;
 
+pub(super) use self::due::surroundings;
 pub use self::due::{FireDue, Fired, due};
 pub use self::events::Entry;
 pub use self::insert::DeliveryOptions;

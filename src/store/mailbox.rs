@@ -23,6 +23,7 @@ pub use self::moves::{Acknowledge, Acknowledged, Extend, ExtendAll, Extended, Fa
 pub use self::pair::LoopGuards;
 pub(super) use self::pair::Pairs;
 pub use self::report::{Report, Reported};
+pub use self::retained::was_sent_to;
 pub use self::send::{SendMessage, Sent, sent_before};
 
 /// How much mail there may be.

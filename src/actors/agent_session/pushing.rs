@@ -4,7 +4,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use serde_json::Value;
 
-use super::{AgentSession, Handed, KEY_ENDED, Out, frames};
+use super::{AgentSession, Handed, KEY_ENDED, Out, Picked, frames};
 use crate::actors::agent_mailbox::Ask;
 use crate::domain::delivery::Delivery;
 use crate::domain::error::{Error, ErrorCode};
@@ -23,9 +23,11 @@ impl AgentSession {
             return;
         }
         let bytes = asked.bytes.min(self.parts.shared.limits.outbox_bytes_max);
-        let messages = self.parts.desk.messages(Ask { rows, bytes, ..asked });
+        self.picked = Picked::default();
+        let messages = self.parts.desk.messages(Ask { rows, bytes, ..asked }, self.picked.clone());
         let wait = messages.into_actor(self).map(|messages, this, ctx| {
             this.standing = None;
+            this.picked.set(false);
             match messages {
                 Ok(messages) => this.hand_out(messages, ctx),
                 Err(error) if error.code() == ErrorCode::Unauthenticated => this.close(1008, KEY_ENDED, ctx),
@@ -63,8 +65,9 @@ impl AgentSession {
     }
 
     pub(super) fn on_poll(&mut self, id: Option<&Value>, asked: Ask, ctx: &mut Context<Self>) {
-        if self.asked != Some(asked) {
-            self.asked = Some(asked);
+        let before = self.asked.replace(asked);
+        // What is on its way comes as it was asked for; to give it back would cost a hand-out.
+        if !self.picked.get() && !before.is_some_and(|before| serves(before, asked)) {
             self.stop_asking(ctx);
         }
         self.send(frames::ok(id, serde_json::json!({ "window": asked.rows, "out": self.places.len() })), ctx);
@@ -116,6 +119,12 @@ impl AgentSession {
     }
 }
 
+/// Tells whether what waits by the one frame may go on waiting after the other: there may be more places, and nothing else
+/// has changed.
+fn serves(before: Ask, now: Ask) -> bool {
+    before.rows <= now.rows && Ask { rows: now.rows, ..before } == now
+}
+
 /// Reads the deliveries of messages to one recipient.
 fn deliveries_of(db: &mut Db, ids: &[MessageId], recipient: PartyId) -> Result<Vec<Delivery>, Error> {
     let mut found = Vec::new();
@@ -124,4 +133,27 @@ fn deliveries_of(db: &mut Db, ids: &[MessageId], recipient: PartyId) -> Result<V
         found.extend(of_message.into_iter().map(|one| one.delivery).filter(|one| one.recipient_id == recipient));
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ids::AgentKeyId;
+
+    #[test]
+    fn a_poll_goes_on_waiting_when_there_are_more_places() {
+        let ask = Ask {
+            key_id: AgentKeyId::new(),
+            rows: 2,
+            bytes: 1_024,
+            lease_ms: 60_000,
+            waits: true,
+            explicit_ack: false,
+        };
+        assert!(serves(ask, ask));
+        assert!(serves(ask, Ask { rows: 3, ..ask }));
+        for other in [Ask { rows: 1, ..ask }, Ask { lease_ms: 1, ..ask }, Ask { explicit_ack: true, rows: 3, ..ask }] {
+            assert!(!serves(ask, other), "{other:?}");
+        }
+    }
 }

@@ -23,6 +23,7 @@ use crate::http::request::state_of;
 use crate::http::state::AppState;
 use crate::http::{auth, body};
 use crate::store::deliveries::{self, Stored};
+use crate::store::mailbox::was_sent_to;
 use crate::store::messages::{self, Ended};
 use crate::store::{Db, conversations};
 
@@ -94,7 +95,7 @@ fn find(db: &mut Db, party: PartyId, id: MessageId) -> Result<Option<Its>, Error
     if line.sender_id != party {
         // Of what others got it learns nothing.
         delivered.retain(|stored| stored.delivery.recipient_id == party);
-        if delivered.is_empty() {
+        if delivered.is_empty() && !was_sent_to(db, id, party)? {
             return Ok(None);
         }
     }

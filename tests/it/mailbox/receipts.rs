@@ -105,12 +105,15 @@ async fn another_end_is_told_by_its_events(node: TestNode) {
     let last = told["events"].as_array().unwrap().last().unwrap().clone();
     assert_eq!((told["status"].as_str(), &last["what"]), (Some("delivered"), &json!("dead")));
     assert_eq!(last["reason"], "attempts");
-    // The delivery is removed; how it ended is known to the sender still.
+    // The delivery is removed; how it ended is known to both still, and to nobody else.
     node.delete("/api/admin/deliveries?state=dead").by(Role::Operator).await.expect_status(200);
-    let told = receipt(&node, &ann, &dead).await;
-    assert_eq!((told["status"].as_str(), words(&told).as_str()), (Some("delivered"), "accepted stored dead"));
-    assert_eq!(told["events"][2]["reason"], "attempts");
-    read(&node, &ben, &dead).await.expect_error(404, "not_found");
+    for key in [&ann, &ben] {
+        let told = receipt(&node, key, &dead).await;
+        assert_eq!((told["status"].as_str(), words(&told).as_str()), (Some("delivered"), "accepted stored dead"));
+        assert_eq!(told["events"][2]["reason"], "attempts");
+    }
+    let (_, eve) = node.agent("eve").await;
+    read(&node, &eve, &dead).await.expect_error(404, "not_found");
 }
 
 async fn nobody_sees_what_is_not_his(node: TestNode) {
