@@ -19,6 +19,8 @@ on_both_databases!(
 );
 
 const EXAMPLES: [&str; 2] = ["agent.sh", "agent.py"];
+/// The same, and once more by another shell, which takes signals at other moments.
+const BY_EACH_SHELL: [&str; 3] = ["agent.sh", "agent.sh by bash", "agent.py"];
 /// Longest wait for anything that an example does by itself.
 const LONG: Duration = Duration::from_secs(60);
 
@@ -33,7 +35,16 @@ impl Example {
     fn start(script: &str, url: &str, agent: &Agent, command: &[&str], folder: &Path) -> Self {
         let log = folder.join(format!("{script}-{}.log", agent.id));
         let file = std::fs::File::options().create(true).append(true).open(&log).expect("a log file");
-        let child = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(script))
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+        let mut runs = match script.split_once(" by ") {
+            Some((name, shell)) => {
+                let mut runs = Command::new(shell);
+                runs.arg("--posix").arg(examples.join(name));
+                runs
+            }
+            None => Command::new(examples.join(script)),
+        };
+        let child = runs
             .args(command)
             .env_clear()
             // What python3 is called with may be a shim that needs a home.
@@ -164,7 +175,7 @@ async fn an_example_reads_a_reply_and_does_not_answer_it(database: Database) {
 async fn an_example_gives_back_what_it_holds_when_it_stops(database: Database) {
     let (broker, url) = broker(&database).await;
     let asker = Agent::register(&broker, "Asker").await;
-    for script in EXAMPLES {
+    for script in BY_EACH_SHELL {
         let worker = Agent::register(&broker, script).await;
         let slow = Example::start(script, &url, &worker, &["sleep", "600"], database.data_dir());
         let id = asker.send(&broker, &worker.id, "take your time").await;
