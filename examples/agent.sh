@@ -288,10 +288,18 @@ main() {
   while [ -z "$stopping" ]; do
     began=$(date +%s)
     call "poll?wait=30&limit=1&ack=explicit&lease=$lease"
-    if [ "$status" != 200 ]; then
-      if [ -z "$stopping" ]; then pause; fi
-      continue
-    fi
+    case $status in
+      200) ;;
+      429 | [!4]??)
+        if [ -z "$stopping" ]; then pause; fi
+        continue
+        ;;
+      *)
+        # It would say no again: to a lease, for example, that is too short.
+        say "$status $(value error/code "$dir/answer"): $(value error/message "$dir/answer")"
+        exit 1
+        ;;
+    esac
     delay=1
     mv "$dir/answer" "$dir/mail"
     id=$(value messages/0/id "$dir/mail")
