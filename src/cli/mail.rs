@@ -217,9 +217,11 @@ impl Mailbox {
 fn refused(answered: &Answered) -> Failure {
     let mut sentence = plain(&client::sentence(answered.status, &answered.body).to_string());
     let candidates = answered.body.pointer("/error/details/candidates").and_then(Value::as_array);
-    let slugs: Vec<&str> = candidates.into_iter().flatten().map(|one| text(one, "slug")).collect();
-    if !slugs.is_empty() {
-        sentence = format!("{sentence}: {}", slugs.join(", "));
+    // People have no slug.
+    let field = |one: &Value| if text(one, "slug").is_empty() { "id" } else { "slug" };
+    let names: Vec<&str> = candidates.into_iter().flatten().map(|one| text(one, field(one))).collect();
+    if !names.is_empty() {
+        sentence = format!("{sentence}: {}", names.join(", "));
     }
     if let Some(seconds) = answered.retry_after_s {
         sentence = format!("{sentence}; try again in {seconds} s");
@@ -284,6 +286,10 @@ mod tests {
         let several =
             json!({ "error": { "message": "several are called so", "details": { "candidates": candidates } } });
         assert_eq!(refused(StatusCode::CONFLICT, None, several), "several are called so: ben-1, ben-2");
+        let candidates =
+            json!([{ "id": "1", "slug": null, "name": "Eve" }, { "id": "2", "slug": null, "name": "Eve" }]);
+        let several = json!({ "error": { "message": "who?", "details": { "candidates": candidates } } });
+        assert_eq!(refused(StatusCode::CONFLICT, None, several), "who?: 1, 2");
         let wrong = json!({ "error": { "code": "unauthenticated", "message": "Invalid API key" } });
         assert_eq!(refused(StatusCode::UNAUTHORIZED, None, wrong), "Invalid API key");
     }
