@@ -152,7 +152,12 @@ pub(super) async fn send(common: &Common, send: &Outgoing) -> Result<(), Failure
     if let (Some(id), Some(fields)) = (send.in_reply_to, body.as_object_mut()) {
         fields.insert("in_reply_to".to_owned(), id.to_string().into());
     }
-    let sent = mailbox.post("send-message", &body).await?;
+    let sent = match mailbox.ask(Method::POST, "send-message", Some(&body), Duration::ZERO).await {
+        Ok(answered) if answered.status.is_success() => answered.body,
+        Ok(answered) if answered.status.is_client_error() => return Err(refused(&answered)),
+        Ok(answered) => return Err(unsure(&refused(&answered), &name)),
+        Err(failure) => return Err(unsure(&failure, &name)),
+    };
     if send.asker.format.json {
         return print_json(&sent);
     }
@@ -203,14 +208,30 @@ impl Mailbox {
     }
 
     async fn call(&self, method: Method, path: &str, body: Option<&Value>, wait: Duration) -> Result<Value, Failure> {
+        let answered = self.ask(method, path, body, wait).await?;
+        if answered.status.is_success() { Ok(answered.body) } else { Err(refused(&answered)) }
+    }
+
+    /// Makes a call, whatever is answered.
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        wait: Duration,
+    ) -> Result<Answered, Failure> {
         let request = self
             .http
             .request(method, format!("{}/api/gateway/{path}", self.url))
             .timeout(CALL + wait)
             .insert_header(("X-Api-Key", self.key.reveal()));
-        let answered = exchange(request, body, &self.url).await?;
-        if answered.status.is_success() { Ok(answered.body) } else { Err(refused(&answered)) }
+        exchange(request, body, &self.url).await
     }
+}
+
+/// Says how to repeat a message of which nobody knows whether it was sent.
+fn unsure(failure: &Failure, name: &str) -> Failure {
+    Failure::new(format!("{failure}; repeat with --message-id {name}"))
 }
 
 /// Makes one sentence of a refusal.

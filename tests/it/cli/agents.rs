@@ -147,6 +147,12 @@ async fn what_is_refused_is_said_in_a_sentence(database: Database) {
     assert_eq!(no_server, "no server runs on the data directory: say with --url where one is");
     let nobody = by(&database, "oc-x", &["agent", "poll", "--url", "http://127.0.0.1:9"]).refused(1);
     assert!(nobody.starts_with("the server at http://127.0.0.1:9 does not answer"), "{nobody}");
+    let args = ["send", "--to", "ben", "hello", "--url", "http://127.0.0.1:9"];
+    let unsure = by(&database, "oc-x", &args).refused(1);
+    let (_, name) = unsure.split_once("; repeat with --message-id ").expect("a name to repeat it with");
+    assert_eq!(name.len(), 36, "{unsure}");
+    let named = by(&database, "oc-x", &[&args[..], &["--message-id", "q-1"][..]].concat()).refused(1);
+    assert!(named.ends_with("; repeat with --message-id q-1"), "{named}");
     let _broker = Broker::start(&database, &[], &[]).await;
     for (name, slug) in [("Ann", "ann"), ("Ben", "ben-1"), ("Ben", "ben-2")] {
         run(&database, &["agent", "add", name, "--slug", slug]).fine();
