@@ -132,15 +132,16 @@ pub(super) async fn report(common: &Common, report: &Report) -> Result<(), Failu
 pub(super) async fn ack(common: &Common, ack: &Ack) -> Result<(), Failure> {
     let mailbox = Mailbox::reach(common, &ack.asker).await?;
     let acked = mailbox.post("ack", &json!({ "message_ids": ack.message_ids })).await?;
-    if ack.asker.format.json {
-        return print_json(&acked);
-    }
     let count = |field: &str| acked.get(field).and_then(Value::as_array).map_or(0, Vec::len);
-    say(format_args!("{} acknowledged.", count("acked")));
-    if count("unknown") > 0 {
-        complain(format_args!("{} are not in this mailbox.", count("unknown")));
+    if ack.asker.format.json {
+        print_json(&acked)?;
+    } else {
+        say(format_args!("{} acknowledged.", count("acked")));
     }
-    Ok(())
+    match count("unknown") {
+        0 => Ok(()),
+        n => Err(Failure::new(format!("{n} cannot be acknowledged: not in this mailbox, a request, or ended"))),
+    }
 }
 
 /// Writes to somebody.

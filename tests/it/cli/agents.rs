@@ -129,8 +129,14 @@ async fn two_agents_talk_by_the_command_line(database: Database) {
     assert_eq!((&reply["content"], &reply["kind"]), (&json!("Fine"), &json!("reply")), "{reply}");
     assert_eq!(reply["in_reply_to"], id.as_str());
     let reply_id = reply["id"].as_str().unwrap();
-    let acked = by(&database, &ann, &["agent", "ack", reply_id, &id]).fine();
-    assert_eq!((acked.out.as_str(), acked.err.as_str()), ("1 acknowledged.\n", "1 are not in this mailbox.\n"));
+    let acked = by(&database, &ann, &["agent", "ack", reply_id]).fine();
+    assert_eq!((acked.out.as_str(), acked.err.as_str()), ("1 acknowledged.\n", ""));
+    let sentence = "clawbroker: 1 cannot be acknowledged: not in this mailbox, a request, or ended\n";
+    let acked = by(&database, &ann, &["agent", "ack", reply_id, &id]);
+    assert_eq!((acked.status, acked.out.as_str(), acked.err.as_str()), (Some(1), "1 acknowledged.\n", sentence));
+    let acked = by(&database, &ann, &["agent", "ack", &id, "--json"]);
+    assert_eq!((acked.status, acked.err.as_str()), (Some(1), sentence));
+    assert_eq!(acked.json(), json!({ "status": "ok", "acked": [], "unknown": [id] }));
 
     // Because of a message, and with a text from elsewhere.
     let mut piped = command(&database, &["send", "--to", "Ann", "-", "--in-reply-to", &id, "--json"]);
