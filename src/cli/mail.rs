@@ -214,13 +214,7 @@ impl Mailbox {
     }
 
     /// Makes a call, whatever is answered.
-    async fn ask(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&Value>,
-        wait: Duration,
-    ) -> Result<Answered, Failure> {
+    async fn ask(&self, method: Method, path: &str, body: Option<&Value>, wait: Duration) -> Result<Answered, Failure> {
         let request = self
             .http
             .request(method, format!("{}/api/gateway/{path}", self.url))
