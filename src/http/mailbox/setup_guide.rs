@@ -121,7 +121,9 @@ fn base_url(req: &HttpRequest) -> Result<String, Error> {
     let host = host.map_or_else(|| req.app_config().local_addr().to_string(), str::to_owned);
     // If it were forgotten, the key would go in the clear to a proxy that wants it sealed.
     let proto = req.headers().get(FORWARDED_PROTO).and_then(|proto| proto.to_str().ok());
-    let scheme = if proto.is_some_and(|proto| proto.eq_ignore_ascii_case("https")) { "https" } else { "http" };
+    // Of several proxies the first is the one that the caller speaks to.
+    let first = proto.and_then(|proto| proto.split(',').next()).map(str::trim);
+    let scheme = if first.is_some_and(|proto| proto.eq_ignore_ascii_case("https")) { "https" } else { "http" };
     Ok(format!("{scheme}://{host}"))
 }
 

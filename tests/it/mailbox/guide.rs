@@ -89,6 +89,8 @@ async fn the_guide_leads_to_where_it_was_asked(database: Database) {
         (node.get(&path), "http://127.0.0.1:8080"),
         (call(), "http://localhost:8000"),
         (call().header("x-forwarded-proto", "HTTPS"), "https://localhost:8000"),
+        (call().header("x-forwarded-proto", "https, http"), "https://localhost:8000"),
+        (call().header("x-forwarded-proto", "http,https"), "http://localhost:8000"),
         (call().header("x-forwarded-proto", "ftp"), "http://localhost:8000"),
         (call().header("x-forwarded-host", "evil.example"), "http://localhost:8000"),
     ] {
