@@ -1,7 +1,7 @@
 //! `agent` and `send`: the same answers with a server and without one, and a client that two agents can talk with.
 use serde_json::{Value, json};
 
-use super::{Ran, command, finish, run};
+use super::{Ran, bare, command, finish, run};
 use crate::harness::{Broker, Database, Kind};
 
 on_both_databases!(
@@ -188,6 +188,13 @@ fn what_is_wrong_before_anybody_is_asked() {
         assert!(sentence.starts_with("the name must be 1 to 100 characters"), "{sentence}");
     }
     run(&database, &["agent", "add", "x", "--role-description", &"x".repeat(4_001)]).refused(2);
+    let folder = database.data_dir().join("elsewhere");
+    std::fs::create_dir(&folder).unwrap();
+    for args in [&["agent", "poll", "--key=oc-x"][..], &["send", "--to", "ben", "hello", "--key=oc-x"][..]] {
+        let sentence = finish(bare(&folder, args)).refused(1);
+        assert_eq!(sentence, "no server runs on the data directory: say with --url where one is");
+    }
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "nothing is made where no server has run");
     assert!(!database.file().exists(), "nothing was made");
     for args in [
         ["agent", "add", "x", "--lease=9"],
