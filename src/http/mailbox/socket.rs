@@ -104,7 +104,7 @@ impl AgentDesk {
                 Ok(self.call(|state, key| async move { json(&heartbeat::hear(&state, &key, new.value).await?) }))
             }
             "send" => {
-                let new: Received<send::New> = self.fields(fields)?;
+                let new: Received<send::New> = body::of_frame_but(&self.state, fields, send::KEY_FIELD)?;
                 Ok(self.call(|state, key| async move { json(&send::accept(&state, &key, Key::default(), new).await?) }))
             }
             _ => {

@@ -82,11 +82,11 @@ impl Command for FireDue {
     }
 }
 
+/// Whom a delivery is for, and where it belongs.
+pub(in crate::store) type Surroundings = (Option<PartyKind>, Arc<Topic>);
+
 /// Reads whom a delivery is for and where it belongs. `None`, which is said in the log, where that cannot be read.
-pub(in crate::store) fn surroundings(
-    tx: &mut Tx<'_>,
-    delivery: &Delivery,
-) -> Result<Option<(Option<PartyKind>, Arc<Topic>)>, Error> {
+pub(in crate::store) fn surroundings(tx: &mut Tx<'_>, delivery: &Delivery) -> Result<Option<Surroundings>, Error> {
     let kind = tx.party(delivery.recipient_id).map(|party| party.map(|party| party.kind));
     match kind.and_then(|kind| Ok((kind, tx.topic(delivery.conversation_id)?))) {
         Ok(found) => Ok(Some(found)),
