@@ -3,8 +3,8 @@
 //!
 //! Owner: the supervisor; one a node. Each step is one command of the bulk lane and bounded in rows, so that it never
 //! holds anybody up. It is woken by what was committed, waits a moment so that one step serves many lines, and goes on
-//! until nothing is left. What grows old is looked for at the start and once an hour; at the start only if the clock is near
-//! what was stored last, so that there is an hour in which to mend a clock that is wrong.
+//! until nothing is left. What grows old is looked for at the start and once an hour; at the start only if the clock is
+//! near what was stored last, so that there is an hour in which to mend a clock that is wrong.
 //!
 //! Invariants
 //! - What a stopped node left over is found in the store and done after the next start.

@@ -134,8 +134,8 @@ impl Command for RetainStep {
 /// How far the clock may be ahead of what was stored last.
 const AHEAD_MAX_MS: i64 = 24 * 3_600 * 1_000;
 
-/// Tells whether the clock is about where it was when the newest message was accepted that there is a delivery of. Far
-/// ahead of it the node may have stood still for long, or its clock may be wrong, and then nothing is as old as it looks.
+/// Tells whether the clock is about where it was when the newest delivery was made. Far ahead of it the node may have
+/// stood still for long, or its clock may be wrong, and then nothing is as old as it looks.
 pub struct ClockIsNear;
 
 impl Command for ClockIsNear {

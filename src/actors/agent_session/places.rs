@@ -50,8 +50,8 @@ impl Places {
         self.out.remove(&delivery.message_id)
     }
 
-    /// Takes in what the store says a delivery is now. It says so whatever was heard before: what an operator starts afresh
-    /// has no hand-outs behind it. `before`: the message as it was out when the store was asked.
+    /// Takes in what the store says a delivery is now. It says so whatever was heard before: what an operator starts
+    /// afresh has no hand-outs behind it. `before`: the message as it was out when the store was asked.
     pub(super) fn learn(&mut self, delivery: &Delivery, before: &[Out]) -> Option<Out> {
         let is_as_before = self.out.get(&delivery.message_id).is_some_and(|out| before.contains(out));
         if is_as_before && delivery.state != DeliveryState::Leased {

@@ -132,8 +132,8 @@ impl AgentSession {
     }
 }
 
-/// Tells whether what waits by the one frame may go on waiting after the other: there may be more places, and nothing else
-/// has changed.
+/// Tells whether what waits by the one frame may go on waiting after the other: there may be more places, and nothing
+/// else has changed.
 fn serves(before: Ask, now: Ask) -> bool {
     before.rows <= now.rows && Ask { rows: now.rows, ..before } == now
 }
