@@ -3,7 +3,8 @@
 //!
 //! Owner: the supervisor; one a node. Each step is one command of the bulk lane and bounded in rows, so that it never
 //! holds anybody up. It is woken by what was committed, waits a moment so that one step serves many lines, and goes on
-//! until nothing is left. What grows old is looked for at the start and once an hour.
+//! until nothing is left. What grows old is looked for at the start and once an hour; at the start only if the clock is
+//! near what was stored last, so that there is an hour in which to mend a clock that is wrong.
 //!
 //! Invariants
 //! - What a stopped node left over is found in the store and done after the next start.
@@ -18,7 +19,7 @@ use crate::config::RetentionConfig;
 use crate::domain::error::Error;
 use crate::store::agents::{self, EndMailStep};
 use crate::store::purge::{self, PurgeStep};
-use crate::store::retention::{Kept, RetainStep, Stepped, Walk};
+use crate::store::retention::{ClockIsNear, Kept, RetainStep, Stepped, Walk};
 use crate::store::search::{self, IndexLines};
 use crate::store::{Db, Store};
 
@@ -184,8 +185,19 @@ impl Actor for Upkeep {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.retain();
         self.step_later(Duration::ZERO, ctx);
+        let store = self.store.clone();
+        async move { store.write_bulk(ClockIsNear).await }
+            .into_actor(self)
+            .map(|near, this, ctx| match near {
+                Ok(true) => {
+                    this.retain();
+                    ctx.notify(Wake);
+                }
+                Ok(false) => log::info!("the clock is far from what was stored last; what is old goes in an hour"),
+                Err(error) => log::warn!("what is old goes in an hour: {}", error.cause()),
+            })
+            .spawn(ctx);
         ctx.run_interval(RETAIN, |this, ctx| {
             this.retain();
             ctx.notify(Wake);

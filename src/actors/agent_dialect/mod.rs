@@ -72,8 +72,8 @@ impl AgentDialect {
     }
 }
 
-/// Says how a socket ends that was refused its session. `None`: the code answers a frame of the client's, which was refused
-/// before its turn; all that has its turn comes behind what names the session.
+/// Says how a socket ends that was refused its session. `None`: the code answers a frame of the client's, which was
+/// refused before its turn; all that has its turn comes behind what names the session.
 fn refusal(code: &str) -> Option<(u16, &'static str)> {
     match code {
         "bad_frame" | "rate_limited" => None,

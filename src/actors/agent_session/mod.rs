@@ -58,8 +58,8 @@ pub trait Desk {
     /// Reads a frame.
     fn read(&self, text: &str) -> Read;
 
-    /// Waits for messages, for as long as it takes. Dropping the future loses nothing; once it has told `picked` that some
-    /// are on their way, that costs each of them a hand-out.
+    /// Waits for messages, for as long as it takes. Dropping the future loses nothing; once it has told `picked` that
+    /// some are on their way, that costs each of them a hand-out.
     fn messages(&self, ask: Ask, picked: Picked) -> LocalBoxFuture<'static, Result<Vec<Handed>, Error>>;
 }
 

@@ -11,6 +11,8 @@ use crate::domain::error::{Error, ErrorCode};
 use crate::domain::ids::{MessageId, PartyId};
 use crate::store::{Db, deliveries};
 
+/// A message that comes so long after it was leased is looked up: what became of it may have gone by. Milliseconds.
+const LATE_MS: i64 = 100;
 /// When messages are asked for again after that failed.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -25,11 +27,12 @@ impl AgentSession {
         let bytes = asked.bytes.min(self.parts.shared.limits.outbox_bytes_max);
         self.picked = Picked::default();
         let messages = self.parts.desk.messages(Ask { rows, bytes, ..asked }, self.picked.clone());
-        let wait = messages.into_actor(self).map(|messages, this, ctx| {
+        let lease_ms = asked.lease_ms;
+        let wait = messages.into_actor(self).map(move |messages, this, ctx| {
             this.standing = None;
             this.picked.set(false);
             match messages {
-                Ok(messages) => this.hand_out(messages, ctx),
+                Ok(messages) => this.hand_out(messages, lease_ms, ctx),
                 Err(error) if error.code() == ErrorCode::Unauthenticated => this.close(1008, KEY_ENDED, ctx),
                 Err(error) => {
                     log::debug!("messages for a socket could not be got and are asked for again: {}", error.cause());
@@ -49,11 +52,17 @@ impl AgentSession {
         }
     }
 
-    fn hand_out(&mut self, messages: Vec<Handed>, ctx: &mut Context<Self>) {
+    fn hand_out(&mut self, messages: Vec<Handed>, lease_ms: i64, ctx: &mut Context<Self>) {
         if self.closing {
             return;
         }
         self.handed_out_total += messages.len() as u64;
+        let leased_before = self.now_ms().saturating_sub(LATE_MS).saturating_add(lease_ms);
+        let late: Vec<MessageId> = messages
+            .iter()
+            .filter(|handed| handed.out.lease_until < leased_before)
+            .map(|handed| handed.out.message_id)
+            .collect();
         for Handed { frame, out, ticket } in messages {
             // What becomes of it is told from now on.
             self.parts.hub.watch(self.id, out.conversation_id);
@@ -61,6 +70,8 @@ impl AgentSession {
             self.outbox.push_message(frame, ticket);
         }
         self.flush();
+        // What became of them before they were watched was told to nobody here.
+        self.check(late, ctx);
         self.ask(ctx);
     }
 
@@ -94,6 +105,7 @@ impl AgentSession {
         if ids.is_empty() {
             return;
         }
+        let before = self.places.of(&ids);
         let (store, party, asked) = (self.parts.shared.store.clone(), self.agent().party_id, ids.clone());
         async move { store.read(move |db| deliveries_of(db, &asked, party)).await }
             .into_actor(self)
@@ -106,7 +118,8 @@ impl AgentSession {
                     }
                 };
                 for delivery in &found {
-                    this.on_delivery(delivery);
+                    let gone = this.places.learn(delivery, &before);
+                    gone.into_iter().for_each(|out| this.freed(out));
                 }
                 let is_there = |id: &MessageId| found.iter().any(|delivery| delivery.message_id == *id);
                 for id in ids.iter().copied().filter(|id| !is_there(id)) {
@@ -119,8 +132,8 @@ impl AgentSession {
     }
 }
 
-/// Tells whether what waits by the one frame may go on waiting after the other: there may be more places, and nothing else
-/// has changed.
+/// Tells whether what waits by the one frame may go on waiting after the other: there may be more places, and nothing
+/// else has changed.
 fn serves(before: Ask, now: Ask) -> bool {
     before.rows <= now.rows && Ask { rows: now.rows, ..before } == now
 }
