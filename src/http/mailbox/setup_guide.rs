@@ -182,7 +182,7 @@ pub(super) async fn setup_guide(call: GuideCall) -> HttpResponse {
 
 /// Says how often a matter may be passed on.
 fn hops(max: u32) -> String {
-    if max == 0 { "by itself it ends nothing here.".to_owned() } else { format!("more than {max} are refused.") }
+    if max == 0 { "here there is no bound.".to_owned() } else { format!("more than {max} are refused.") }
 }
 
 /// Fills the places of a template, `{{…}}`, in one pass: what is filled in is not looked at again.

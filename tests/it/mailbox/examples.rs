@@ -219,7 +219,7 @@ async fn an_example_ends_when_its_poll_is_refused(database: Database) {
     let (broker, url) = broker(&database).await;
     for script in EXAMPLES {
         let worker = Agent::register(&broker, script).await;
-        let example = Example::start_with(script, &url, &worker, &[], database.data_dir(), "1");
+        let example = Example::start_with(script, &url, &worker, &[], database.data_dir(), "0");
         example.says("agent: 422 validation_error: ").await;
         let log = example.log.clone();
         assert_eq!(example.end().await, Some(1), "{script}");

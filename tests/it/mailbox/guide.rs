@@ -113,7 +113,7 @@ async fn the_guide_leads_to_where_it_was_asked(database: Database) {
 async fn the_guide_has_the_numbers_of_the_settings(database: Database) {
     let other = Database::migrated(database.kind());
     for (database, hops_max, told) in
-        [(database, 3, "more than 3 are refused."), (other, 0, "by itself it ends nothing here.")]
+        [(database, 3, "passed on; more than 3 are refused."), (other, 0, "passed on; here there is no bound.")]
     {
         let node = TestNode::with(database, |config| {
             config.mailbox.lease_total_max_s = 7_200;
