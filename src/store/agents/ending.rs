@@ -21,7 +21,7 @@ pub fn ending(db: &mut Db) -> Result<i64, Error> {
     Ok(agents::table.filter(agents::ending).count().get_result(db)?)
 }
 
-/// Ends what is open for removed agents, at most about [`ROWS_MAX`] deliveries; tells whether more waits. What cannot be
+/// Ends what is open for removed agents, at most about 500 deliveries; tells whether more waits. What cannot be
 /// read is left as it is. Belongs in the bulk lane.
 pub struct EndMailStep;
 
