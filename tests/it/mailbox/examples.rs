@@ -151,6 +151,8 @@ async fn an_example_answers_and_outlives_a_broker(database: Database) {
         assert_eq!(reply(&broker, &asker, &id, &example).await, text, "{script}: {}", example.log());
         running.push((script, worker, example));
     }
+    // What was handed out is closed a moment later.
+    deliveries(&broker, "leased", 0).await;
     broker.kill();
     broker.start_again().await;
     for (script, worker, example) in running {
