@@ -145,6 +145,9 @@ class Agent:
                 polled = self.broker.insist("GET", path, gives_way=True)
             except Stopped:
                 break
+            except Refused as refused:
+                # It would say no again: to a lease, for example, that is too short.
+                sys.exit(f"agent: {refused}")
             for message in polled["messages"]:
                 self.handle(message)
             if not polled["messages"] and time.monotonic() - began < 2:

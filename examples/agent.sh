@@ -21,6 +21,7 @@ lease=${CLAWBROKER_LEASE:-120}
 key=${CLAWBROKER_API_KEY:?set it to a key of the agent}
 dir=$(mktemp -d "${TMPDIR:-/tmp}/clawbroker-agent.XXXXXX") || exit 1
 stopping=
+leaving=
 child=
 beating=
 input=/dev/null
@@ -45,10 +46,11 @@ printf 'header = "%s"\n' "X-Api-Key: $key" "Content-Type: application/json" >"$d
 printf 'silent\nmax-time = 90\n' >>"$dir/curl"
 
 # Runs a command that a signal to this script ends; it reads from the file $input. Returns its exit status.
+# A signal may have come just before it was started; what is called on the way out ($leaving) is not ended by that.
 run() {
   "$@" <"$input" &
   child=$!
-  if [ -n "$stopping" ]; then kill "$child" 2>/dev/null; fi
+  if [ -n "$stopping" ] && [ -z "$leaving" ]; then kill "$child" 2>/dev/null; fi
   wait "$child"
   ended=$?
   # A signal ends the wait before the command has ended; then it is waited for once more.
@@ -200,7 +202,9 @@ insist() { # PATH
   delay=1
   tries=0
   while :; do
+    leaving=$stopping
     call "$1" --data-binary "@$dir/body"
+    leaving=
     case $status in
       000 | 429 | 5??) ;;
       2??) return 0 ;;
@@ -284,10 +288,18 @@ main() {
   while [ -z "$stopping" ]; do
     began=$(date +%s)
     call "poll?wait=30&limit=1&ack=explicit&lease=$lease"
-    if [ "$status" != 200 ]; then
-      if [ -z "$stopping" ]; then pause; fi
-      continue
-    fi
+    case $status in
+      200) ;;
+      429 | [!4]??)
+        if [ -z "$stopping" ]; then pause; fi
+        continue
+        ;;
+      *)
+        # It would say no again: to a lease, for example, that is too short.
+        say "$status $(value error/code "$dir/answer"): $(value error/message "$dir/answer")"
+        exit 1
+        ;;
+    esac
     delay=1
     mv "$dir/answer" "$dir/mail"
     id=$(value messages/0/id "$dir/mail")

@@ -82,7 +82,7 @@ pub(crate) async fn open(location: Location, dir: &Path) -> Opened {
     let (writer, _thread) = spawn_writer(parts).expect("the writer starts");
     let store = Store::new(writer, opener, 2, epoch).expect("the readers start");
     let node_id = NodeId::new();
-    let take = TakeLease { node_id, address: "the load tools".into(), home: None, alone: false };
+    let take = TakeLease { node_id, address: "the load tools".into(), home: None, alone: false, afresh: true };
     let Lease::Ours { epoch } = store.write(take).await.expect("a lease") else { panic!("an empty database has none") };
     // From here on each transaction on PostgreSQL checks that the lease is still ours.
     store.epoch().store(epoch, Ordering::SeqCst);

@@ -3,7 +3,8 @@
 //!
 //! Owner: the supervisor; one a node. Each step is one command of the bulk lane and bounded in rows, so that it never
 //! holds anybody up. It is woken by what was committed, waits a moment so that one step serves many lines, and goes on
-//! until nothing is left. What grows old is looked for at the start and once an hour.
+//! until nothing is left. What grows old is looked for at the start and once an hour; at the start only if the clock is
+//! near what was stored last, so that there is an hour in which to mend a clock that is wrong.
 //!
 //! Invariants
 //! - What a stopped node left over is found in the store and done after the next start.
@@ -18,7 +19,7 @@ use crate::config::RetentionConfig;
 use crate::domain::error::Error;
 use crate::store::agents::{self, EndMailStep};
 use crate::store::purge::{self, PurgeStep};
-use crate::store::retention::{Kept, RetainStep, Stepped, Walk};
+use crate::store::retention::{ClockIsNear, Kept, RetainStep, Stepped, Walk};
 use crate::store::search::{self, IndexLines};
 use crate::store::{Db, Store};
 
@@ -111,7 +112,7 @@ impl Upkeep {
         .spawn(ctx);
     }
 
-    /// Goes on after a step. A kind of work that fails keeps no other from what it has done.
+    /// Goes on after a step. A kind of work that fails keeps no other from what it has done, nor from what it has to do.
     fn stepped(
         &mut self,
         steps: [Result<bool, Error>; 3],
@@ -120,9 +121,14 @@ impl Upkeep {
     ) {
         let (mut more, mut failed) = (false, None);
         match retained {
-            Ok(Some(stepped)) => self.retained(stepped),
-            Ok(None) => {}
-            Err(error) => failed = Some(error),
+            Ok(stepped) => {
+                stepped.into_iter().for_each(|stepped| self.retained(stepped));
+                more = !self.walks.is_empty();
+            }
+            Err(error) => {
+                behind_the_others(&mut self.walks);
+                failed = Some(error);
+            }
         }
         for step in steps {
             match step {
@@ -132,14 +138,29 @@ impl Upkeep {
         }
         self.busy = false;
         self.last_error = failed.as_ref().map(ToString::to_string);
-        if let Some(error) = failed {
+        if let Some(error) = &failed {
             log::warn!("a step of the upkeep failed: {}", error.cause());
-            self.step_later(RETRY, ctx);
-        } else if more || !self.walks.is_empty() {
-            self.step_later(Duration::ZERO, ctx);
-        } else if self.woken {
-            self.step_later(GATHER, ctx);
         }
+        if let Some(wait) = wait(more, failed.is_some(), self.woken) {
+            self.step_later(wait, ctx);
+        }
+    }
+}
+
+/// Returns how long the next step waits; `None`: there is nothing to be done.
+fn wait(more: bool, failed: bool, woken: bool) -> Option<Duration> {
+    match (more, failed, woken) {
+        (true, _, _) => Some(Duration::ZERO),
+        (false, true, _) => Some(RETRY),
+        (false, false, true) => Some(GATHER),
+        (false, false, false) => None,
+    }
+}
+
+/// Puts the walk that failed behind the others, so that these go before it is tried again.
+fn behind_the_others(walks: &mut VecDeque<RetainStep>) {
+    if let Some(failed) = walks.pop_front() {
+        walks.push_back(failed);
     }
 }
 
@@ -164,8 +185,19 @@ impl Actor for Upkeep {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.retain();
         self.step_later(Duration::ZERO, ctx);
+        let store = self.store.clone();
+        async move { store.write_bulk(ClockIsNear).await }
+            .into_actor(self)
+            .map(|near, this, ctx| match near {
+                Ok(true) => {
+                    this.retain();
+                    ctx.notify(Wake);
+                }
+                Ok(false) => log::info!("the clock is far from what was stored last; what is old goes in an hour"),
+                Err(error) => log::warn!("what is old goes in an hour: {}", error.cause()),
+            })
+            .spawn(ctx);
         ctx.run_interval(RETAIN, |this, ctx| {
             this.retain();
             ctx.notify(Wake);
@@ -229,6 +261,20 @@ impl Handler<Stop> for Upkeep {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn work_that_fails_keeps_no_other_waiting() {
+        assert_eq!(wait(true, true, false), Some(Duration::ZERO));
+        assert_eq!(wait(false, true, true), Some(RETRY));
+        assert_eq!(wait(false, false, true), Some(GATHER));
+        assert_eq!(wait(false, false, false), None);
+        let mut left = walks(&RetentionConfig { deliveries_days: 0, audit_days: 1, runs_days: 1 });
+        for expected in [[Kept::Audit, Kept::Steps], [Kept::Steps, Kept::Audit], [Kept::Audit, Kept::Steps]] {
+            assert_eq!(left.iter().map(|step| step.walk.kept()).collect::<Vec<_>>(), expected);
+            behind_the_others(&mut left);
+        }
+        behind_the_others(&mut VecDeque::new());
+    }
 
     #[test]
     fn what_is_kept_for_ever_is_not_looked_for() {

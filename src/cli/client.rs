@@ -151,6 +151,8 @@ pub(super) async fn exchange(request: ClientRequest, body: Option<&Value>, addre
 
 /// Returns the address of the server that runs on this data directory.
 pub(super) async fn address(config: &Config) -> Option<String> {
+    // Locking makes the folder: where no server has ever run nothing is made.
+    ServerFile::read(&config.app.data_dir).filter(ServerFile::is_alive)?;
     let location = node::opener(&config.store).location;
     // As in `reach`: an agent's key must not go to whoever has taken the port since.
     lock_for_server(&config.app.data_dir, &location).err()?;

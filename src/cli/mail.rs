@@ -132,15 +132,16 @@ pub(super) async fn report(common: &Common, report: &Report) -> Result<(), Failu
 pub(super) async fn ack(common: &Common, ack: &Ack) -> Result<(), Failure> {
     let mailbox = Mailbox::reach(common, &ack.asker).await?;
     let acked = mailbox.post("ack", &json!({ "message_ids": ack.message_ids })).await?;
-    if ack.asker.format.json {
-        return print_json(&acked);
-    }
     let count = |field: &str| acked.get(field).and_then(Value::as_array).map_or(0, Vec::len);
-    say(format_args!("{} acknowledged.", count("acked")));
-    if count("unknown") > 0 {
-        complain(format_args!("{} are not in this mailbox.", count("unknown")));
+    if ack.asker.format.json {
+        print_json(&acked)?;
+    } else {
+        say(format_args!("{} acknowledged.", count("acked")));
     }
-    Ok(())
+    match count("unknown") {
+        0 => Ok(()),
+        n => Err(Failure::new(format!("{n} cannot be acknowledged: not in this mailbox, a request, or ended"))),
+    }
 }
 
 /// Writes to somebody.
@@ -152,7 +153,12 @@ pub(super) async fn send(common: &Common, send: &Outgoing) -> Result<(), Failure
     if let (Some(id), Some(fields)) = (send.in_reply_to, body.as_object_mut()) {
         fields.insert("in_reply_to".to_owned(), id.to_string().into());
     }
-    let sent = mailbox.post("send-message", &body).await?;
+    let sent = match mailbox.ask(Method::POST, "send-message", Some(&body), Duration::ZERO).await {
+        Ok(answered) if answered.status.is_success() => answered.body,
+        Ok(answered) if answered.status.is_client_error() => return Err(refused(&answered)),
+        Ok(answered) => return Err(unsure(&refused(&answered), &name)),
+        Err(failure) => return Err(unsure(&failure, &name)),
+    };
     if send.asker.format.json {
         return print_json(&sent);
     }
@@ -203,23 +209,35 @@ impl Mailbox {
     }
 
     async fn call(&self, method: Method, path: &str, body: Option<&Value>, wait: Duration) -> Result<Value, Failure> {
+        let answered = self.ask(method, path, body, wait).await?;
+        if answered.status.is_success() { Ok(answered.body) } else { Err(refused(&answered)) }
+    }
+
+    /// Makes a call, whatever is answered.
+    async fn ask(&self, method: Method, path: &str, body: Option<&Value>, wait: Duration) -> Result<Answered, Failure> {
         let request = self
             .http
             .request(method, format!("{}/api/gateway/{path}", self.url))
             .timeout(CALL + wait)
             .insert_header(("X-Api-Key", self.key.reveal()));
-        let answered = exchange(request, body, &self.url).await?;
-        if answered.status.is_success() { Ok(answered.body) } else { Err(refused(&answered)) }
+        exchange(request, body, &self.url).await
     }
+}
+
+/// Says how to repeat a message of which nobody knows whether it was sent.
+fn unsure(failure: &Failure, name: &str) -> Failure {
+    Failure::new(format!("{failure}; repeat with --message-id {name}"))
 }
 
 /// Makes one sentence of a refusal.
 fn refused(answered: &Answered) -> Failure {
     let mut sentence = plain(&client::sentence(answered.status, &answered.body).to_string());
     let candidates = answered.body.pointer("/error/details/candidates").and_then(Value::as_array);
-    let slugs: Vec<&str> = candidates.into_iter().flatten().map(|one| text(one, "slug")).collect();
-    if !slugs.is_empty() {
-        sentence = format!("{sentence}: {}", slugs.join(", "));
+    // People have no slug.
+    let field = |one: &Value| if text(one, "slug").is_empty() { "id" } else { "slug" };
+    let names: Vec<&str> = candidates.into_iter().flatten().map(|one| text(one, field(one))).collect();
+    if !names.is_empty() {
+        sentence = format!("{sentence}: {}", names.join(", "));
     }
     if let Some(seconds) = answered.retry_after_s {
         sentence = format!("{sentence}; try again in {seconds} s");
@@ -284,6 +302,10 @@ mod tests {
         let several =
             json!({ "error": { "message": "several are called so", "details": { "candidates": candidates } } });
         assert_eq!(refused(StatusCode::CONFLICT, None, several), "several are called so: ben-1, ben-2");
+        let candidates =
+            json!([{ "id": "1", "slug": null, "name": "Eve" }, { "id": "2", "slug": null, "name": "Eve" }]);
+        let several = json!({ "error": { "message": "who?", "details": { "candidates": candidates } } });
+        assert_eq!(refused(StatusCode::CONFLICT, None, several), "who?: 1, 2");
         let wrong = json!({ "error": { "code": "unauthenticated", "message": "Invalid API key" } });
         assert_eq!(refused(StatusCode::UNAUTHORIZED, None, wrong), "Invalid API key");
     }

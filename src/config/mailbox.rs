@@ -20,7 +20,7 @@ pub struct MailboxConfig {
     pub lease_min_s: u32,
     /// Hand-outs before a message is dead, unless the agent's registration says otherwise.
     pub attempts_max: u32,
-    /// Longest wait of a poll (422 beyond it). Proxies cut what is silent for longer.
+    /// Longest wait of a poll; one that asks for longer is answered by then. Proxies cut what is silent for longer.
     pub poll_wait_max_s: u32,
     /// Messages of a poll that does not say how many.
     pub poll_rows_default: usize,

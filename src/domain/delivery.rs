@@ -385,7 +385,8 @@ impl Delivery {
     }
 
     fn refuse(&self, code: ErrorCode, what: &str) -> Error {
-        Error::new(code, format!("delivery `{}` {what}", self.id))
+        // Agents know their messages only; operators know deliveries.
+        Error::new(code, format!("message `{}` (delivery `{}`) {what}", self.message_id, self.id))
     }
 }
 

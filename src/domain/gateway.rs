@@ -3,10 +3,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::Serialize;
-use url::Url;
 
 use super::error::Error;
 use super::ids::{GatewayId, PartyId};
+use super::url::plain_url;
 
 /// Which upstream sessions we keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, serde::Deserialize)]
@@ -33,21 +33,11 @@ impl FromStr for GatewayUrl {
 
     fn from_str(value: &str) -> Result<Self, Error> {
         let value = value.trim();
-        let url = Url::parse(value).ok().filter(|_| value.len() <= Self::BYTES_MAX);
-        // `Url` mends much that whoever dials does not.
-        let is_clean = value.contains("://")
-            && value.is_ascii()
-            && !value.contains(|c: char| c.is_control() || c.is_whitespace() || c == '\\');
-        let plain = url.filter(|_| is_clean).is_some_and(|url| {
-            matches!(url.scheme(), "ws" | "wss")
-                && url.has_host()
-                && url.username().is_empty()
-                && url.password().is_none()
-                && url.fragment().is_none()
-                && !url.query_pairs().any(|(name, _)| {
-                    let name = name.to_ascii_lowercase();
-                    ["token", "password", "secret", "auth", "key"].iter().any(|secret| name.contains(secret))
-                })
+        let plain = plain_url(value, ["ws", "wss"], Self::BYTES_MAX).is_some_and(|url| {
+            !url.query_pairs().any(|(name, _)| {
+                let name = name.to_ascii_lowercase();
+                ["token", "password", "secret", "auth", "key"].iter().any(|secret| name.contains(secret))
+            })
         });
         if !plain {
             return Err(Error::invalid(

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 /// Returns the hops of a request: one more than those of the message it replies to. Where its sender names none, it is
 /// taken to go on from what its sender holds: the highest of the requests of that target that are leased to it (`held`)
-/// and of the replies it got from that target of late (`replies`). A request out of nothing has one.
+/// and of the replies and notices it got about that target of late (`replies`). A request out of nothing has one.
 pub fn hops(in_reply_to: Option<i32>, held: Option<i32>, replies: Option<i32>) -> i32 {
     in_reply_to.or(held.max(replies)).unwrap_or(0).saturating_add(1)
 }

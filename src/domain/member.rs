@@ -7,6 +7,7 @@ use url::Url;
 
 use super::error::Error;
 use super::ids::{AgentId, MemberId, PartyId, RelationshipId, UserId};
+use super::url::plain_url;
 
 /// What agents call the kind of a person.
 pub const HUMAN: &str = "human";
@@ -114,19 +115,7 @@ impl FromStr for WebhookUrl {
 
     fn from_str(value: &str) -> Result<Self, Error> {
         let value = value.trim();
-        let url = Url::parse(value).ok().filter(|_| value.len() <= Self::BYTES_MAX);
-        // `Url` mends much that whoever calls does not.
-        let is_clean = value.contains("://")
-            && value.is_ascii()
-            && !value.contains(|c: char| c.is_control() || c.is_whitespace() || c == '\\');
-        let plain = url.filter(|_| is_clean).is_some_and(|url| {
-            matches!(url.scheme(), "http" | "https")
-                && url.has_host()
-                && url.username().is_empty()
-                && url.password().is_none()
-                && url.fragment().is_none()
-        });
-        if !plain {
+        if plain_url(value, ["http", "https"], Self::BYTES_MAX).is_none() {
             let message = "must be an `http://` or `https://` address without a user, a password and a fragment";
             return Err(Error::invalid("webhook_url", message));
         }

@@ -21,5 +21,6 @@ pub mod session_key;
 pub mod thinking;
 pub mod time;
 pub mod turn;
+mod url;
 pub mod user;
 pub mod wire;

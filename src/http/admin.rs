@@ -28,6 +28,8 @@ mod users;
 
 use utoipa_actix_web::service_config::ServiceConfig;
 
+pub(super) use self::party::PartyView;
+
 /// Adds the routes of the admin API.
 pub(super) fn routes(cfg: &mut ServiceConfig) {
     cfg.service(gateways::list)

@@ -175,6 +175,16 @@ json_body!(
     StrictJson, Unknown::Refused
 );
 
+impl<T: DeserializeOwned> ApiJson<T> {
+    /// Reads the body and digests all of it but the field that may carry the caller's key: the same call with its key
+    /// in the header is a repeat.
+    pub(super) async fn receive_but(mut self, key_field: &str) -> Result<Received<T>, Error> {
+        let mut json = self.body.json().await?;
+        let digest = digest_but(state_of(&self.body.request)?, &mut json, key_field)?;
+        read_fields(json, Unknown::Ignored).map(|value| Received { value, digest })
+    }
+}
+
 impl<T: DeserializeOwned> StrictJson<T> {
     /// Reads the body and digests it; no body is one without fields.
     pub(super) async fn receive_or_nothing(mut self) -> Result<Received<T>, Error> {
@@ -204,6 +214,27 @@ pub(super) fn of_frame<T: DeserializeOwned>(
     let json = Value::Object(fields);
     let digest = state.vault.digest(&canonical(&json))?;
     read_fields(json, Unknown::Ignored).map(|value| Received { value, digest })
+}
+
+/// The same as [`ApiJson::receive_but`] for a frame.
+pub(super) fn of_frame_but<T: DeserializeOwned>(
+    state: &AppState,
+    fields: Map<String, Value>,
+    key_field: &str,
+) -> Result<Received<T>, Error> {
+    let mut json = Value::Object(fields);
+    let digest = digest_but(state, &mut json, key_field)?;
+    read_fields(json, Unknown::Ignored).map(|value| Received { value, digest })
+}
+
+/// Digests a body as if it did not have this field.
+fn digest_but(state: &AppState, json: &mut Value, field: &str) -> Result<[u8; 32], Error> {
+    let held = json.as_object_mut().and_then(|fields| fields.remove(field));
+    let digest = state.vault.digest(&canonical(json))?;
+    if let (Some(value), Some(fields)) = (held, json.as_object_mut()) {
+        fields.insert(field.to_owned(), value);
+    }
+    Ok(digest)
 }
 
 fn read_fields<T: DeserializeOwned>(json: Value, unknown: Unknown) -> Result<T, Error> {

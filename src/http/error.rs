@@ -47,6 +47,10 @@ pub fn body_of(error: &Error) -> Value {
         Some(other) => Map::from_iter([("value".to_owned(), other.clone())]),
         None => Map::new(),
     };
+    if let Some(seconds) = error.retry_after_s() {
+        // Not everybody sees the header: a command that shows the body, or a model that runs one.
+        details.insert("retry_after_s".to_owned(), seconds.into());
+    }
     if !error.fields().is_empty() {
         details.insert("items".to_owned(), json!(error.fields()));
     }
@@ -118,7 +122,7 @@ pub(super) struct ErrorInside {
     /// A stable code, for example `gateway_not_found`; `docs/errors/` has a page for each.
     code: String,
     message: String,
-    /// For 422 it has `items`: `[{"field", "message", "code"}]`.
+    /// For 422 it has `items`: `[{"field", "message", "code"}]`. With the header `Retry-After` it has `retry_after_s`.
     #[schema(value_type = Option<Object>)]
     details: Option<Value>,
 }
@@ -157,6 +161,8 @@ mod tests {
             let response = Error::new(*code, "x").error_response();
             let told = response.headers().contains_key(RETRY_AFTER);
             assert_eq!(told, matches!(status, 429 | 503 | 507), "{code:?}");
+            let in_body = body_of(&Error::new(*code, "x"))["error"]["details"]["retry_after_s"].is_u64();
+            assert_eq!(in_body, told, "{code:?}");
             assert_eq!(response.headers().contains_key(WWW_AUTHENTICATE), *status == 401, "{code:?}");
         }
     }

@@ -114,22 +114,51 @@ impl serde::de::Error for Fault {
     }
 
     fn invalid_type(unexpected: Unexpected<'_>, expected: &dyn serde::de::Expected) -> Self {
-        Self::new("type_error", format!("must be {expected}, not {unexpected}"))
+        Self::new("type_error", must_be(&expected.to_string(), &unexpected.to_string()))
     }
 
     fn invalid_value(unexpected: Unexpected<'_>, expected: &dyn serde::de::Expected) -> Self {
-        Self::new("value_error", format!("must be {expected}, not {unexpected}"))
+        Self::new("value_error", must_be(&expected.to_string(), &unexpected.to_string()))
     }
+
+    fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
+        let shown: String = variant.chars().take(64).collect();
+        let known: Vec<String> = expected.iter().map(|known| format!("`{known}`")).collect();
+        let known = if known.len() > 2 { format!("one of {}", known.join(", ")) } else { known.join(" or ") };
+        Self::new("value_error", must_be(&known, &format!("`{shown}`")))
+    }
+}
+
+/// Says what was expected, in the words of the wire where serde has those of Rust.
+fn must_be(expected: &str, unexpected: &str) -> String {
+    let expected = match expected {
+        "i8" | "i16" | "i32" | "i64" => "a whole number",
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, zero or greater",
+        "f32" | "f64" => "a number",
+        "a string" | "a borrowed string" | "a character" => "a text",
+        "a boolean" => "`true` or `false`",
+        "a sequence" => "a list",
+        "a map" => "an object",
+        rust if rust.starts_with("struct ") => "an object",
+        other => other,
+    };
+    format!("must be {expected}, not {unexpected}")
 }
 
 impl From<serde_json::Error> for Fault {
     /// Keeps serde_json's words; it has no other way to tell a wrong type from a wrong value.
     fn from(error: serde_json::Error) -> Self {
         let message = error.to_string();
-        match message.strip_prefix("invalid type: ").and_then(|rest| rest.split_once(", expected ")) {
-            Some((unexpected, expected)) => Self::new("type_error", format!("must be {expected}, not {unexpected}")),
-            None => Self::new("value_error", message),
+        for (begin, code) in
+            [("invalid type: ", "type_error"), ("invalid value: ", "value_error"), ("unknown variant ", "value_error")]
+        {
+            // What was given may have such words in it; what was expected has not.
+            let parts = message.strip_prefix(begin).and_then(|rest| rest.rsplit_once(", expected "));
+            if let Some((unexpected, expected)) = parts {
+                return Self::new(code, must_be(expected, unexpected));
+            }
         }
+        Self::new("value_error", message)
     }
 }
 
@@ -238,7 +267,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::domain::ids::GatewayId;
+    use crate::domain::ids::{GatewayId, MessageId};
     use crate::domain::secret::Secret;
 
     #[derive(Debug, Deserialize)]
@@ -248,6 +277,14 @@ mod tests {
         #[serde(default)]
         count: u32,
         token: Option<Secret>,
+        message: Option<MessageId>,
+        mode: Option<Mode>,
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Mode {
+        Plain,
     }
 
     fn refusal(value: Value, unknown: Unknown) -> (String, &'static str, String) {
@@ -278,10 +315,33 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_speaks_the_words_of_the_wire() {
+        for (value, expected) in [
+            (json!({ "name": "x", "count": "5" }), "must be a whole number, zero or greater, not string \"5\""),
+            (json!({ "name": "x", "count": -1 }), "must be a whole number, zero or greater, not integer `-1`"),
+            (json!({ "name": 1 }), "must be a text, not integer `1`"),
+            (json!({ "name": "x", "message": "7" }), "`7` is not a valid message id"),
+            (json!({ "name": "x", "mode": "b" }), "must be `plain`, not `b`"),
+        ] {
+            let (_, _, message) = refusal(value.clone(), Unknown::Refused);
+            assert_eq!(message, expected, "{value}");
+        }
+        for (query, expected) in [
+            ("mode=b", "must be `plain`, not `b`"),
+            ("message=7", "`7` is not a valid message id"),
+            ("count=x", "must be a whole number, zero or greater"),
+        ] {
+            let error = of_query::<New>(&format!("name=x&{query}"), Unknown::Refused).expect_err(query);
+            assert_eq!(error.fields()[0].message, expected, "{query}");
+        }
+    }
+
+    #[test]
     fn extras_are_ignored_where_clients_send_them() {
         let Value::Object(object) = json!({ "name": "x", "extra": [1, "\0"] }) else { panic!("an object") };
         let new: New = of_object(object, Unknown::Ignored).expect("fine");
         assert_eq!((new.name.as_str(), new.count, new.id, new.token.is_none()), ("x", 0, None, true));
+        assert_eq!((new.message, new.mode), (None, None));
     }
 
     #[derive(Debug, PartialEq, Deserialize)]

@@ -91,7 +91,10 @@ pub(super) fn topic(db: &mut Db, id: ConversationId) -> Result<Topic, Error> {
         .first(db)
         .optional()?
         .ok_or_else(|| Error::not_found("conversation", id))?;
-    let gateway_id = if gateway_id.is_empty() { None } else { Some(gateway_id.parse()?) };
+    let gateway_id = match gateway_id.as_str() {
+        "" => None,
+        stored => Some(stored.parse::<GatewayId>().map_err(|_| Error::corrupt("a conversation of no gateway"))?),
+    };
     Ok(Topic { conversation_id: id, gateway_id, key: key.into() })
 }
 

@@ -25,6 +25,7 @@ use crate::domain::message::Line;
 use crate::domain::party::Party;
 
 pub(super) use self::by_channel::{count_open_by_channel, open_by_channel};
+pub(super) use self::due::surroundings;
 pub use self::due::{FireDue, Fired, due};
 pub use self::events::Entry;
 pub use self::insert::DeliveryOptions;
@@ -32,8 +33,8 @@ pub(super) use self::insert::{NewDelivery, NewRow, insert};
 pub(super) use self::mail::{
     Mail, count_open_of_recipient, hops_of, mail_by_ids, mail_of, mail_of_messages, waiting_by_key,
 };
-pub(super) use self::removal::remove;
 pub use self::removal::{Ended, Purge, ended_of};
+pub(super) use self::removal::{newest_at, remove};
 
 /// Hand-outs of a delivery before it is dead, unless its recipient says otherwise.
 pub const ATTEMPTS_MAX: i32 = 5;

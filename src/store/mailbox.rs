@@ -23,6 +23,7 @@ pub use self::moves::{Acknowledge, Acknowledged, Extend, ExtendAll, Extended, Fa
 pub use self::pair::LoopGuards;
 pub(super) use self::pair::Pairs;
 pub use self::report::{Report, Reported};
+pub use self::retained::was_sent_to;
 pub use self::send::{Before, SendMessage, Sent, sent_before};
 pub(super) use self::send::{append, check_room, deliver, scoped};
 

@@ -131,6 +131,23 @@ impl Command for RetainStep {
     }
 }
 
+/// How far the clock may be ahead of what was stored last.
+const AHEAD_MAX_MS: i64 = 24 * 3_600 * 1_000;
+
+/// Tells whether the clock is about where it was when the newest delivery was made. Far ahead of it the node may have
+/// stood still for long, or its clock may be wrong, and then nothing is as old as it looks.
+pub struct ClockIsNear;
+
+impl Command for ClockIsNear {
+    type Output = bool;
+
+    fn apply(&self, tx: &mut Tx<'_>) -> Result<bool, Error> {
+        let now_ms = tx.now_ms();
+        let newest = deliveries::newest_at(tx.read()?)?;
+        Ok(newest.is_some_and(|at| now_ms.saturating_sub(at) <= AHEAD_MAX_MS))
+    }
+}
+
 /// A walk goes on behind a full page unless all of it is too young: rows come in order of their creation, but for what a
 /// clock that was set has changed.
 fn goes_on(mut ages: impl ExactSizeIterator<Item = i64>, before: i64) -> bool {

@@ -53,15 +53,13 @@ impl AgentDialect {
                 self.connected = true;
                 Some(words::connected(&session_id))
             }
-            Said::Refused(code) if !self.connected => {
-                let (code, reason) = match code.as_str() {
-                    "forbidden" | "not_found" => (NOT_YOURS, "Not authorized for this session"),
-                    "store_busy" | "standby" | "shutting_down" => (LATER, "Setup failed for now"),
-                    _ => (NO_USE, "Setup failed"),
-                };
-                self.close(code, reason);
-                None
-            }
+            Said::Refused(code) if !self.connected => match refusal(&code) {
+                Some((code, reason)) => {
+                    self.close(code, reason);
+                    None
+                }
+                None => words::refused(frame),
+            },
             Said::Refused(_) => words::refused(frame),
             Said::Words(frame) => Some(frame),
         }
@@ -71,6 +69,17 @@ impl AgentDialect {
     fn close(&self, code: u16, reason: &'static str) {
         self.transport.do_send(Outgoing::Frames(vec![error(reason).into()]));
         self.transport.do_send(Outgoing::Close { code, reason });
+    }
+}
+
+/// Says how a socket ends that was refused its session. `None`: the code answers a frame of the client's, which was
+/// refused before its turn; all that has its turn comes behind what names the session.
+fn refusal(code: &str) -> Option<(u16, &'static str)> {
+    match code {
+        "bad_frame" | "rate_limited" => None,
+        "forbidden" | "not_found" => Some((NOT_YOURS, "Not authorized for this session")),
+        "invalid_request" => Some((NO_USE, "Setup failed")),
+        _ => Some((LATER, "Setup failed for now")),
     }
 }
 
@@ -117,6 +126,29 @@ impl Handler<FromTransport> for AgentDialect {
                 ctx.stop();
             }
             other => self.session.do_send(other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passes_is_tried_again() {
+        for (code, closed) in [
+            ("bad_frame", None),
+            ("rate_limited", None),
+            ("forbidden", Some(NOT_YOURS)),
+            ("not_found", Some(NOT_YOURS)),
+            ("invalid_request", Some(NO_USE)),
+            ("store_busy", Some(LATER)),
+            ("standby", Some(LATER)),
+            ("shutting_down", Some(LATER)),
+            ("storage_full", Some(LATER)),
+            ("internal", Some(LATER)),
+        ] {
+            assert_eq!(refusal(code).map(|(code, _)| code), closed, "{code}");
         }
     }
 }

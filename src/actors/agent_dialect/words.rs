@@ -48,9 +48,10 @@ fn answer(message: &Value) -> Option<ByteString> {
     Some(done(&content))
 }
 
+/// What ends a message without a line that says so; of a death and of time that ran out the broker's own line tells.
 fn undelivered(state: &str, reason: &str) -> Option<ByteString> {
     let why = if reason.is_empty() { state } else { reason };
-    matches!(state, "dead" | "expired" | "cancelled").then(|| done(&format!("⚠️ The message was not handled: {why}")))
+    (state == "cancelled").then(|| done(&format!("⚠️ The message was not handled: {why}")))
 }
 
 fn done(content: &str) -> ByteString {
@@ -120,9 +121,14 @@ mod tests {
         assert_eq!(words(line("system", &["sorry"])), done("sorry"));
         assert_eq!(words(line("user", &["hello"])), None);
         assert_eq!(words(json!({ "type": "ack", "state": "queued" })), done(FORWARDED));
-        let dead = json!({ "type": "delivery", "state": "dead", "reason": "attempts" });
-        assert_eq!(words(dead), done("⚠️ The message was not handled: attempts"));
-        for silent in [json!({ "type": "delivery", "state": "sent" }), json!({ "type": "connected" }), json!([])] {
+        let ended = |state: &str, reason: &str| json!({ "type": "delivery", "state": state, "reason": reason });
+        assert_eq!(words(ended("cancelled", "not now")), done("⚠️ The message was not handled: not now"));
+        assert_eq!(words(ended("cancelled", "")), done("⚠️ The message was not handled: cancelled"));
+        // These have a line of the broker's, which is told.
+        for state in ["dead", "expired", "sent"] {
+            assert_eq!(words(ended(state, "attempts")), None, "{state}");
+        }
+        for silent in [json!({ "type": "connected" }), json!([])] {
             assert_eq!(words(silent), None);
         }
     }

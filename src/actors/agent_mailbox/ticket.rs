@@ -151,7 +151,15 @@ impl Ticket {
         }
     }
 
+    fn give_back_leased(&self, leased: &[HandedOut]) {
+        self.card.count_given_back(leased.len());
+        self.give_back(leased.iter().map(|one| (one.delivery, Some(one.attempt))).collect());
+    }
+
     fn give_back(&self, handed_out: Vec<(DeliveryId, Option<i32>)>) {
+        if handed_out.is_empty() {
+            return;
+        }
         let give_back = GiveBack { recipient: self.card.party_id, handed_out };
         // If it cannot be queued it comes again when the lease is over.
         if let Err(error) = self.store.write_later(Lane::Interactive, give_back) {
@@ -174,12 +182,17 @@ impl Drop for Ticket {
                 };
                 self.card.not_taken(NotTaken(left));
             }
-            // The mailbox has gone, too; the lease ends by itself.
-            Stage::Asked(_) | Stage::Settled => {}
-            Stage::Leased(leased) => {
-                self.card.count_given_back(leased.len());
-                self.give_back(leased.iter().map(|one| (one.delivery, Some(one.attempt))).collect());
-            }
+            // The mailbox has gone, too.
+            Stage::Asked(mut answer) => match answer.try_recv() {
+                Ok(Ok(leased)) => {
+                    self.card.count_handed_out(leased.len());
+                    self.give_back_leased(&leased);
+                }
+                // What is asked of the writer now comes behind the hand-out, and is refused where nothing was leased.
+                Ok(Err(_)) | Err(_) => self.give_back(self.items.iter().map(|item| (item.delivery, None)).collect()),
+            },
+            Stage::Settled => {}
+            Stage::Leased(leased) => self.give_back_leased(&leased),
         }
     }
 }

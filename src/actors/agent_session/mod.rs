@@ -14,6 +14,8 @@ mod outbox;
 mod places;
 mod pushing;
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,13 +50,17 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const KEY_ENDED: &str = "the key was revoked or has expired";
 const TOO_SLOW: &str = "too slow, come back";
 
+/// Whether messages are on their way to whoever waits for them.
+pub type Picked = Rc<Cell<bool>>;
+
 /// What the edge does for a socket.
 pub trait Desk {
     /// Reads a frame.
     fn read(&self, text: &str) -> Read;
 
-    /// Waits for messages, for as long as it takes. Dropping the future loses nothing.
-    fn messages(&self, ask: Ask) -> LocalBoxFuture<'static, Result<Vec<Handed>, Error>>;
+    /// Waits for messages, for as long as it takes. Dropping the future loses nothing; once it has told `picked` that
+    /// some are on their way, that costs each of them a hand-out.
+    fn messages(&self, ask: Ask, picked: Picked) -> LocalBoxFuture<'static, Result<Vec<Handed>, Error>>;
 }
 
 /// A frame that was read.
@@ -108,6 +114,8 @@ pub struct AgentSession {
     asked: Option<Ask>,
     /// The poll that waits, or the wait for the next one.
     standing: Option<SpawnHandle>,
+    /// What that poll waits for is on its way.
+    picked: Picked,
     places: Places,
     heard_at: Instant,
     is_paused: bool,
@@ -128,6 +136,7 @@ impl AgentSession {
             handling: false,
             asked: None,
             standing: None,
+            picked: Picked::default(),
             places: Places::default(),
             heard_at: Instant::now(),
             is_paused: false,

@@ -50,6 +50,21 @@ impl Places {
         self.out.remove(&delivery.message_id)
     }
 
+    /// Takes in what the store says a delivery is now. It says so whatever was heard before: what an operator starts
+    /// afresh has no hand-outs behind it. `before`: the message as it was out when the store was asked.
+    pub(super) fn learn(&mut self, delivery: &Delivery, before: &[Out]) -> Option<Out> {
+        let is_as_before = self.out.get(&delivery.message_id).is_some_and(|out| before.contains(out));
+        if is_as_before && delivery.state != DeliveryState::Leased {
+            return self.out.remove(&delivery.message_id);
+        }
+        self.hear(delivery)
+    }
+
+    /// Returns those of these messages that are out.
+    pub(super) fn of(&self, ids: &[MessageId]) -> Vec<Out> {
+        ids.iter().filter_map(|id| self.out.get(id).copied()).collect()
+    }
+
     /// Takes out a message of which nothing is known any more.
     pub(super) fn free(&mut self, id: MessageId) -> Option<Out> {
         self.out.remove(&id)
@@ -116,6 +131,22 @@ mod tests {
             assert_eq!(places.hear(&delivery(&one, state, attempt)), Some(one), "{state:?} {attempt}");
             assert_eq!((places.len(), places.has(one.conversation_id)), (0, false));
         }
+    }
+
+    #[test]
+    fn what_was_started_afresh_frees_its_place_when_the_store_says_so() {
+        let mut places = Places::default();
+        let one = out(2);
+        places.take(one);
+        let afresh = delivery(&one, DeliveryState::Pending, 0);
+        assert_eq!(places.hear(&afresh), None, "it may be older word");
+        let before = places.of(&[one.message_id, MessageId::new()]);
+        assert_eq!(before, [one]);
+        assert_eq!(places.learn(&delivery(&one, DeliveryState::Leased, 2), &before), None);
+        assert_eq!(places.learn(&afresh, &before), None, "something was heard since the store was asked");
+        let before = places.of(&[one.message_id]);
+        assert_eq!(places.learn(&afresh, &before).map(|out| out.message_id), Some(one.message_id));
+        assert_eq!((places.len(), places.learn(&afresh, &before)), (0, None));
     }
 
     #[test]

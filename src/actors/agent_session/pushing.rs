@@ -4,13 +4,15 @@ use std::time::Duration;
 use actix::prelude::*;
 use serde_json::Value;
 
-use super::{AgentSession, Handed, KEY_ENDED, Out, frames};
+use super::{AgentSession, Handed, KEY_ENDED, Out, Picked, frames};
 use crate::actors::agent_mailbox::Ask;
 use crate::domain::delivery::Delivery;
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::ids::{MessageId, PartyId};
 use crate::store::{Db, deliveries};
 
+/// A message that comes so long after it was leased is looked up: what became of it may have gone by. Milliseconds.
+const LATE_MS: i64 = 100;
 /// When messages are asked for again after that failed.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -23,11 +25,14 @@ impl AgentSession {
             return;
         }
         let bytes = asked.bytes.min(self.parts.shared.limits.outbox_bytes_max);
-        let messages = self.parts.desk.messages(Ask { rows, bytes, ..asked });
-        let wait = messages.into_actor(self).map(|messages, this, ctx| {
+        self.picked = Picked::default();
+        let messages = self.parts.desk.messages(Ask { rows, bytes, ..asked }, self.picked.clone());
+        let lease_ms = asked.lease_ms;
+        let wait = messages.into_actor(self).map(move |messages, this, ctx| {
             this.standing = None;
+            this.picked.set(false);
             match messages {
-                Ok(messages) => this.hand_out(messages, ctx),
+                Ok(messages) => this.hand_out(messages, lease_ms, ctx),
                 Err(error) if error.code() == ErrorCode::Unauthenticated => this.close(1008, KEY_ENDED, ctx),
                 Err(error) => {
                     log::debug!("messages for a socket could not be got and are asked for again: {}", error.cause());
@@ -47,11 +52,17 @@ impl AgentSession {
         }
     }
 
-    fn hand_out(&mut self, messages: Vec<Handed>, ctx: &mut Context<Self>) {
+    fn hand_out(&mut self, messages: Vec<Handed>, lease_ms: i64, ctx: &mut Context<Self>) {
         if self.closing {
             return;
         }
         self.handed_out_total += messages.len() as u64;
+        let leased_before = self.now_ms().saturating_sub(LATE_MS).saturating_add(lease_ms);
+        let late: Vec<MessageId> = messages
+            .iter()
+            .filter(|handed| handed.out.lease_until < leased_before)
+            .map(|handed| handed.out.message_id)
+            .collect();
         for Handed { frame, out, ticket } in messages {
             // What becomes of it is told from now on.
             self.parts.hub.watch(self.id, out.conversation_id);
@@ -59,12 +70,15 @@ impl AgentSession {
             self.outbox.push_message(frame, ticket);
         }
         self.flush();
+        // What became of them before they were watched was told to nobody here.
+        self.check(late, ctx);
         self.ask(ctx);
     }
 
     pub(super) fn on_poll(&mut self, id: Option<&Value>, asked: Ask, ctx: &mut Context<Self>) {
-        if self.asked != Some(asked) {
-            self.asked = Some(asked);
+        let before = self.asked.replace(asked);
+        // What is on its way comes as it was asked for; to give it back would cost a hand-out.
+        if !self.picked.get() && !before.is_some_and(|before| serves(before, asked)) {
             self.stop_asking(ctx);
         }
         self.send(frames::ok(id, serde_json::json!({ "window": asked.rows, "out": self.places.len() })), ctx);
@@ -91,6 +105,7 @@ impl AgentSession {
         if ids.is_empty() {
             return;
         }
+        let before = self.places.of(&ids);
         let (store, party, asked) = (self.parts.shared.store.clone(), self.agent().party_id, ids.clone());
         async move { store.read(move |db| deliveries_of(db, &asked, party)).await }
             .into_actor(self)
@@ -103,7 +118,8 @@ impl AgentSession {
                     }
                 };
                 for delivery in &found {
-                    this.on_delivery(delivery);
+                    let gone = this.places.learn(delivery, &before);
+                    gone.into_iter().for_each(|out| this.freed(out));
                 }
                 let is_there = |id: &MessageId| found.iter().any(|delivery| delivery.message_id == *id);
                 for id in ids.iter().copied().filter(|id| !is_there(id)) {
@@ -116,6 +132,12 @@ impl AgentSession {
     }
 }
 
+/// Tells whether what waits by the one frame may go on waiting after the other: there may be more places, and nothing
+/// else has changed.
+fn serves(before: Ask, now: Ask) -> bool {
+    before.rows <= now.rows && Ask { rows: now.rows, ..before } == now
+}
+
 /// Reads the deliveries of messages to one recipient.
 fn deliveries_of(db: &mut Db, ids: &[MessageId], recipient: PartyId) -> Result<Vec<Delivery>, Error> {
     let mut found = Vec::new();
@@ -124,4 +146,27 @@ fn deliveries_of(db: &mut Db, ids: &[MessageId], recipient: PartyId) -> Result<V
         found.extend(of_message.into_iter().map(|one| one.delivery).filter(|one| one.recipient_id == recipient));
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ids::AgentKeyId;
+
+    #[test]
+    fn a_poll_goes_on_waiting_when_there_are_more_places() {
+        let ask = Ask {
+            key_id: AgentKeyId::new(),
+            rows: 2,
+            bytes: 1_024,
+            lease_ms: 60_000,
+            waits: true,
+            explicit_ack: false,
+        };
+        assert!(serves(ask, ask));
+        assert!(serves(ask, Ask { rows: 3, ..ask }));
+        for other in [Ask { rows: 1, ..ask }, Ask { lease_ms: 1, ..ask }, Ask { explicit_ack: true, rows: 3, ..ask }] {
+            assert!(!serves(ask, other), "{other:?}");
+        }
+    }
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::agent_input::{AgentName, Attempts, Labels, LeaseSeconds, Model, RoleDescription};
+use super::users::check_user;
 use crate::domain::agent::{Agent, AgentKind, AgentState, Slug, fold};
 use crate::domain::error::Error;
 use crate::domain::ids::{AgentId, UserId};
@@ -22,8 +23,8 @@ use crate::http::page::{self, Listing, Page, Paging};
 use crate::http::presence::Presence;
 use crate::http::request::RequestInfo;
 use crate::http::state::AppState;
+use crate::store::Db;
 use crate::store::agents::{self, AddAgent, ChangeAgent, Changes, Mailbox, RemoveAgent};
-use crate::store::{Db, users};
 
 /// An agent with its presence and what waits for it.
 #[derive(Serialize, ToSchema)]
@@ -170,7 +171,7 @@ pub(super) async fn create(
     let new = body.receive().await?;
     let idem = key.of("admin/agents", &call.caller, new.digest);
     let new = new.value;
-    check_creator(&state, new.creator_id).await?;
+    check_user(&state, "creator_id", new.creator_id).await?;
     let command = AddAgent {
         name: new.name.0,
         slug: new.slug,
@@ -189,13 +190,6 @@ pub(super) async fn create(
     let agent = state.store.write(command).await?;
     // Nothing is read after the commit: a refusal now would deny what was done. And nothing waits for a new one.
     Ok(HttpResponse::Created().json(View::of(agent, Mailbox::default(), &state)))
-}
-
-/// Refuses a creator who is not a user.
-async fn check_creator(state: &AppState, id: Option<UserId>) -> Result<(), Error> {
-    let Some(id) = id else { return Ok(()) };
-    let found = state.store.read(move |db| users::get(db, id)).await?;
-    found.map(drop).ok_or_else(|| Error::invalid("creator_id", "there is no such user"))
 }
 
 impl Target for Agent {
@@ -268,7 +262,7 @@ pub(super) async fn patch(
     body: StrictJson<Change>,
 ) -> Result<HttpResponse, Error> {
     let change = body.read().await?;
-    check_creator(&state, change.creator_id.flatten()).await?;
+    check_user(&state, "creator_id", change.creator_id.flatten()).await?;
     let changes = Changes {
         name: change.name.map(|name| name.0),
         slug: change.slug,

@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use super::agent_input::AgentName;
 use super::member_input::{ChannelId, ChatId, Email, Phone, Webhook, WhatsApp};
+use super::users::check_user;
 use crate::domain::agent::fold;
 use crate::domain::error::Error;
 use crate::domain::ids::{MemberId, UserId};
@@ -21,8 +22,8 @@ use crate::http::idempotency::IdempotencyKey;
 use crate::http::page::{self, Listing, Page, Paging};
 use crate::http::request::RequestInfo;
 use crate::http::state::AppState;
+use crate::store::Db;
 use crate::store::members::{self, AddMember, ChangeMember, Changes, RemoveMember};
-use crate::store::{Db, users};
 
 /// A person who is reached on channels.
 #[derive(Serialize, ToSchema)]
@@ -148,7 +149,7 @@ pub(super) async fn create(
     let new = body.receive().await?;
     let idem = key.of("admin/members", &call.caller, new.digest);
     let New { name, user_id, email, phone, feishu, telegram_chat_id, whatsapp, webhook_url } = new.value;
-    check_user(&state, user_id).await?;
+    check_user(&state, "user_id", user_id).await?;
     let (feishu_user_id, feishu_open_id) = feishu.map(|ids| (ids.user_id, ids.open_id)).unwrap_or_default();
     let addresses = Addresses {
         email: email.map(|email| email.0),
@@ -162,13 +163,6 @@ pub(super) async fn create(
     let command = AddMember { name: name.0, user_id, addresses, actor: info.actor(&call.caller), idem };
     let member = state.store.write(command).await?;
     Ok(HttpResponse::Created().json(View::from(member)))
-}
-
-/// Refuses a user who is none.
-async fn check_user(state: &AppState, id: Option<UserId>) -> Result<(), Error> {
-    let Some(id) = id else { return Ok(()) };
-    let found = state.store.read(move |db| users::get(db, id)).await?;
-    found.map(drop).ok_or_else(|| Error::invalid("user_id", "there is no such user"))
 }
 
 impl Target for Member {
@@ -273,7 +267,7 @@ pub(super) async fn patch(
     body: StrictJson<Change>,
 ) -> Result<HttpResponse, Error> {
     let change = body.read().await?;
-    check_user(&state, change.user_id.flatten()).await?;
+    check_user(&state, "user_id", change.user_id.flatten()).await?;
     let command = ChangeMember { id: call.target.id, changes: change.into(), actor: info.actor(&call.caller) };
     let member = state.store.write(command).await?;
     Ok(HttpResponse::Ok().json(View::from(member)))

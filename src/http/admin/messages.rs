@@ -6,7 +6,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::deliveries::{Shown, WithRecipient};
 use super::party::PartyName;
-use crate::domain::conversation::{Conversation, ConversationKind, agent_of_key};
+use crate::domain::conversation::{Conversation, ConversationKind};
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::ids::{ConversationId, MessageId};
 use crate::domain::message::{Block, MessageRole, check_length, plain_text};
@@ -257,13 +257,18 @@ async fn sender(store: &Store, name: PartyName, to: &Conversation, deliver: bool
     let party = found.ok_or_else(|| {
         Error::invalid("from", "there is no such party; a user is `user:<id>`, a gateway `gateway:<id>`")
     })?;
-    let answers = match &to.gateway_id {
-        Some(gateway) => Some((PartyKind::Gateway, gateway.to_string())),
-        None => agent_of_key(&to.key).map(|agent| (PartyKind::Agent, agent.to_string())),
+    let is_refused = match (to.kind, party.kind) {
+        // Its answer would go to that agent's mailbox, out of a conversation that is not its own.
+        (ConversationKind::UserAgent, PartyKind::Agent) => true,
+        (_, PartyKind::Gateway) => to.gateway_id.as_ref().is_some_and(|id| party.reference == id.to_string()),
+        _ => false,
     };
-    if deliver && answers.is_some_and(|(kind, reference)| party.kind == kind && party.reference == reference) {
-        let message = format!("the {} cannot answer itself; add its line with `deliver: false`", party.kind.as_str());
-        return Err(Error::invalid("from", message));
+    if deliver && is_refused {
+        let message = match party.kind {
+            PartyKind::Agent => "no agent is answered in a person's conversation",
+            _ => "the gateway cannot answer itself",
+        };
+        return Err(Error::invalid("from", format!("{message}; add its line with `deliver: false`")));
     }
     Ok(party)
 }

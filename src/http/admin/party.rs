@@ -11,7 +11,7 @@ use crate::store::{Db, parties};
 /// Someone who speaks or receives.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Party)]
-pub(super) struct PartyView {
+pub(in crate::http) struct PartyView {
     /// `gateway`, `agent`, `user`, `member`, `channel` or `system`.
     kind: &'static str,
     id: String,

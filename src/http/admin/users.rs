@@ -4,6 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use crate::domain::error::Error;
+use crate::domain::ids::UserId;
 use crate::domain::secret::Secret;
 use crate::domain::time::iso;
 use crate::domain::user::{Caller, Role};
@@ -190,6 +191,13 @@ pub(super) async fn patch(
     };
     let user = state.store.write(command).await?;
     Ok(HttpResponse::Ok().json(View::from(&user)))
+}
+
+/// Refuses a `field` that names a user who is none.
+pub(super) async fn check_user(state: &AppState, field: &str, id: Option<UserId>) -> Result<(), Error> {
+    let Some(id) = id else { return Ok(()) };
+    let found = state.store.read(move |db| users::get(db, id)).await?;
+    found.map(drop).ok_or_else(|| Error::invalid(field, "there is no such user"))
 }
 
 impl Target for User {

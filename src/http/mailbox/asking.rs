@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use crate::actors::agent_mailbox::{Answer, Ask, Card, Leased, OpenMailbox, Place, Poll, Ticket};
+use crate::actors::agent_session::Picked;
 use crate::domain::agent::AgentFacts;
 use crate::domain::error::{Error, ErrorCode};
 use crate::http::middleware::not_answering;
@@ -80,8 +81,14 @@ pub(super) async fn poll(state: &AppState, agent: &Arc<AgentFacts>, ask: Ask, wa
     }
 }
 
-/// Polls until there is something, however long that takes: for a socket, which has a place of its own.
-pub(super) async fn stand(state: &AppState, agent: &Arc<AgentFacts>, ask: Ask) -> Result<(Vec<Leased>, Ticket), Error> {
+/// Polls until there is something, however long that takes: for a socket, which has a place of its own. `picked` tells
+/// while something is on its way.
+pub(super) async fn stand(
+    state: &AppState,
+    agent: &Arc<AgentFacts>,
+    ask: Ask,
+    picked: &Picked,
+) -> Result<(Vec<Leased>, Ticket), Error> {
     let mut opened = 0;
     loop {
         let card = card(state, agent).await?;
@@ -101,7 +108,10 @@ pub(super) async fn stand(state: &AppState, agent: &Arc<AgentFacts>, ask: Ask) -
         // What ended all keys may be that this node stands by now.
         let Answer { ticket, .. } = answered.or_else(|error| check(state).and(Err(error)))?;
         let Some(mut ticket) = ticket else { return Err(Error::store_busy()) };
-        let leased = ticket.leased().await?;
+        picked.set(true);
+        let leased = ticket.leased().await;
+        picked.set(leased.as_ref().is_ok_and(|leased| !leased.is_empty()));
+        let leased = leased?;
         if !leased.is_empty() {
             return Ok((leased, ticket));
         }

@@ -43,6 +43,10 @@ pub(super) struct Answer {
     /// Those whom it has a relationship to first.
     agents: Vec<AgentView>,
     people: Vec<PersonView>,
+    /// There are more agents than are listed: a longer part of the name finds them.
+    more_agents: bool,
+    /// The same of people.
+    more_people: bool,
 }
 
 /// Another agent.
@@ -108,8 +112,14 @@ struct Search {
     rows: usize,
 }
 
-/// Those who were found: the agents each with whether the caller knows it.
-type Found = (Vec<(Agent, bool)>, Vec<(Relationship, Member)>);
+/// Those who were found.
+struct Found {
+    /// Each with whether the caller knows it.
+    agents: Vec<(Agent, bool)>,
+    people: Vec<(Relationship, Member)>,
+    more_agents: bool,
+    more_people: bool,
+}
 
 /// Find out whom you may write to.
 #[utoipa::path(
@@ -127,10 +137,12 @@ pub(super) async fn directory(call: KeyCall<Asked>, state: web::Data<AppState>) 
         part: part(call.query.q.as_deref())?,
         rows: page::rows(call.query.limit, ROWS_DEFAULT, ROWS_MAX)?,
     };
-    let (agents, people) = state.store.read(move |db| search.run(db)).await?;
+    let found = state.store.read(move |db| search.run(db)).await?;
     let answer = Answer {
-        agents: agents.into_iter().map(|(agent, related)| AgentView::of(agent, related, &state)).collect(),
-        people: people.into_iter().map(|one| PersonView::of(one, &state)).collect(),
+        agents: found.agents.into_iter().map(|(agent, related)| AgentView::of(agent, related, &state)).collect(),
+        people: found.people.into_iter().map(|one| PersonView::of(one, &state)).collect(),
+        more_agents: found.more_agents,
+        more_people: found.more_people,
     };
     Ok(HttpResponse::Ok().json(answer))
 }
@@ -148,21 +160,24 @@ impl Search {
     fn run(&self, db: &mut Db) -> Result<Found, Error> {
         let called = self.part.as_deref().map_or(Called::Anyhow, Called::Part);
         let rows = self.rows as i64;
-        let people = relationships::people(db, self.caller, called, rows)?;
-        let known = relationships::agents(db, self.caller, called, rows)?;
-        let mut found: Vec<(Agent, bool)> = known.into_iter().map(|(_, agent)| (agent, true)).collect();
-        if found.len() < self.rows && self.reach == Reach::All {
-            // All that it knows were found: so many more, and itself, may be among those that are read.
-            let not_again: HashSet<AgentId> = found.iter().map(|(agent, _)| agent.id).chain([self.caller]).collect();
-            let more = rows + 1;
+        let mut people = relationships::people(db, self.caller, called, rows + 1)?;
+        let more_people = page::cut(&mut people, self.rows);
+        let known = relationships::agents(db, self.caller, called, rows + 1)?;
+        let mut agents: Vec<(Agent, bool)> = known.into_iter().map(|(_, agent)| (agent, true)).collect();
+        let mut more_agents = page::cut(&mut agents, self.rows);
+        if !more_agents && self.reach == Reach::All {
+            // All that it knows were found: so many more, and itself, may be among those that are read. One more tells
+            // whether somebody is left out.
+            let not_again: HashSet<AgentId> = agents.iter().map(|(agent, _)| agent.id).chain([self.caller]).collect();
+            let more = rows + 2;
             let others = match &self.part {
                 Some(part) => agents::part_of_name(db, part, more)?,
                 None => agents::page(db, None, more)?,
             };
             let others = others.into_iter().filter(|agent| !not_again.contains(&agent.id));
-            let room = self.rows - found.len();
-            found.extend(others.take(room).map(|agent| (agent, false)));
+            agents.extend(others.map(|agent| (agent, false)));
+            more_agents = page::cut(&mut agents, self.rows);
         }
-        Ok((found, people))
+        Ok(Found { agents, people, more_agents, more_people })
     }
 }

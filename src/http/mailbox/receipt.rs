@@ -13,8 +13,10 @@ use crate::domain::delivery::DeliveryState;
 use crate::domain::error::Error;
 use crate::domain::ids::{MessageId, PartyId};
 use crate::domain::message::Line;
+use crate::domain::party::Party;
 use crate::domain::time::iso;
 use crate::domain::wire::message_json;
+use crate::http::admin::PartyView;
 use crate::http::call::{self, NoQuery};
 use crate::http::chat::Message;
 use crate::http::error::ErrorBody;
@@ -23,6 +25,7 @@ use crate::http::request::state_of;
 use crate::http::state::AppState;
 use crate::http::{auth, body};
 use crate::store::deliveries::{self, Stored};
+use crate::store::mailbox::was_sent_to;
 use crate::store::messages::{self, Ended};
 use crate::store::{Db, conversations};
 
@@ -32,15 +35,70 @@ use crate::store::{Db, conversations};
 pub(super) struct Receipt {
     #[schema(value_type = Message)]
     message: Value,
-    /// `pending`: not handed out yet; `delivered`: it was; `completed`: it is done. The events tell of another end.
+    /// `pending`: not handed out yet; `delivered`: it was; `completed`: it is done. The deliveries tell of another end.
     status: &'static str,
     /// How sure its being stored is: `full` survives a power cut, `normal` a crash of ours.
     durability: &'static str,
     /// What happened to it, oldest first.
     events: Vec<Happened>,
+    /// Its deliveries: all of them for its sender, for a recipient its own. None if they were removed since.
+    deliveries: Vec<Chain>,
     /// The answer to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     reply: Option<Reply>,
+}
+
+/// A delivery of a message, with everything that happened to it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = AgentDelivery)]
+pub(super) struct Chain {
+    id: String,
+    message_id: String,
+    recipient: PartyView,
+    /// `pending`, `leased`, `completed`, `dead`, `expired` or `cancelled`.
+    state: &'static str,
+    /// How a completed one ended: `reported`, `handed_out` (nobody said that it has come), `acknowledged` …
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    /// Hand-outs so far.
+    attempt: i32,
+    attempts_max: i32,
+    available_at: String,
+    /// Told to the recipient only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease_until: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<String>,
+    created_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended_at: Option<String>,
+    events: Vec<Happened>,
+}
+
+impl Chain {
+    /// Shows a delivery to this party.
+    fn to(party: PartyId, (stored, recipient): &(Stored, Party)) -> Self {
+        let delivery = &stored.delivery;
+        let own_lease = delivery.lease_until.filter(|_| delivery.recipient_id == party);
+        Self {
+            id: delivery.id.to_string(),
+            message_id: delivery.message_id.to_string(),
+            recipient: recipient.into(),
+            state: delivery.state.as_str(),
+            outcome: delivery.outcome.map(|outcome| outcome.as_str()),
+            reason: delivery.reason.clone(),
+            attempt: delivery.attempt,
+            attempts_max: delivery.attempts_max,
+            available_at: iso(delivery.available_at),
+            lease_until: own_lease.map(iso),
+            expires_at: delivery.expires_at.map(iso),
+            created_at: iso(delivery.created_at),
+            ended_at: delivery.ended_at.map(iso),
+            events: history::shown(&stored.events),
+        }
+    }
 }
 
 /// The answer to a message.
@@ -57,8 +115,10 @@ struct Its {
     line: Arc<Line>,
     /// What its conversation is called.
     key: String,
-    /// Its own delivery, or that of whom it wrote to; `None` if there is none, or none any more.
-    delivery: Option<Stored>,
+    /// Who asks.
+    party: PartyId,
+    /// Its own delivery, or those of whom it wrote to; none if there is none, or none any more.
+    delivered: Vec<(Stored, Party)>,
     /// How the delivery ended that there is no more.
     ended: Option<Ended>,
     reply: Option<Arc<Line>>,
@@ -94,19 +154,25 @@ fn find(db: &mut Db, party: PartyId, id: MessageId) -> Result<Option<Its>, Error
     if line.sender_id != party {
         // Of what others got it learns nothing.
         delivered.retain(|stored| stored.delivery.recipient_id == party);
-        if delivered.is_empty() {
+        if delivered.is_empty() && !was_sent_to(db, id, party)? {
             return Ok(None);
         }
     }
     let reply = messages::reply_to(db, line.conversation_id, line.seq, id)?;
     let ended = if delivered.is_empty() { messages::ended(db, id)? } else { None };
-    Ok(Some(Its { line, key: conversation.key, delivery: delivered.into_iter().next(), ended, reply }))
+    let delivered = deliveries::with_recipients(db, delivered)?;
+    Ok(Some(Its { line, key: conversation.key, party, delivered, ended, reply }))
 }
 
 impl Its {
+    /// Returns the delivery that its status tells of.
+    fn delivery(&self) -> Option<&Stored> {
+        self.delivered.first().map(|(stored, _)| stored)
+    }
+
     /// Returns the ancestor's word for how far it has come.
     fn status(&self) -> &'static str {
-        let (state, was_handed_out) = match (&self.delivery, &self.ended) {
+        let (state, was_handed_out) = match (self.delivery(), &self.ended) {
             (Some(stored), _) => (stored.delivery.state, stored.delivery.attempt > 0),
             (None, Some(ended)) => (ended.state, ended.state == DeliveryState::Dead),
             // It was said to nobody who had to do anything.
@@ -122,7 +188,7 @@ impl Its {
     }
 
     fn events(&self) -> Vec<Happened> {
-        if let Some(stored) = &self.delivery {
+        if let Some(stored) = self.delivery() {
             return history::shown(&stored.events);
         }
         let at = self.line.created_at;
@@ -150,6 +216,7 @@ pub(super) async fn receipt(call: MessageCall, state: web::Data<AppState>) -> Re
         status: its.status(),
         durability: state.config.store.durability.as_str(),
         events: its.events(),
+        deliveries: its.delivered.iter().map(|one| Chain::to(its.party, one)).collect(),
         reply: its.reply.as_ref().map(|line| Reply {
             message_id: line.id.to_string(),
             content: line.text.clone(),

@@ -21,6 +21,9 @@ use crate::store::Db;
 use crate::store::mailbox::{self, SendMessage, sent_before};
 use crate::store::messages::Idem;
 
+/// The field that may carry the sender's key.
+pub(super) const KEY_FIELD: &str = "message_id";
+
 /// A message that is to be sent.
 #[derive(Deserialize, ToSchema)]
 #[schema(as = MessageToSend)]
@@ -98,7 +101,7 @@ pub(super) async fn send_message(
     body: ApiJson<New>,
 ) -> Result<HttpResponse, Error> {
     let key = key.read()?;
-    let received = body.receive().await?;
+    let received = body.receive_but(KEY_FIELD).await?;
     accept(&state, &call.key, key, received).await.map(|accepted| HttpResponse::Ok().json(accepted))
 }
 
@@ -116,7 +119,7 @@ pub(super) async fn accept(
     check_length(&text, state.config.limits.message_bytes_max)?;
     let wishes = Wishes { ttl_seconds, deliver_at, priority, coalesce_key };
     let options = wishes.checked(state.clock.now_ms(), &state.config.mailbox)?;
-    let idem = key.plain_or("message_id", message_id)?.map(|key| Idem { key, hash });
+    let idem = key.plain_or(KEY_FIELD, message_id)?.map(|key| Idem { key, hash });
     let channel = channel.unwrap_or_default().trim().to_lowercase();
     let by_channel = channel.clone();
     let asker = Asker { id: by.agent.id, reach: state.config.mailbox.reach, channel };

@@ -17,7 +17,7 @@ use crate::http::error::ErrorBody;
 use crate::http::request::state_of;
 use crate::http::{body, call};
 
-/// The skill; `{{skill}}`, `{{agent}}`, `{{id}}`, `{{url}}` and `{{key}}` are filled in.
+/// The skill; `{{skill}}`, `{{agent}}`, `{{id}}`, `{{url}}`, `{{key}}`, `{{held_s}}` and `{{hops}}` are filled in.
 const SKILL: &str = include_str!("skill.md");
 /// What stands for the key where it is not to be written down.
 const KEY_FROM_ENV: &str = "$CLAWBROKER_API_KEY";
@@ -74,6 +74,10 @@ pub(super) struct GuideCall {
     key: Secret,
     url: String,
     query: Asked,
+    /// How long a message may be held in all, in seconds.
+    held_s: u32,
+    /// Requests that may follow from each other; 0 for any number.
+    hops_max: u32,
 }
 
 impl GuideCall {
@@ -86,7 +90,15 @@ impl GuideCall {
         }
         let query = call::rest_of_head(req)?;
         let sent = req.headers().get(AGENT_KEY).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        Ok(Self { agent, key: Secret::new(sent), url: base_url(req)?, query })
+        let settings = &state_of(req)?.config.mailbox;
+        Ok(Self {
+            agent,
+            key: Secret::new(sent),
+            url: base_url(req)?,
+            query,
+            held_s: settings.lease_total_max_s,
+            hops_max: settings.hops_max,
+        })
     }
 }
 
@@ -109,7 +121,9 @@ fn base_url(req: &HttpRequest) -> Result<String, Error> {
     let host = host.map_or_else(|| req.app_config().local_addr().to_string(), str::to_owned);
     // If it were forgotten, the key would go in the clear to a proxy that wants it sealed.
     let proto = req.headers().get(FORWARDED_PROTO).and_then(|proto| proto.to_str().ok());
-    let scheme = if proto.is_some_and(|proto| proto.eq_ignore_ascii_case("https")) { "https" } else { "http" };
+    // Of several proxies the first is the one that the caller speaks to.
+    let first = proto.and_then(|proto| proto.split(',').next()).map(str::trim);
+    let scheme = if first.is_some_and(|proto| proto.eq_ignore_ascii_case("https")) { "https" } else { "http" };
     Ok(format!("{scheme}://{host}"))
 }
 
@@ -142,12 +156,15 @@ pub(super) async fn setup_guide(call: GuideCall) -> HttpResponse {
     let name = call.query.name.unwrap_or_default();
     let key = if call.query.key == Some(KeyFrom::Env) { KEY_FROM_ENV } else { call.key.reveal() };
     let (agent, id) = (in_a_line(&call.agent.name), call.agent.id.to_string());
+    let (held_s, hops) = (call.held_s.to_string(), hops(call.hops_max));
     let skill_content = filled(SKILL, |place| match place {
         "skill" => name.as_str(),
         "agent" => agent.as_str(),
         "id" => id.as_str(),
         "url" => call.url.as_str(),
         "key" => key,
+        "held_s" => held_s.as_str(),
+        "hops" => hops.as_str(),
         _ => "",
     });
     let guide = Guide {
@@ -161,6 +178,11 @@ pub(super) async fn setup_guide(call: GuideCall) -> HttpResponse {
     };
     // A key stands in it: nobody on the way keeps a copy.
     HttpResponse::Ok().insert_header((CACHE_CONTROL, "no-store")).json(guide)
+}
+
+/// Says how often a matter may be passed on.
+fn hops(max: u32) -> String {
+    if max == 0 { "here there is no bound.".to_owned() } else { format!("more than {max} are refused.") }
 }
 
 /// Fills the places of a template, `{{…}}`, in one pass: what is filled in is not looked at again.
@@ -194,7 +216,7 @@ mod tests {
 
     #[test]
     fn the_template_has_no_place_that_nobody_fills() {
-        let known = ["skill", "agent", "id", "url", "key"];
+        let known = ["skill", "agent", "id", "url", "key", "held_s", "hops"];
         let mut places: Vec<&str> = SKILL.split("{{").skip(1).filter_map(|part| part.split("}}").next()).collect();
         assert!(places.len() > 20, "{places:?}");
         places.retain(|place| !known.contains(place));

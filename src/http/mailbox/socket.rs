@@ -13,7 +13,7 @@ use super::message::{self, Message, Room};
 use super::poll::Window;
 use super::{heartbeat, moves, report, send};
 use crate::actors::agent_mailbox::{Ask, Leased, Ticket};
-use crate::actors::agent_session::{Desk, Handed, Inbound, Out, Read};
+use crate::actors::agent_session::{Desk, Handed, Inbound, Out, Picked, Read};
 use crate::domain::agent::KeyFacts;
 use crate::domain::error::{Error, ErrorCode};
 use crate::http::body::{self, Received};
@@ -53,10 +53,10 @@ impl Desk for AgentDesk {
         }
     }
 
-    fn messages(&self, ask: Ask) -> LocalBoxFuture<'static, Result<Vec<Handed>, Error>> {
+    fn messages(&self, ask: Ask, picked: Picked) -> LocalBoxFuture<'static, Result<Vec<Handed>, Error>> {
         let (state, key) = (self.state.clone(), self.key.clone());
         async move {
-            let (leased, ticket) = asking::stand(&state, &key.agent, ask).await?;
+            let (leased, ticket) = asking::stand(&state, &key.agent, ask, &picked).await?;
             let config = &state.config.mailbox;
             let room = Room { lines: config.history_lines, line_bytes: config.history_bytes_max, bytes: ask.bytes };
             let messages = message::shown(&state.store, &leased, room).await;
@@ -104,7 +104,7 @@ impl AgentDesk {
                 Ok(self.call(|state, key| async move { json(&heartbeat::hear(&state, &key, new.value).await?) }))
             }
             "send" => {
-                let new: Received<send::New> = self.fields(fields)?;
+                let new: Received<send::New> = body::of_frame_but(&self.state, fields, send::KEY_FIELD)?;
                 Ok(self.call(|state, key| async move { json(&send::accept(&state, &key, Key::default(), new).await?) }))
             }
             _ => {

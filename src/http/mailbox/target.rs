@@ -187,6 +187,7 @@ pub(super) fn several(text: &str, choices: &[Choice]) -> Error {
         .take(NAMED_MAX)
         .map(|one| json!({ "id": one.id, "slug": one.slug, "name": one.name, "type": one.kind }))
         .collect();
-    Error::new(ErrorCode::AmbiguousTarget, format!("'{text}' may mean several; name one by its slug or its id"))
+    let names = if choices.iter().all(|one| one.slug.is_some()) { "its slug or its id" } else { "its id" };
+    Error::new(ErrorCode::AmbiguousTarget, format!("'{text}' may mean several; name one by {names}"))
         .with_details(json!({ "candidates": shown }))
 }

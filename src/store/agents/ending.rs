@@ -7,7 +7,7 @@ use diesel::prelude::*;
 
 use crate::domain::delivery::{Move, reason};
 use crate::domain::error::Error;
-use crate::domain::ids::PartyId;
+use crate::domain::ids::{DeliveryId, PartyId};
 use crate::store::deliveries;
 use crate::store::dialect::Db;
 use crate::store::schema::agents;
@@ -21,7 +21,7 @@ pub fn ending(db: &mut Db) -> Result<i64, Error> {
     Ok(agents::table.filter(agents::ending).count().get_result(db)?)
 }
 
-/// Ends what is open for removed agents, at most about [`ROWS_MAX`] deliveries; tells whether more waits. What cannot be
+/// Ends what is open for removed agents, at most about 500 deliveries; tells whether more waits. What cannot be
 /// read is left as it is. Belongs in the bulk lane.
 pub struct EndMailStep;
 
@@ -46,7 +46,14 @@ impl Command for EndMailStep {
                 let (open, next) = deliveries::work_of_recipient(tx.read()?, party, n, room)?;
                 after_n = next;
                 room -= open.len() as i64;
+                // With one query: what is read one by one has the moves before it be written one by one.
+                let ids: Vec<DeliveryId> = open.iter().map(|stored| stored.delivery.id).collect();
+                tx.load_mail(&ids)?;
                 for stored in open {
+                    // Before it moves: what cannot be read later would take its neighbours back with it (STO-3).
+                    if deliveries::surroundings(tx, &stored.delivery)?.is_none() {
+                        continue;
+                    }
                     let action = Move::Fail { attempt: None, reason: reason::RECIPIENT_REMOVED.to_owned() };
                     deliveries::apply_to(tx, stored, &action, true)?;
                 }

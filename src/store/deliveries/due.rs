@@ -49,9 +49,17 @@ impl Command for FireDue {
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Fired, Error> {
         let now_ms = tx.now_ms();
         let mut fired = Fired::default();
+        let mut movable = Vec::with_capacity(self.ids.len());
         for stored in by_ids(tx.read()?, &self.ids)? {
             // Before it moves: what cannot be read later would take its neighbours back with it (STO-3).
             let Some((kind, topic)) = surroundings(tx, &stored.delivery)? else { continue };
+            movable.push((stored, kind, topic));
+        }
+        // With one query: what is read one by one has the moves before it be written one by one.
+        let to_agents = movable.iter().filter(|(_, kind, _)| *kind == Some(PartyKind::Agent));
+        let mail: Vec<DeliveryId> = to_agents.map(|(stored, ..)| stored.delivery.id).collect();
+        tx.load_mail(&mail)?;
+        for (stored, kind, topic) in movable {
             // For an agent the lease was the wait.
             let wait_ms = match kind {
                 Some(PartyKind::Agent) => 0,
@@ -74,8 +82,11 @@ impl Command for FireDue {
     }
 }
 
+/// Whom a delivery is for, and where it belongs.
+pub(in crate::store) type Surroundings = (Option<PartyKind>, Arc<Topic>);
+
 /// Reads whom a delivery is for and where it belongs. `None`, which is said in the log, where that cannot be read.
-fn surroundings(tx: &mut Tx<'_>, delivery: &Delivery) -> Result<Option<(Option<PartyKind>, Arc<Topic>)>, Error> {
+pub(in crate::store) fn surroundings(tx: &mut Tx<'_>, delivery: &Delivery) -> Result<Option<Surroundings>, Error> {
     let kind = tx.party(delivery.recipient_id).map(|party| party.map(|party| party.kind));
     match kind.and_then(|kind| Ok((kind, tx.topic(delivery.conversation_id)?))) {
         Ok(found) => Ok(Some(found)),

@@ -7,6 +7,7 @@ use crate::domain::error::Error;
 use crate::domain::ids::{DeliveryId, MessageId, PartyId};
 use crate::domain::message::{Line, MessageKind};
 use crate::store::dialect::Db;
+use crate::store::mailbox::was_sent_to;
 use crate::store::schema::{deliveries, messages};
 
 /// A delivery, and what its message asks of the recipient.
@@ -81,7 +82,7 @@ pub(in crate::store) fn mail_of_messages(
     rows.into_iter().map(mail).collect()
 }
 
-/// Reads the hops of a message that a party wrote or was sent.
+/// Reads the hops of a message that a party wrote or was sent, also where its delivery has been removed since.
 pub(in crate::store) fn hops_of(db: &mut Db, message: MessageId, party: PartyId) -> Result<Option<i32>, Error> {
     let found: Option<(Vec<u8>, i32)> = messages::table
         .find(message.as_bytes().as_slice())
@@ -100,7 +101,7 @@ pub(in crate::store) fn hops_of(db: &mut Db, message: MessageId, party: PartyId)
         )
         .count()
         .get_result(db)?;
-    Ok((sent > 0).then_some(hops))
+    Ok((sent > 0 || was_sent_to(db, message, party)?).then_some(hops))
 }
 
 /// Reads what waits for a recipient under a coalescing key, the oldest first; what is leased does not wait.

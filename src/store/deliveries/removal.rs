@@ -32,6 +32,11 @@ pub fn ended_of(db: &mut Db, state: DeliveryState, after_n: i64, limit: i64) -> 
         .load(db)?)
 }
 
+/// Reads when the newest delivery was made.
+pub(in crate::store) fn newest_at(db: &mut Db) -> Result<Option<i64>, Error> {
+    Ok(deliveries::table.order(deliveries::n.desc()).select(deliveries::created_at).first(db).optional()?)
+}
+
 /// Removes ended deliveries; each message keeps how its delivery ended. Returns how many there were.
 pub(in crate::store) fn remove(tx: &mut Tx<'_>, these: &[Ended]) -> Result<usize, Error> {
     if these.is_empty() {

@@ -5,8 +5,8 @@
 //! - RTE-1: the end of a reply or a notice begets nothing; it is counted.
 use std::sync::Arc;
 
-use super::MailLimits;
 use super::send::{append, deliver};
+use super::{MailLimits, pair};
 use crate::domain::agent::AgentFacts;
 use crate::domain::delivery::{Delivery, DeliveryState, reason};
 use crate::domain::error::{Error, ErrorCode};
@@ -77,7 +77,7 @@ impl Lost {
             tx.deaths().count(mail.kind);
         }
         let id = delivery.conversation_id;
-        if mail.kind != Some(MessageKind::Request) || is_deleted(tx, id)? {
+        if mail.kind != Some(MessageKind::Request) || hears_nothing(tx, id)? {
             return Ok(());
         }
         let asker = match asker(tx, mail.sender_id) {
@@ -102,7 +102,10 @@ impl Lost {
         };
         let notice = append(tx, id, new)?;
         match asker {
-            Some((_, Some(agent))) => deliver(tx, &notice, &agent, DeliveryOptions::default(), LIMITS)?,
+            Some((party, Some(agent))) => {
+                deliver(tx, &notice, &agent, DeliveryOptions::default(), LIMITS)?;
+                pair::note_came_back(tx, party.id, recipient.id, notice.hops);
+            }
             Some((person, None)) if person.kind == PartyKind::Member => {
                 channels::answer_to_member(tx, &notice, delivery.message_id, &person, recipient.reference.parse()?)?;
             }
@@ -120,10 +123,15 @@ fn asker(tx: &mut Tx<'_>, sender: PartyId) -> Result<(Party, Option<Arc<AgentFac
     Ok((party, agent))
 }
 
-fn is_deleted(tx: &mut Tx<'_>, id: ConversationId) -> Result<bool, Error> {
+/// Tells whether nobody is told in a conversation: it was deleted, or whose it is cannot be read (STO-3).
+fn hears_nothing(tx: &mut Tx<'_>, id: ConversationId) -> Result<bool, Error> {
     match tx.owner(id) {
         Ok(_) => Ok(false),
         Err(error) if error.code() == ErrorCode::NotFound => Ok(true),
+        Err(error) if error.is_unreadable() => {
+            log::error!("whose conversation `{id}` is cannot be read, and nobody is told in it: {}", error.cause());
+            Ok(true)
+        }
         Err(error) => Err(error),
     }
 }

@@ -1,6 +1,7 @@
 //! What a recipient says about its mail short of a report: it gives it back, gives it up, needs longer, has it.
 use std::collections::HashMap;
 
+use super::retained;
 use crate::domain::delivery::{Delivery, DeliveryState, Move, Outcome};
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::ids::{MessageId, PartyId};
@@ -184,7 +185,11 @@ impl Command for Acknowledge {
         let mut found = tx.mail_of_all(&self.message_ids, self.recipient)?;
         let mut told = Acknowledged::default();
         for id in &self.message_ids {
-            let list = if found.get(id).is_some_and(may_be_acknowledged) { &mut told.acked } else { &mut told.unknown };
+            let is_its_own = match found.get(id) {
+                Some(mail) => may_be_acknowledged(mail),
+                None => retained::is_acknowledged(tx.read()?, self.recipient, *id)?,
+            };
+            let list = if is_its_own { &mut told.acked } else { &mut told.unknown };
             list.push(*id);
         }
         for id in &told.acked {

@@ -1,7 +1,7 @@
 //! What two agents have written to each other of late, so that they do not go on for ever (RTE-1).
 //!
 //! The writer reads it once for each ordered pair and keeps it from then on: requests that were accepted, requests that
-//! were handed out to whoever writes, replies that it got. After a restart it is read from the same rows.
+//! were handed out to whoever writes, replies and notices that it got. After a restart it is read from the same rows.
 use std::collections::{BTreeMap, HashMap};
 
 use diesel::prelude::*;
@@ -18,7 +18,7 @@ use crate::store::dialect::Db;
 use crate::store::schema::{deliveries, messages};
 use crate::store::tx::Tx;
 
-/// How long a reply leads to the next request (decision 5 of the mailbox contract).
+/// How long a reply or a notice leads to the next request (decision 5 of the mailbox contract).
 const REPLIES_MS: i64 = 3_600_000;
 /// Lines of a conversation that are read at a time, and in all: what lies farther back does not count.
 const LINES_AT_A_TIME: i64 = 500;
@@ -44,25 +44,28 @@ pub(in crate::store) struct Pair {
     requests: Window,
     /// How many of the other's requests are leased to it, by their hops.
     held: BTreeMap<i32, usize>,
-    /// The hops of the replies that it got from the other.
+    /// The hops of what came back: replies of the other, and notices that it did not handle a request.
     replies: Highest,
+    /// What was there before it was remembered is in it.
+    is_read: bool,
 }
 
 impl Pair {
     /// Reads what `from` has written to `to` of late, and what it holds of `to`.
     fn read(tx: &mut Tx<'_>, from: &AgentFacts, to: &AgentFacts, guards: LoopGuards) -> Result<Self, Error> {
         let now_ms = tx.now_ms();
-        let mut pair = Self::default();
+        let mut pair = Self { is_read: true, ..Self::default() };
         if let Some(id) = tx.named(ConversationKind::Agents, &key(from.id, to.id))? {
             let since = now_ms.saturating_sub(REPLIES_MS.max(guards.pair_window_ms));
-            // Requests of one and replies of the other: nobody else asks or answers here.
+            // Requests of one, and what came back to it: nobody else asks or answers here.
             let lines = lines_since(tx.read()?, id, since)?;
-            let of_kind = |kind: MessageKind| lines.iter().rev().filter(move |line| line.kind == Some(kind as i32));
-            let newest = of_kind(MessageKind::Request).count().saturating_sub(guards.pair_requests_max);
-            for line in of_kind(MessageKind::Request).skip(newest) {
+            let requests = || lines.iter().rev().filter(|line| line.is(MessageKind::Request));
+            let newest = requests().count().saturating_sub(guards.pair_requests_max);
+            for line in requests().skip(newest) {
                 pair.requests.note(line.created_at.min(now_ms));
             }
-            for line in of_kind(MessageKind::Reply) {
+            let came_back = |line: &&Brief| line.is(MessageKind::Reply) || line.is(MessageKind::Notice);
+            for line in lines.iter().rev().filter(came_back) {
                 pair.replies.note(line.created_at.min(now_ms), line.hops);
             }
         }
@@ -159,23 +162,25 @@ pub(super) fn note_request(tx: &mut Tx<'_>, from: PartyId, to: PartyId, guards: 
     }
 }
 
-/// Notes the hops of a reply that `asker` gets from `reporter`.
-pub(super) fn note_reply(tx: &mut Tx<'_>, asker: PartyId, reporter: PartyId, hops: i32) {
+/// Notes the hops of what `asker` gets back for a request to `asked`: its reply, or a notice that it did not handle it.
+pub(super) fn note_came_back(tx: &mut Tx<'_>, asker: PartyId, asked: PartyId, hops: i32) {
     let now_ms = tx.now_ms();
-    if let Some(pair) = tx.pairs().get_mut(asker, reporter) {
+    if let Some(pair) = tx.pairs().get_mut(asker, asked) {
         pair.replies.note(now_ms, hops);
     }
 }
 
-/// Returns what is known of a pair, read if nothing is.
+/// Returns what is known of a pair, read if nothing is. Where nothing is bounded it is counted from here on only.
 fn known<'t>(
     tx: &'t mut Tx<'_>,
     from: &AgentFacts,
     to: &AgentFacts,
     guards: LoopGuards,
 ) -> Result<&'t mut Pair, Error> {
-    if tx.pairs().get_mut(from.party_id, to.party_id).is_none() {
-        let pair = Pair::read(tx, from, to, guards)?;
+    let is_bounded = guards.hops_max > 0 || guards.pair_requests_max > 0;
+    let is_enough = tx.pairs().get_mut(from.party_id, to.party_id).map(|pair| pair.is_read || !is_bounded);
+    if is_enough != Some(true) {
+        let pair = if is_bounded { Pair::read(tx, from, to, guards)? } else { Pair::default() };
         tx.pairs().add(from.party_id, to.party_id, pair);
     }
     let known = tx.pairs().get_mut(from.party_id, to.party_id);
@@ -185,8 +190,8 @@ fn known<'t>(
 fn too_far(hops: i32, to: &str, hops_max: i32) -> Error {
     let message = format!(
         "this would be request {hops} in a row between you and {to}, and {hops_max} are allowed; it counts from the \
-         message that `in_reply_to` names, or else from the requests that you hold of {to} and its replies of the last \
-         hour"
+         message that `in_reply_to` names, or else from the requests that you hold of {to} and what came back from it \
+         in the last hour"
     );
     let hour_s = u32::try_from(REPLIES_MS / 1_000).unwrap_or(u32::MAX);
     Error::new(ErrorCode::HopLimit, message).with_retry_after_s(hour_s)
@@ -208,6 +213,12 @@ struct Brief {
     kind: Option<i32>,
     hops: i32,
     created_at: i64,
+}
+
+impl Brief {
+    fn is(&self, kind: MessageKind) -> bool {
+        self.kind == Some(kind as i32)
+    }
 }
 
 /// Reads the lines of a conversation that came after a time, newest first.

@@ -96,7 +96,7 @@ impl Report {
         // A user sees the line; an agent that was removed meanwhile gets nothing.
         if let Some(asker) = asker {
             deliver(tx, &reply, &asker, DeliveryOptions::default(), self.limits)?;
-            pair::note_reply(tx, asker.party_id, self.reporter.party_id, reply.hops);
+            pair::note_came_back(tx, asker.party_id, self.reporter.party_id, reply.hops);
         }
         Ok(Reported { repeated: false, reply: Some(reply) })
     }

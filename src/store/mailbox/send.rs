@@ -46,6 +46,10 @@ impl Command for SendMessage {
     type Output = Sent;
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Sent, Error> {
+        // Its key counted when the call came; it may have been removed since.
+        if tx.agent(self.from.id)?.is_none() {
+            return Err(Error::new(ErrorCode::Unauthenticated, "Invalid API key"));
+        }
         if let Some(sent) = self.repeated(tx)? {
             return Ok(sent);
         }

@@ -111,7 +111,10 @@ impl Tx<'_> {
     /// Returns the agent that a party stands for, if it is one that was not removed.
     pub(in crate::store) fn agent_of(&mut self, party: &Party) -> Result<Option<Arc<AgentFacts>>, Error> {
         match party.kind {
-            PartyKind::Agent => self.agent(party.reference.parse()?),
+            PartyKind::Agent => {
+                let id = party.reference.parse::<AgentId>();
+                self.agent(id.map_err(|_| Error::corrupt("an agent's party that stands for no agent"))?)
+            }
             _ => Ok(None),
         }
     }

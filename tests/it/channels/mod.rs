@@ -2,6 +2,7 @@
 //! answer means what it should.
 use std::time::Duration;
 
+use awc::error::{ConnectError, SendRequestError};
 use clawbroker::channels::{
     ANSWER_BYTES_MAX, Answer, Channel, HttpAnswer, HttpRequest, Method, Outcome, Outgoing, Request, Step, email,
 };
@@ -51,7 +52,11 @@ async fn carry_http(request: HttpRequest, patience: Duration) -> Answer {
     let mut response = match carried.send_body(request.body).await {
         Ok(response) => response,
         Err(error) => {
-            let may_have_arrived = !matches!(error, awc::error::SendRequestError::Connect(_));
+            // A connection that ends before the answer is told as one that could not be made.
+            let may_have_arrived = match &error {
+                SendRequestError::Connect(error) => matches!(error, ConnectError::Disconnected),
+                _ => true,
+            };
             return Answer::None { may_have_arrived, why: error.to_string() };
         }
     };

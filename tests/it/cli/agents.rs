@@ -1,7 +1,7 @@
 //! `agent` and `send`: the same answers with a server and without one, and a client that two agents can talk with.
 use serde_json::{Value, json};
 
-use super::{Ran, command, finish, run};
+use super::{Ran, bare, command, finish, run};
 use crate::harness::{Broker, Database, Kind};
 
 on_both_databases!(
@@ -129,8 +129,14 @@ async fn two_agents_talk_by_the_command_line(database: Database) {
     assert_eq!((&reply["content"], &reply["kind"]), (&json!("Fine"), &json!("reply")), "{reply}");
     assert_eq!(reply["in_reply_to"], id.as_str());
     let reply_id = reply["id"].as_str().unwrap();
-    let acked = by(&database, &ann, &["agent", "ack", reply_id, &id]).fine();
-    assert_eq!((acked.out.as_str(), acked.err.as_str()), ("1 acknowledged.\n", "1 are not in this mailbox.\n"));
+    let acked = by(&database, &ann, &["agent", "ack", reply_id]).fine();
+    assert_eq!((acked.out.as_str(), acked.err.as_str()), ("1 acknowledged.\n", ""));
+    let sentence = "clawbroker: 1 cannot be acknowledged: not in this mailbox, a request, or ended\n";
+    let acked = by(&database, &ann, &["agent", "ack", reply_id, &id]);
+    assert_eq!((acked.status, acked.out.as_str(), acked.err.as_str()), (Some(1), "1 acknowledged.\n", sentence));
+    let acked = by(&database, &ann, &["agent", "ack", &id, "--json"]);
+    assert_eq!((acked.status, acked.err.as_str()), (Some(1), sentence));
+    assert_eq!(acked.json(), json!({ "status": "ok", "acked": [], "unknown": [id] }));
 
     // Because of a message, and with a text from elsewhere.
     let mut piped = command(&database, &["send", "--to", "Ann", "-", "--in-reply-to", &id, "--json"]);
@@ -147,6 +153,12 @@ async fn what_is_refused_is_said_in_a_sentence(database: Database) {
     assert_eq!(no_server, "no server runs on the data directory: say with --url where one is");
     let nobody = by(&database, "oc-x", &["agent", "poll", "--url", "http://127.0.0.1:9"]).refused(1);
     assert!(nobody.starts_with("the server at http://127.0.0.1:9 does not answer"), "{nobody}");
+    let args = ["send", "--to", "ben", "hello", "--url", "http://127.0.0.1:9"];
+    let unsure = by(&database, "oc-x", &args).refused(1);
+    let (_, name) = unsure.split_once("; repeat with --message-id ").expect("a name to repeat it with");
+    assert_eq!(name.len(), 36, "{unsure}");
+    let named = by(&database, "oc-x", &[&args[..], &["--message-id", "q-1"][..]].concat()).refused(1);
+    assert!(named.ends_with("; repeat with --message-id q-1"), "{named}");
     let _broker = Broker::start(&database, &[], &[]).await;
     for (name, slug) in [("Ann", "ann"), ("Ben", "ben-1"), ("Ben", "ben-2")] {
         run(&database, &["agent", "add", name, "--slug", slug]).fine();
@@ -176,6 +188,13 @@ fn what_is_wrong_before_anybody_is_asked() {
         assert!(sentence.starts_with("the name must be 1 to 100 characters"), "{sentence}");
     }
     run(&database, &["agent", "add", "x", "--role-description", &"x".repeat(4_001)]).refused(2);
+    let folder = database.data_dir().join("elsewhere");
+    std::fs::create_dir(&folder).unwrap();
+    for args in [&["agent", "poll", "--key=oc-x"][..], &["send", "--to", "ben", "hello", "--key=oc-x"][..]] {
+        let sentence = finish(bare(&folder, args)).refused(1);
+        assert_eq!(sentence, "no server runs on the data directory: say with --url where one is");
+    }
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "nothing is made where no server has run");
     assert!(!database.file().exists(), "nothing was made");
     for args in [
         ["agent", "add", "x", "--lease=9"],

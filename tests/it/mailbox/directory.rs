@@ -46,6 +46,7 @@ async fn it_tells_of_agents_and_of_people(node: TestNode) {
                 },
             ],
             "people": [{ "name": "Eve", "role": "boss", "description": null, "channels": [] }],
+            "more_agents": false, "more_people": false,
         })
     };
     assert_eq!(look(&node, &ann, "").await, told(false));
@@ -67,18 +68,20 @@ async fn those_who_are_known_come_first(node: TestNode) {
         let person = member(&node, json!({ "name": name })).await;
         relate(&node, &ann_id, ("member_id", &person), "boss").await;
     }
-    for (query, agents, people) in [
-        ("", "b d a c", "a b c d"),
-        ("?limit=4", "b d a c", "a b c d"),
-        ("?limit=3", "b d a", "a b c"),
-        ("?limit=2", "b d", "a b"),
-        ("?limit=1", "b", "a"),
+    for (query, agents, people, more) in [
+        ("", "b d a c", "a b c d", false),
+        ("?limit=4", "b d a c", "a b c d", false),
+        ("?limit=3", "b d a", "a b c", true),
+        ("?limit=2", "b d", "a b", true),
+        ("?limit=1", "b", "a", true),
+        ("?limit=1&q=c", "c", "c", false),
     ] {
         let told = look(&node, &ann, query).await;
         assert_eq!(
             (names(&told["agents"]).join(" "), names(&told["people"]).join(" ")),
             (agents.to_owned(), people.to_owned())
         );
+        assert_eq!((&told["more_agents"], &told["more_people"]), (&json!(more), &json!(more)), "{query}");
     }
     for (wrong, field) in [("?limit=0", "limit"), ("?limit=101", "limit"), ("?limit=x", "limit")] {
         let refused = node.get(&format!("{DIRECTORY}{wrong}")).with_key(&ann).await;

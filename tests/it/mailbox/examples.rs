@@ -16,9 +16,12 @@ on_both_databases!(
     an_example_reads_a_reply_and_does_not_answer_it,
     an_example_gives_back_what_it_holds_when_it_stops,
     an_example_gives_back_what_its_command_cannot_do,
+    an_example_ends_when_its_poll_is_refused,
 );
 
 const EXAMPLES: [&str; 2] = ["agent.sh", "agent.py"];
+/// The same, and once more by another shell, which takes signals at other moments.
+const BY_EACH_SHELL: [&str; 3] = ["agent.sh", "agent.sh by bash", "agent.py"];
 /// Longest wait for anything that an example does by itself.
 const LONG: Duration = Duration::from_secs(60);
 
@@ -31,14 +34,28 @@ struct Example {
 impl Example {
     /// Starts an example as this agent, for whom this command does the work.
     fn start(script: &str, url: &str, agent: &Agent, command: &[&str], folder: &Path) -> Self {
+        Self::start_with(script, url, agent, command, folder, "30")
+    }
+
+    /// The same with leases of so many seconds.
+    fn start_with(script: &str, url: &str, agent: &Agent, command: &[&str], folder: &Path, lease_s: &str) -> Self {
         let log = folder.join(format!("{script}-{}.log", agent.id));
         let file = std::fs::File::options().create(true).append(true).open(&log).expect("a log file");
-        let child = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(script))
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+        let mut runs = match script.split_once(" by ") {
+            Some((name, shell)) => {
+                let mut runs = Command::new(shell);
+                runs.arg("--posix").arg(examples.join(name));
+                runs
+            }
+            None => Command::new(examples.join(script)),
+        };
+        let child = runs
             .args(command)
             .env_clear()
             // What python3 is called with may be a shim that needs a home.
             .envs(["PATH", "HOME", "TMPDIR"].iter().filter_map(|name| Some((name, std::env::var(name).ok()?))))
-            .envs([("CLAWBROKER_URL", url), ("CLAWBROKER_API_KEY", agent.key.as_str()), ("CLAWBROKER_LEASE", "30")])
+            .envs([("CLAWBROKER_URL", url), ("CLAWBROKER_API_KEY", agent.key.as_str()), ("CLAWBROKER_LEASE", lease_s)])
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("one file, two handles"))
             .stderr(file)
@@ -61,14 +78,19 @@ impl Example {
     }
 
     /// Asks it to stop, and returns its exit code.
-    async fn stop(mut self) -> Option<i32> {
+    async fn stop(self) -> Option<i32> {
         kill_process(Pid::from_child(&self.child), Signal::TERM).expect("it runs");
+        self.end().await
+    }
+
+    /// Waits until it ends, and returns its exit code.
+    async fn end(mut self) -> Option<i32> {
         let began = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("the child can be asked") {
                 return status.code();
             }
-            assert!(began.elapsed() < LONG, "it did not stop: {}", self.log());
+            assert!(began.elapsed() < LONG, "it did not end: {}", self.log());
             sleep(Duration::from_millis(50)).await;
         }
     }
@@ -129,6 +151,8 @@ async fn an_example_answers_and_outlives_a_broker(database: Database) {
         assert_eq!(reply(&broker, &asker, &id, &example).await, text, "{script}: {}", example.log());
         running.push((script, worker, example));
     }
+    // What was handed out is closed a moment later.
+    deliveries(&broker, "leased", 0).await;
     broker.kill();
     broker.start_again().await;
     for (script, worker, example) in running {
@@ -164,7 +188,7 @@ async fn an_example_reads_a_reply_and_does_not_answer_it(database: Database) {
 async fn an_example_gives_back_what_it_holds_when_it_stops(database: Database) {
     let (broker, url) = broker(&database).await;
     let asker = Agent::register(&broker, "Asker").await;
-    for script in EXAMPLES {
+    for script in BY_EACH_SHELL {
         let worker = Agent::register(&broker, script).await;
         let slow = Example::start(script, &url, &worker, &["sleep", "600"], database.data_dir());
         let id = asker.send(&broker, &worker.id, "take your time").await;
@@ -190,5 +214,18 @@ async fn an_example_gives_back_what_its_command_cannot_do(database: Database) {
         // It waits for half a minute now.
         deliveries(&broker, "pending", count + 1).await;
         assert_eq!(example.stop().await, Some(0), "{script}");
+    }
+}
+
+async fn an_example_ends_when_its_poll_is_refused(database: Database) {
+    let (broker, url) = broker(&database).await;
+    for script in EXAMPLES {
+        let worker = Agent::register(&broker, script).await;
+        let example = Example::start_with(script, &url, &worker, &[], database.data_dir(), "0");
+        example.says("agent: 422 validation_error: ").await;
+        let log = example.log.clone();
+        assert_eq!(example.end().await, Some(1), "{script}");
+        let said = std::fs::read_to_string(log).expect("a log file");
+        assert_eq!(said.lines().count(), 1, "{script}: {said}");
     }
 }

@@ -11,6 +11,7 @@ on_both_databases!(
     a_guide_is_made_out_for_whoever_asks,
     a_guide_is_only_for_the_agent_itself,
     the_guide_leads_to_where_it_was_asked,
+    the_guide_has_the_numbers_of_the_settings,
 );
 
 const GUIDE: &str = "/api/gateway/setup-guide";
@@ -88,6 +89,8 @@ async fn the_guide_leads_to_where_it_was_asked(database: Database) {
         (node.get(&path), "http://127.0.0.1:8080"),
         (call(), "http://localhost:8000"),
         (call().header("x-forwarded-proto", "HTTPS"), "https://localhost:8000"),
+        (call().header("x-forwarded-proto", "https, http"), "https://localhost:8000"),
+        (call().header("x-forwarded-proto", "http,https"), "http://localhost:8000"),
         (call().header("x-forwarded-proto", "ftp"), "http://localhost:8000"),
         (call().header("x-forwarded-host", "evil.example"), "http://localhost:8000"),
     ] {
@@ -105,4 +108,22 @@ async fn the_guide_leads_to_where_it_was_asked(database: Database) {
     let call = node.get(&format!("{GUIDE}/{id}")).header("host", "localhost:8000");
     let guide = call.with_key(&key).await.expect_status(200).json;
     assert!(guide["skill_content"].as_str().unwrap().contains(&poll(public)), "{guide}");
+}
+
+async fn the_guide_has_the_numbers_of_the_settings(database: Database) {
+    let other = Database::migrated(database.kind());
+    for (database, hops_max, told) in
+        [(database, 3, "passed on; more than 3 are refused."), (other, 0, "passed on; here there is no bound.")]
+    {
+        let node = TestNode::with(database, |config| {
+            config.mailbox.lease_total_max_s = 7_200;
+            config.mailbox.hops_max = hops_max;
+        });
+        let (id, key) = node.agent("ann").await;
+        let guide = node.get(&format!("{GUIDE}/{id}")).with_key(&key).await.expect_status(200).json;
+        let skill = guide["skill_content"].as_str().unwrap();
+        for told in ["can be held for 7200 seconds altogether.", told] {
+            assert!(skill.contains(told), "{told}: {skill}");
+        }
+    }
 }

@@ -194,7 +194,9 @@ async fn a_lease_is_extended_up_to_its_bound(database: Database) {
     fire(&node).await;
     assert_eq!(messages(&node, &ben, "").await[0]["delivery_attempt"], 2);
     let old = json!({ "message_id": message, "delivery_attempt": 1 });
-    post(&node, &ben, EXTEND, old).await.expect_error(409, "stale_attempt");
+    let refused = post(&node, &ben, EXTEND, old).await.expect_error(409, "stale_attempt");
+    let told = refused.json["detail"].as_str().unwrap();
+    assert!(told.starts_with(&format!("message `{message}` ")), "it says which one: {told}");
     // A poll cannot have it for longer either.
     said(&node, &ben, NACK, json!({ "message_id": message })).await;
     let polled = messages(&node, &ben, "?lease=43200").await;

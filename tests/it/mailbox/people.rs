@@ -203,6 +203,7 @@ async fn a_person_is_found_among_those_who_are_known(node: TestNode) {
         to(&node, &ben, target).await.expect_error(404, "not_found");
     }
     let refused = to(&node, &ann, "Mia").await.expect_error(409, "ambiguous_target");
+    assert_eq!(refused.json["detail"], "'Mia' may mean several; name one by its id", "people have no slug");
     let candidates = refused.json["error"]["details"]["candidates"].as_array().unwrap();
     assert!(
         candidates.contains(&json!({ "id": ids[4], "slug": null, "name": "Mia", "type": "human" })),

@@ -10,6 +10,7 @@ use crate::routes::{Reply, TestNode};
 on_both_databases!(
     a_sender_sees_what_becomes_of_a_request,
     a_reply_is_complete_when_it_was_handed_out,
+    a_reply_that_was_acknowledged_is_told_from_one_that_was_handed_out,
     another_end_is_told_by_its_events,
     nobody_sees_what_is_not_his,
     what_was_said_to_nobody_is_complete,
@@ -40,6 +41,12 @@ async fn a_sender_sees_what_becomes_of_a_request(node: TestNode) {
     let expected = json!({
         "message": first["message"], "status": "pending", "durability": "full",
         "events": [{ "at": iso(START_MS), "what": "accepted" }, { "at": iso(START_MS), "what": "stored" }],
+        "deliveries": [{
+            "id": first["deliveries"][0]["id"], "message_id": id,
+            "recipient": { "kind": "agent", "id": ben_id, "name": "ben" },
+            "state": "pending", "attempt": 0, "attempts_max": 5,
+            "available_at": iso(START_MS), "created_at": iso(START_MS), "events": first["events"],
+        }],
     });
     assert_eq!(first, expected);
     let message = &first["message"];
@@ -50,6 +57,11 @@ async fn a_sender_sees_what_becomes_of_a_request(node: TestNode) {
     messages(&node, &ben, "?lease=10").await;
     let leased = receipt(&node, &ann, &id).await;
     assert_eq!((leased["status"].as_str(), words(&leased).as_str()), (Some("delivered"), "accepted stored leased:1"));
+    // Until when it is leased is told to whoever has it.
+    let mut told = leased["deliveries"][0].clone();
+    assert_eq!((&told["state"], &told["attempt"], told.get("lease_until")), (&json!("leased"), &json!(1), None));
+    told["lease_until"] = json!(iso(START_MS + 10_000));
+    assert_eq!(receipt(&node, &ben, &id).await["deliveries"], json!([told]));
     node.clock.advance_ms(10_000);
     fire(&node).await;
     let over = receipt(&node, &ann, &id).await;
@@ -60,6 +72,8 @@ async fn a_sender_sees_what_becomes_of_a_request(node: TestNode) {
         let done = receipt(&node, key, &id).await;
         let told = "accepted stored leased:1 lease_over:1 completed";
         assert_eq!((done["status"].as_str(), words(&done).as_str()), (Some("completed"), told));
+        let delivery = &done["deliveries"][0];
+        assert_eq!((&delivery["outcome"], &delivery["ended_at"]), (&json!("reported"), &json!(iso(START_MS + 10_000))));
         let reply = &done["reply"];
         let expected = json!({
             "message_id": reply["message_id"], "content": "Fine", "created_at": iso(START_MS + 10_000),
@@ -83,7 +97,23 @@ async fn a_reply_is_complete_when_it_was_handed_out(node: TestNode) {
         let got = receipt(&node, key, &reply).await;
         let told = "accepted stored leased:1 completed";
         assert_eq!((got["status"].as_str(), words(&got).as_str(), got.get("reply")), (Some("completed"), told, None));
+        assert_eq!(got["deliveries"][0]["outcome"], "handed_out", "nobody said that it has come: {got}");
     }
+}
+
+async fn a_reply_that_was_acknowledged_is_told_from_one_that_was_handed_out(node: TestNode) {
+    let (_, ann) = node.agent("ann").await;
+    let (_, ben) = node.agent("ben").await;
+    let id = send(&node, &ann, "ben", "hello").await;
+    assert_eq!(report(&node, &ben, json!({ "message_id": id, "result": "Fine" })).await.0, 200);
+    let got = messages(&node, &ann, "?ack=explicit").await;
+    let reply = got[0]["id"].as_str().unwrap();
+    let held = receipt(&node, &ben, reply).await;
+    assert_eq!((&held["status"], &held["deliveries"][0]["state"]), (&json!("delivered"), &json!("leased")));
+    let ack = json!({ "message_ids": [reply] });
+    node.post("/api/gateway/ack").json(&ack).with_key(&ann).await.expect_status(200);
+    let done = receipt(&node, &ben, reply).await;
+    assert_eq!((&done["status"], &done["deliveries"][0]["outcome"]), (&json!("completed"), &json!("acknowledged")));
 }
 
 async fn another_end_is_told_by_its_events(node: TestNode) {
@@ -103,14 +133,18 @@ async fn another_end_is_told_by_its_events(node: TestNode) {
     }
     let told = receipt(&node, &ann, &dead).await;
     let last = told["events"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!((&told["deliveries"][0]["state"], &told["deliveries"][0]["reason"]), (&json!("dead"), &last["reason"]));
     assert_eq!((told["status"].as_str(), &last["what"]), (Some("delivered"), &json!("dead")));
     assert_eq!(last["reason"], "attempts");
-    // The delivery is removed; how it ended is known to the sender still.
+    // The delivery is removed; how it ended is known to both still, and to nobody else.
     node.delete("/api/admin/deliveries?state=dead").by(Role::Operator).await.expect_status(200);
-    let told = receipt(&node, &ann, &dead).await;
-    assert_eq!((told["status"].as_str(), words(&told).as_str()), (Some("delivered"), "accepted stored dead"));
-    assert_eq!(told["events"][2]["reason"], "attempts");
-    read(&node, &ben, &dead).await.expect_error(404, "not_found");
+    for key in [&ann, &ben] {
+        let told = receipt(&node, key, &dead).await;
+        assert_eq!((told["status"].as_str(), words(&told).as_str()), (Some("delivered"), "accepted stored dead"));
+        assert_eq!((&told["events"][2]["reason"], &told["deliveries"]), (&json!("attempts"), &json!([])));
+    }
+    let (_, eve) = node.agent("eve").await;
+    read(&node, &eve, &dead).await.expect_error(404, "not_found");
 }
 
 async fn nobody_sees_what_is_not_his(node: TestNode) {

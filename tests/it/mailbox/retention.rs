@@ -56,8 +56,21 @@ async fn a_report_on_what_is_gone_is_answered_as_before(node: TestNode) {
     assert_eq!(late, (409, "delivery_ended".to_owned()));
     assert_eq!(report(&node, &ann, word(&reply, "thanks")).await.0, 200, "a reply asks for no report");
     // Neither its sender, nor a third one.
-    for (key, id) in [(&ann, json!(done)), (&eve, json!(done)), (&ben, reply.clone()), (&eve, reply)] {
+    for (key, id) in [(&ann, json!(done)), (&eve, json!(done)), (&ben, reply.clone()), (&eve, reply.clone())] {
         assert_eq!(report(&node, key, word(&id, "Fine")).await, (404, "not_found".to_owned()));
+    }
+    // It is known as what led to a request, and as acknowledged: to those two only.
+    let request = |target: &str, led: &Value| json!({ "target": target, "content": "on", "in_reply_to": led });
+    for (key, to, led) in [(&ann, "ben", &reply), (&ben, "ann", &json!(done)), (&ann, "ben", &json!(done))] {
+        node.post(SEND).json(&request(to, led)).with_key(key).await.expect_status(200);
+    }
+    for (key, to, led) in [(&eve, "ben", &reply), (&eve, "ben", &json!(done)), (&eve, "ann", &json!(given_up))] {
+        node.post(SEND).json(&request(to, led)).with_key(key).await.expect_error(404, "not_found");
+    }
+    let all = json!({ "message_ids": [reply, done] });
+    for (key, acked) in [(&ann, json!([reply])), (&ben, json!([])), (&eve, json!([]))] {
+        let told = node.post("/api/gateway/ack").json(&all).with_key(key).await.expect_status(200).json;
+        assert_eq!(told["acked"], acked, "{told}");
     }
     // What was open all the time is as open as before.
     assert_eq!(messages(&node, &ben, "").await[0]["id"], json!(open));
@@ -98,12 +111,12 @@ async fn the_broker_looks_for_what_is_old_by_itself(database: Database) {
     let report = json!({ "message_id": sent["message_id"], "result": "Fine" });
     assert_eq!(call(&broker, super::REPORT, &keys[1], &report).await["status"], "ok");
     assert_eq!(broker.stop().await, Some(0));
-    // Three days ago; the reply is open, and the rows of the log are as old.
+    // Three days ago, but for the reply, which is open; the rows of the log are as old.
     let old = 3 * i64::from(DAY_MS);
     sql::run(
         &mut database.connect(),
         &format!(
-            "UPDATE deliveries SET created_at = created_at - {old}, ended_at = ended_at - {old}; \
+            "UPDATE deliveries SET created_at = created_at - {old}, ended_at = ended_at - {old} WHERE state = 2; \
              UPDATE audit SET \"at\" = \"at\" - {old}"
         ),
     );

@@ -68,7 +68,8 @@ impl Called {
         let own = |name: &String| !["X-Api-Key", "Content-Type"].contains(&name.as_str());
         parameters.extend(named("-H \"", ':').into_iter().filter(own));
         let body = command.split_once("<<'JSON'\n").map(|(_, rest)| rest.strip_suffix("\nJSON").expect("its end"));
-        let body = body.map(|text| serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}")));
+        let body = body.map(|text| text.replace(": <delivery_attempt>", ": 1"));
+        let body = body.map(|text| serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}")));
         Self { method, path: path.clone(), parameters, body }
     }
 
@@ -180,6 +181,8 @@ fn the_skill_says_of_each_code_the_status_that_it_has() {
         }
     }
     for code in [
+        "invalid_request",
+        "internal",
         "unauthenticated",
         "not_found",
         "stale_attempt",
@@ -196,6 +199,15 @@ fn the_skill_says_of_each_code_the_status_that_it_has() {
         "store_busy",
     ] {
         assert!(told.contains(code), "{code}");
+    }
+}
+
+#[test]
+fn nothing_in_a_command_counts_for_one_message_only() {
+    for text in commands(SKILL) {
+        assert!(!text.contains("deliver_at"), "a time that stands there would hold back whatever follows: {text}");
+        let rest = text.replace("\"delivery_attempt\": <delivery_attempt>", "");
+        assert!(!rest.contains("delivery_attempt"), "each hand-out has its own number: {text}");
     }
 }
 
@@ -231,8 +243,13 @@ async fn whoever_follows_the_skill_gets_the_work_done(database: Database) {
     assert_eq!(first["delivery_attempt"], 1, "{first}");
 
     let about = |route: &str, id: &str| {
-        let replaced =
-            [("<id>", id), ("<your answer>", "done"), ("<why not now>", "busy"), ("<why it cannot be done>", "no")];
+        let replaced = [
+            ("<id>", id),
+            ("<delivery_attempt>", "1"),
+            ("<your answer>", "done"),
+            ("<why not now>", "busy"),
+            ("<why it cannot be done>", "no"),
+        ];
         follow(&command(&bens, route), &replaced)
     };
     assert_eq!(about("report", &ids[0]), json!({ "status": "ok" }));
@@ -251,8 +268,6 @@ async fn whoever_follows_the_skill_gets_the_work_done(database: Database) {
         ("<a new name>", "b-1"),
         ("<id>", ids[3].as_str()),
         ("<subject>", "who"),
-        // Past, which is now.
-        ("2026-11-22T08:00:00Z", "2026-01-01T00:00:00Z"),
     ];
     let asked = follow(&with_all, &replaced);
     assert_eq!((&asked["status"], &asked["target"]), (&json!("accepted"), &json!("Ann")), "{asked}");

@@ -105,6 +105,9 @@ async fn a_message_with_a_key_is_sent_once(node: TestNode) {
     assert_eq!(post(&body).with_key(&ann).await.expect_status(200).json, first);
     let same = post(&body).header("idempotency-key", "k-1").with_key(&ann).await.expect_status(200);
     assert_eq!(same.json, first);
+    let bare = json!({ "target": "ben", "content": "hello" });
+    let by_header = post(&bare).header("idempotency-key", "k-1").with_key(&ann).await.expect_status(200);
+    assert_eq!(by_header.json, first, "the header alone says the same");
     let other = post(&body).header("idempotency-key", "k-2").with_key(&ann).await;
     assert_eq!(other.expect_error(422, "validation_error").fields(), ["message_id"]);
     let changed = json!({ "target": "ben", "content": "bye", "message_id": "k-1" });

@@ -181,16 +181,20 @@ async fn what_nobody_would_answer_is_refused(node: TestNode) {
     let (ben_id, ben) = node.agent("Ben").await;
     let with_ben = talk(&node, &ben_id).await;
     let its_own = format!("agent:{ben_id}");
+    let (cat_id, _) = node.agent("Cat").await;
     for (wrong, field) in [
         (json!({ "content": "x", "role": "system" }), "role"),
         (json!({ "content": "x", "from": its_own }), "from"),
+        (json!({ "content": "x", "from": format!("agent:{cat_id}") }), "from"),
         (json!({ "content": " " }), "content"),
     ] {
         assert_eq!(say(&node, &with_ben, wrong).await.expect_error(422, "validation_error").fields(), [field]);
     }
-    let line = json!({ "content": "said elsewhere", "from": its_own, "role": "assistant", "deliver": false });
-    let said = say(&node, &with_ben, line).await.expect_status(201).json;
-    assert_eq!((&said["message"]["kind"], &said["deliveries"]), (&Value::Null, &json!([])));
+    for from in [its_own, format!("agent:{cat_id}")] {
+        let line = json!({ "content": "said elsewhere", "from": from, "role": "assistant", "deliver": false });
+        let said = say(&node, &with_ben, line).await.expect_status(201).json;
+        assert_eq!((&said["message"]["kind"], &said["deliveries"]), (&Value::Null, &json!([])));
+    }
     assert_eq!(poll(&node, &ben, "").await["messages"], json!([]));
 
     let native = json!({ "name": "Nat", "kind": "native" });
@@ -206,7 +210,7 @@ async fn what_nobody_would_answer_is_refused(node: TestNode) {
     open(&node, json!({ "agent_id": ben_id })).await.expect_error(404, "not_found");
     say(&node, &with_ben, json!({ "content": "noted", "deliver": false })).await.expect_status(201);
     let log = node.get(&with_ben).by(Role::Viewer).await.expect_status(200).json;
-    assert_eq!(log["items"].as_array().unwrap().len(), 2, "what was said stays");
+    assert_eq!(log["items"].as_array().unwrap().len(), 3, "what was said stays");
 }
 
 async fn a_full_mailbox_takes_no_more(database: Database) {

@@ -23,6 +23,7 @@ on_both_databases!(
     one_message_wakes_one_of_five_hundred,
     whoever_has_gone_is_passed_over,
     a_hand_out_that_nobody_takes_comes_again,
+    a_hand_out_of_a_mailbox_that_has_gone_comes_again,
     a_wait_ends_without_a_message,
     a_wait_is_no_slow_answer,
     a_revoked_key_waits_no_more,
@@ -122,6 +123,22 @@ async fn a_hand_out_that_nobody_takes_comes_again(node: TestNode) {
     let again = poll(&node, &ben, "?wait=30").await;
     assert_eq!(again["messages"][0]["delivery_attempt"], before + 1, "each hand-out counts");
     assert_eq!(messages(&node, &ben, "").await, [] as [Value; 0]);
+}
+
+/// As after a commit of unknown outcome (D12): neither the poll nor its mailbox is left.
+async fn a_hand_out_of_a_mailbox_that_has_gone_comes_again(node: TestNode) {
+    let (_, ann) = node.agent("ann").await;
+    let (_, ben) = node.agent("ben").await;
+    for number in 1..=2 {
+        let id = send(&node, &ann, "ben", &format!("hello {number}")).await;
+        let on_its_way = ask(&node, &ben).await;
+        node.state.directory.agents().cards().stop_all();
+        drop(on_its_way);
+        // The clock stands still: no lease ends.
+        let again = messages(&node, &ben, "?wait=30").await;
+        assert_eq!(again.len(), 1, "{again:?}");
+        assert_eq!((&again[0]["id"], &again[0]["delivery_attempt"]), (&json!(id), &json!(2)));
+    }
 }
 
 async fn a_wait_ends_without_a_message(node: TestNode) {

@@ -48,7 +48,7 @@ async fn an_agent_of_a_gateway_follows_the_skill(database: Database) {
     assert_eq!((&asked[0]["content"], &asked[0]["sender_agent_name"]), (&json!("Is it 42?"), &json!("Claw")));
     let done = json!({ "message_id": asked[0]["id"], "result": "It is." });
     assert_eq!(ben.call(&broker, "POST", "/api/gateway/report", Some(done)).await.0, 200);
-    let replaced = [("<id>", question.as_str()), ("<your answer>", "It's \\\"42\\\"")];
+    let replaced = [("<id>", question.as_str()), ("<delivery_attempt>", "1"), ("<your answer>", "It's \\\"42\\\"")];
     let told = obey(&mut browser, &command(&skill, "report"), &replaced).await;
     assert!(told.contains("\"status\":\"ok\""), "{told}");
     let answer = ann.messages(&broker).await;

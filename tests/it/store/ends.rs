@@ -23,6 +23,7 @@ on_both_databases!(
     whoever_asked_is_told_of_a_death,
     whoever_asked_is_told_that_time_ran_out,
     a_death_after_a_restart_is_told_all_the_same,
+    of_what_dies_together_each_is_told,
     what_was_cancelled_is_not_told,
     the_death_of_a_reply_or_a_notice_is_only_counted,
     what_dies_again_is_told_again,
@@ -133,6 +134,21 @@ async fn a_death_after_a_restart_is_told_all_the_same(store: TestStore) {
     let told = notices(&again, &ann).await;
     assert_eq!((told.len(), told[0].0.in_reply_to), (1, Some(asked)));
     assert_eq!(deaths(&again), [1, 0, 0]);
+}
+
+async fn of_what_dies_together_each_is_told(store: TestStore) {
+    let (ann, ben) = two(&store).await;
+    let mut asked = Vec::new();
+    for _ in 0..3 {
+        asked.push(doomed(&store, &ann, &ben).await);
+    }
+    let (messages, ids): (Vec<MessageId>, Vec<DeliveryId>) = asked.into_iter().unzip();
+    let again = TestStore::with(store.database.clone(), roomy());
+    again.clock.advance_ms(60_000);
+    assert!(again.write(FireDue { ids }).await.unwrap().ready.is_empty(), "all are dead");
+    let told: Vec<Option<MessageId>> = notices(&again, &ann).await.iter().map(|(line, _)| line.in_reply_to).collect();
+    assert_eq!(told, messages.into_iter().map(Some).collect::<Vec<_>>());
+    assert_eq!(deaths(&again), [3, 0, 0]);
 }
 
 async fn what_was_cancelled_is_not_told(store: TestStore) {

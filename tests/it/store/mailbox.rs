@@ -287,6 +287,7 @@ async fn what_cannot_be_sent_leaves_nothing(store: TestStore) {
         (SendMessage { limits, ..message(&ann, &ben, "2") }, ErrorCode::MailboxFull),
         (message(&ann, &native, "x"), ErrorCode::InvalidRequest),
         (message(&ann, &gone, "x"), ErrorCode::NotFound),
+        (message(&gone, &ben, "x"), ErrorCode::Unauthenticated),
         (SendMessage { in_reply_to: Some(MessageId::new()), ..message(&ann, &ben, "x") }, ErrorCode::NotFound),
         (to_third_party, ErrorCode::NotFound),
     ] {

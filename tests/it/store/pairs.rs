@@ -7,7 +7,7 @@ use clawbroker::domain::agent::{AgentFacts, AgentKind};
 use clawbroker::domain::error::{Error, ErrorCode};
 use clawbroker::domain::ids::{DeliveryId, MessageId};
 use clawbroker::store::deliveries::FireDue;
-use clawbroker::store::mailbox::{LoopGuards, SendMessage, Sent};
+use clawbroker::store::mailbox::{Fail, LoopGuards, SendMessage, Sent};
 use clawbroker::store::{Command, Lane, Tx};
 
 use super::mailbox::{agent, hand_out, mail, message, report, two};
@@ -17,6 +17,7 @@ use crate::harness::test_store::roomy;
 on_both_databases!(
     two_agents_that_ask_again_at_each_reply_come_to_an_end,
     two_agents_that_ask_back_come_to_an_end,
+    an_agent_that_asks_again_at_each_notice_comes_to_an_end,
     a_sender_may_name_what_led_to_its_request,
     a_triangle_is_ended_by_the_rate_of_its_pairs,
     what_is_refused_does_not_count,
@@ -101,6 +102,23 @@ async fn two_agents_that_ask_back_come_to_an_end(store: TestStore) {
         store.write(report(&ann, message, Some(1), "enough")).await.unwrap();
     }
     assert_eq!(send(&store, &ann, &ben).await.unwrap().line.hops, 1, "she holds nothing");
+}
+
+/// Whoever is asked gives up each time.
+async fn an_agent_that_asks_again_at_each_notice_comes_to_an_end(store: TestStore) {
+    let (ann, ben) = two(&store).await;
+    for number in 1..=8 {
+        let (hops, message_id, _) = held(&store, &ann, &ben).await;
+        assert_eq!(hops, number);
+        let fail = Fail { recipient: ben.party_id, message_id, attempt: None, reason: "never".into() };
+        store.write(fail).await.expect("it is his");
+    }
+    assert_eq!(refusal(send(&store, &ann, &ben).await), (ErrorCode::HopLimit, Some(3_600)));
+    // Also when nothing is remembered.
+    let again = TestStore::with(store.database.clone(), roomy());
+    assert_eq!(refusal(send(&again, &ann, &ben).await).0, ErrorCode::HopLimit);
+    again.clock.advance_ms(3_600_000);
+    assert_eq!(send(&again, &ann, &ben).await.unwrap().line.hops, 1);
 }
 
 async fn a_sender_may_name_what_led_to_its_request(store: TestStore) {
@@ -257,4 +275,8 @@ async fn without_bounds_nothing_is_refused(store: TestStore) {
         store.write(report(&ben, line.id, None, "and you?")).await.unwrap();
     }
     assert_eq!(refused_totals(&store), (0, 0));
+    // What was before a start is not read for it, but where there are bounds again.
+    let again = TestStore::with(store.database.clone(), roomy());
+    assert_eq!(again.write(request(&ann, &ben, guards)).await.unwrap().line.hops, 1);
+    assert_eq!(refusal(send(&again, &ann, &ben).await), (ErrorCode::HopLimit, Some(3_600)));
 }

@@ -104,6 +104,35 @@ async fn damaged_mail_of_a_removed_agent_holds_nobody_up(store: TestStore) {
     }
 }
 
+/// STO-3: the same where it is not the row itself that cannot be read.
+async fn damage_around_mail_of_a_removed_agent_holds_nobody_up(store: TestStore) {
+    let (ann, ben) = two(&store).await;
+    let cat = agent(&store, "Cat", AgentKind::OpenClaw).await;
+    let dan = agent(&store, "Dan", AgentKind::OpenClaw).await;
+    for from in [&ann, &cat, &dan] {
+        store.write(message(from, &ben, "x")).await.unwrap();
+    }
+    let ids: Vec<_> = mail(&store, &ben).await.iter().map(|delivery| delivery.id).collect();
+    store.write(RemoveAgent { id: ben.id, actor: Actor::system() }).await.unwrap();
+    let key = format!("gw_agent_{}_{}", ann.id, ben.id);
+    for damage in [
+        format!("UPDATE conversations SET gateway_id = '..' WHERE \"key\" = '{key}'"),
+        format!("UPDATE parties SET reference = 'x' WHERE reference = '{}'", cat.id),
+    ] {
+        sql::run(&mut store.database.connect(), &damage);
+    }
+    // Another writer, which remembers nothing of it.
+    let afresh = TestStore::with(store.database.clone(), roomy());
+    assert!(!afresh.write_bulk(EndMailStep).await.unwrap(), "nothing is left that can be ended");
+    let mut states = Vec::new();
+    for id in ids {
+        states.push(afresh.delivery(id).await.delivery.state);
+    }
+    assert_eq!(states, [DeliveryState::Pending, DeliveryState::Dead, DeliveryState::Dead]);
+    assert_eq!((left(&afresh).await, mail(&afresh, &dan).await.len()), (0, 1), "one of them is told");
+    assert_eq!(afresh.number("SELECT count(*) AS value FROM messages WHERE kind = 3").await, 2);
+}
+
 async fn what_died_with_its_agent_stays_dead(store: TestStore) {
     let (ann, ben) = two(&store).await;
     store.write(message(&ann, &ben, "x")).await.unwrap();
@@ -129,5 +158,6 @@ on_both_databases!(
     a_removed_agent_gets_nothing_more_and_its_mail_dies,
     much_mail_ends_in_steps_also_after_a_restart,
     damaged_mail_of_a_removed_agent_holds_nobody_up,
+    damage_around_mail_of_a_removed_agent_holds_nobody_up,
     what_died_with_its_agent_stays_dead,
 );

@@ -5,7 +5,7 @@ use clawbroker::domain::message::Block;
 use clawbroker::domain::turn::StepKind;
 use clawbroker::store::audit::{Actor, Note};
 use clawbroker::store::deliveries::{self, Cancel};
-use clawbroker::store::retention::{Kept, ROWS_MAX, RetainStep, Walk};
+use clawbroker::store::retention::{ClockIsNear, Kept, ROWS_MAX, RetainStep, Walk};
 use clawbroker::store::turns::{self, NewStep};
 use clawbroker::store::upstream::{self, MapRows, MappedRow, Meaning, Source};
 use futures_util::future::join_all;
@@ -115,6 +115,20 @@ async fn the_audit_log_goes_when_it_is_old(store: TestStore) {
     assert_eq!(left, [count.to_string()]);
 }
 
+async fn a_clock_that_is_far_ahead_is_noticed(store: TestStore) {
+    let is_near = async || store.write_bulk(ClockIsNear).await.expect("a read");
+    assert!(!is_near().await, "there is nothing to compare it with");
+    let (caller, conversation) = store.chat().await;
+    store.ask(&caller, conversation.id, "one").await;
+    assert!(is_near().await);
+    store.clock.advance_ms(DAY_MS);
+    assert!(is_near().await);
+    store.clock.advance_ms(1);
+    assert!(!is_near().await);
+    store.ask(&caller, conversation.id, "two").await;
+    assert!(is_near().await);
+}
+
 /// D1: what a run did on its way goes; the rows that it came from are still known, and no turn goes.
 async fn steps_of_ended_runs_go_and_their_rows_stay_known(store: TestStore) {
     let (caller, conversation) = store.chat().await;
@@ -173,5 +187,6 @@ on_both_databases!(
     ended_deliveries_go_when_they_are_old,
     a_step_is_bounded,
     the_audit_log_goes_when_it_is_old,
+    a_clock_that_is_far_ahead_is_noticed,
     steps_of_ended_runs_go_and_their_rows_stay_known,
 );
