@@ -121,7 +121,7 @@ pub(super) fn configure(db: &mut Db, settings: &Settings, writable: bool) -> Que
             conn.batch_execute(&format!(
                 "PRAGMA synchronous = {synchronous}; PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY; \
                  PRAGMA cache_size = {}; PRAGMA wal_autocheckpoint = 4000; PRAGMA journal_size_limit = 67108864;",
-                if writable { -65_536 } else { -2_048 },
+                if writable { -16_384 } else { -2_048 },
             ))?;
             if writable { Ok(()) } else { conn.batch_execute("PRAGMA query_only = ON;") }
         }
