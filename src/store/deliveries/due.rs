@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use diesel::prelude::*;
 
-use super::{Stored, apply_to, by_ids, open};
+use super::{Stored, apply_to, by_ids, open, tell};
 use crate::domain::delivery::{Delivery, DeliveryState, backoff_ms};
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::Topic;
@@ -68,7 +68,15 @@ impl Command for FireDue {
             let retry_at = now_ms + wait_ms;
             let delivery = match stored.delivery.due_move(now_ms, retry_at) {
                 Some(action) => apply_to(tx, stored, &action, true)?,
-                None => end_wait(tx, stored)?,
+                None => {
+                    let delivery = end_wait(tx, stored)?;
+                    let waits_no_more = delivery.state == DeliveryState::Pending && !delivery.must_wait(now_ms);
+                    if waits_no_more && delivery.channel_id.is_some() {
+                        // Links and mailboxes look at the clock; an outbox goes by what it is told.
+                        tell(tx, &delivery, Some(DeliveryState::Pending), None)?;
+                    }
+                    delivery
+                }
             };
             if !delivery.state.is_open() {
                 continue;
