@@ -70,7 +70,7 @@ async fn a_question_is_asked_and_answered(node: TestNode) {
 async fn the_ancestors_client_gets_each_message_once(node: TestNode) {
     let (_, ann) = node.agent("ann").await;
     let (_, ben) = node.agent("ben").await;
-    let later = async |minutes: i64| {
+    let later = async |minutes: u32| {
         node.clock.advance_ms(minutes * 60_000);
         fire(&node).await;
     };
