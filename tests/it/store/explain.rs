@@ -230,6 +230,11 @@ async fn no_frequent_query_scans_a_table(database: Database) {
             assert_no_scan(&mut db, name, &statement);
         }
     }
+    // What answers a request is not looked for among all that was said since.
+    for statement in caught(&mut db, |db| messages::reply_of(db, message)) {
+        let plan = explain(&mut db, &statement).unwrap();
+        assert!(plan.contains("messages_reply"), "{statement}\n{plan}");
+    }
 }
 
 /// Totals of lists that grow for ever: an index alone tells them, whatever is filtered by.
