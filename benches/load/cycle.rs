@@ -51,8 +51,11 @@ async fn measure(what: &str, url: Option<&str>, dir: &Path) {
     let done = 2 * whole_cycles(what, &broker, &pairs).await;
     finish(&broker, &pairs, DONE.saturating_sub(done)).await;
     whole_cycles(&format!("{what} with {} messages that are done", done.max(DONE)), &broker, &pairs).await;
-    let (times, per_s) = every(CLIENTS, async |n, until| sends(&broker, pairs[n], until).await).await;
-    show(&format!("{what}, {CLIENTS} clients, send alone, on disk when answered"), "messages", times, per_s);
+    // Of one client it is what a single commit takes.
+    for clients in [1, CLIENTS] {
+        let (times, per_s) = every(clients, async |n, until| sends(&broker, pairs[n], until).await).await;
+        show(&format!("{what}, {clients} clients, send alone, on disk when answered"), "messages", times, per_s);
+    }
 
     // The other half of each pair has nothing waiting.
     let polls =
