@@ -20,15 +20,20 @@ const CLIENTS: usize = 32;
 /// Clients of pgbench.
 const PGBENCH_CLIENTS: usize = 16;
 const FOR: Duration = Duration::from_secs(5);
+/// Messages that are done before whole cycles are measured once more, and how long it may take until they are.
+const DONE: usize = 100_000;
+const DONE_MAX: Duration = Duration::from_secs(1_800);
 const TEXT: &str = "a message as long as messages between agents usually are, with a question in it";
 const SEND: &str = "/api/gateway/send-message";
 
 pub(crate) async fn run() {
     let dir = super::data_dir();
     say(&format!("  {}", agents::GUARDS));
+    let appends = syncs_per_s(dir.path());
+    say(&format!("  the disk: {appends:.0} appends of 4 KiB with fdatasync a second, one after the other"));
+    let at_best = appends * CLIENTS as f64 / 4.0;
     say(&format!(
-        "  the disk: {:.0} appends of 4 KiB with fdatasync a second, one after the other",
-        syncs_per_s(dir.path())
+        "    {at_best:.0} cycles/s, if four appends each were shared by {CLIENTS} clients and nothing else cost"
     ));
     measure("SQLite", None, dir.path()).await;
     if let Some(url) = database::postgres() {
@@ -43,16 +48,14 @@ async fn measure(what: &str, url: Option<&str>, dir: &Path) {
     let broker = Broker::start_with(url, dir, None, agents::SETTINGS).await;
     let agents = agents::register(&broker, 2 * CLIENTS).await;
     let pairs: Vec<&[Agent]> = agents.chunks(2).collect();
+    let done = 2 * whole_cycles(what, &broker, &pairs).await;
+    finish(&broker, &pairs, DONE.saturating_sub(done)).await;
+    whole_cycles(&format!("{what} with {} messages that are done", done.max(DONE)), &broker, &pairs).await;
+    // Of one client it is what a single commit takes.
     for clients in [1, CLIENTS] {
-        let before = cpu(broker.pid());
-        let (times, per_s) = every(clients, async |n, until| cycles(&broker, pairs[n], until).await).await;
-        let used = cpu(broker.pid()) - before;
-        let each_us = used.as_secs_f64() * 1e6 / times.count() as f64;
-        show(&format!("{what}, {clients} clients, send - poll - report - poll"), "cycles", times, per_s);
-        say(&format!("    {:.0} messages/s, {each_us:.0} us of the broker's processor time a cycle", 2.0 * per_s));
+        let (times, per_s) = every(clients, async |n, until| sends(&broker, pairs[n], until).await).await;
+        show(&format!("{what}, {clients} clients, send alone, on disk when answered"), "messages", times, per_s);
     }
-    let (times, per_s) = every(CLIENTS, async |n, until| sends(&broker, pairs[n], until).await).await;
-    show(&format!("{what}, {CLIENTS} clients, send alone, on disk when answered"), "messages", times, per_s);
 
     // The other half of each pair has nothing waiting.
     let polls =
@@ -68,6 +71,31 @@ async fn measure(what: &str, url: Option<&str>, dir: &Path) {
     let bare = Naive::start(BARE).await;
     let (times, per_s) = every(CLIENTS, async |_, until| asked(&bare.address, "none", "GET", "/", until).await).await;
     show(&format!("beside it: a bare actix-web handler, {CLIENTS} clients"), "answers", times, per_s);
+}
+
+/// Measures whole cycles, of one client and of all; returns how many there were.
+async fn whole_cycles(what: &str, broker: &Broker, pairs: &[&[Agent]]) -> usize {
+    let mut count = 0;
+    for clients in [1, CLIENTS] {
+        let before = cpu(broker.pid());
+        let (times, per_s) = every(clients, async |n, until| cycles(broker, pairs[n], until, usize::MAX).await).await;
+        let used = cpu(broker.pid()) - before;
+        count += times.count();
+        let each_us = used.as_secs_f64() * 1e6 / times.count() as f64;
+        show(&format!("{what}, {clients} clients, send - poll - report - poll"), "cycles", times, per_s);
+        say(&format!("    {:.0} messages/s, {each_us:.0} us of the broker's processor time a cycle", 2.0 * per_s));
+    }
+    count
+}
+
+/// Has the pairs talk until so many messages more are done: sent, polled, and reported on or acknowledged.
+async fn finish(broker: &Broker, pairs: &[&[Agent]], messages: usize) {
+    // Two of each cycle.
+    let each = messages.div_ceil(2 * pairs.len());
+    let until = Instant::now() + DONE_MAX;
+    let all = futures_util::future::join_all(pairs.iter().map(|pair| cycles(broker, pair, until, each))).await;
+    let count: usize = all.iter().map(Times::count).sum();
+    assert!(2 * count >= messages, "{count} cycles in {DONE_MAX:?} are too few");
 }
 
 fn show(what: &str, unit: &str, mut times: Times, per_s: f64) {
@@ -86,13 +114,13 @@ async fn every(clients: usize, work: impl AsyncFn(usize, Instant) -> Times) -> (
     (times, per_s)
 }
 
-/// Asks the second one of a pair, and has the answer, again and again.
-async fn cycles(broker: &Broker, pair: &[Agent], until: Instant) -> Times {
+/// Asks the second one of a pair, and has the answer, again and again until then, or until so many are done.
+async fn cycles(broker: &Broker, pair: &[Agent], until: Instant, most: usize) -> Times {
     let mut asker = Http::agent(&broker.address, &pair[0].key).await;
     let mut worker = Http::agent(&broker.address, &pair[1].key).await;
     let send = json!({ "target": pair[1].id, "content": TEXT }).to_string();
     let mut times = Times::default();
-    while Instant::now() < until {
+    while times.count() < most && Instant::now() < until {
         let began = Instant::now();
         let id = field(asker.call("POST", SEND, &send, 200).await, "message_id");
         let polled = worker.call("GET", "/api/gateway/poll?limit=1", "", 200).await;

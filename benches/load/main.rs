@@ -17,6 +17,7 @@ mod http;
 mod idle;
 mod naive;
 mod polls;
+mod registered;
 mod start;
 mod wire;
 mod writer;
@@ -26,13 +27,14 @@ use std::path::Path;
 use figures::say;
 
 /// Every tool by name, with what it shows.
-const TOOLS: [(&str, &str); 7] = [
+const TOOLS: [(&str, &str); 8] = [
     ("writer", "rows that 64 writers bring to the disk"),
     ("idle", "memory of an idle browser socket"),
     ("fanout", "one stream to 1,000 browsers"),
     ("delta", "a delta's way through the broker"),
     ("cycle", "messages between agents: sent, polled, reported on"),
     ("polls", "10,000 polls that wait, and how soon they hear"),
+    ("agents", "100,000 registered agents: memory and time to ready"),
     ("start", "time to ready, and a page of history, with many messages"),
 ];
 
@@ -62,6 +64,7 @@ fn main() {
                 "delta" => delta::run().await,
                 "cycle" => cycle::run().await,
                 "polls" => polls::run().await,
+                "agents" => registered::run().await,
                 _ => start::run().await,
             }
         });

@@ -2,7 +2,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use diesel::dsl::sql;
 use diesel::prelude::*;
+use diesel::sql_types::Bool;
 
 use super::dialect::{Db, octet_length};
 use super::parties;
@@ -256,6 +258,17 @@ pub fn reply_to(
         )
         .filter(messages::kind.is_null().or(messages::kind.eq(MessageKind::Reply as i32)))
         .order(messages::seq.asc())
+        .select(Row::as_select())
+        .first(db)
+        .optional()?;
+    Ok(lines(db, row.into_iter().collect())?.pop())
+}
+
+/// Reads the reply to a request that an agent was to handle, by the index that lets it have one: much may have been said
+/// since, and it may have none.
+pub fn reply_of(db: &mut Db, id: MessageId) -> Result<Option<Arc<Line>>, Error> {
+    let row = messages::table
+        .filter(sql::<Bool>("(messages.kind = 2)").and(messages::in_reply_to.eq(id.as_bytes().as_slice())))
         .select(Row::as_select())
         .first(db)
         .optional()?;

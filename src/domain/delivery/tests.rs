@@ -50,14 +50,27 @@ fn the_report_table_of_the_contract_holds() {
     assert_eq!(delivery.apply(&report(1, Some(1)), 11).expect("late report"), Applied::Changed);
     assert_eq!(fresh(5, None).apply(&report(1, None), 0).expect("never leased"), Applied::Changed);
     // Completed: the same result is a repeat whatever the number, another one a conflict.
-    assert_eq!(delivery.apply(&report(1, None), 12).expect("same result"), Applied::Repeated);
-    assert_eq!(delivery.apply(&report(2, None), 12).expect_err("other").code(), ErrorCode::ResultConflict);
-    // Dead by attempts: the late report still counts. Dead for another reason: it does not.
-    let mut delivery = fresh(1, None);
-    delivery.apply(&lease, 0).expect("hand-out");
-    delivery.apply(&over, 10).expect("last lease over");
+    for attempt in [None, Some(0), Some(1)] {
+        assert_eq!(delivery.apply(&report(1, attempt), 12).expect("same result"), Applied::Repeated, "{attempt:?}");
+        let refused = delivery.apply(&report(2, attempt), 12).expect_err("other");
+        assert_eq!(refused.code(), ErrorCode::ResultConflict, "{attempt:?}");
+    }
+    // Dead by attempts: the late report still counts, but none on an older hand-out. Dead for another reason, expired or
+    // cancelled: it does not.
+    let mut delivery = fresh(2, None);
+    for number in 1..=2 {
+        delivery.apply(&lease, 0).expect("hand-out");
+        delivery.apply(&over, 10).unwrap_or_else(|error| panic!("lease {number} over: {error}"));
+    }
     assert_eq!((delivery.state, delivery.reason.as_deref()), (DeliveryState::Dead, Some(reason::ATTEMPTS)));
-    assert_eq!(delivery.apply(&report(1, Some(1)), 11).expect("after all"), Applied::Changed);
+    assert_eq!(delivery.apply(&report(1, Some(1)), 11).expect_err("older").code(), ErrorCode::StaleAttempt);
+    assert_eq!(delivery.apply(&report(1, Some(2)), 11).expect("after all"), Applied::Changed);
+    for end in [Move::Expire, Move::Cancel { reason: None }] {
+        let mut delivery = fresh(5, Some(10));
+        delivery.apply(&end, 10).expect("it ends");
+        let refused = delivery.apply(&report(1, None), 11).expect_err("ended");
+        assert_eq!(refused.code(), ErrorCode::DeliveryEnded, "{end:?}");
+    }
     let mut delivery = fresh(5, None);
     delivery.apply(&Move::Fail { attempt: None, reason: "no".into() }, 0).expect("fail of a pending one");
     assert_eq!(delivery.apply(&report(1, None), 1).expect_err("ended").code(), ErrorCode::DeliveryEnded);

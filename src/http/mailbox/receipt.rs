@@ -158,7 +158,7 @@ fn find(db: &mut Db, party: PartyId, id: MessageId) -> Result<Option<Its>, Error
             return Ok(None);
         }
     }
-    let reply = messages::reply_to(db, line.conversation_id, line.seq, id)?;
+    let reply = messages::reply_of(db, id)?;
     let ended = if delivered.is_empty() { messages::ended(db, id)? } else { None };
     let delivered = deliveries::with_recipients(db, delivered)?;
     Ok(Some(Its { line, key: conversation.key, party, delivered, ended, reply }))

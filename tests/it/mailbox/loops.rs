@@ -4,9 +4,15 @@ use serde_json::{Value, json};
 
 use super::{REPORT, SEND, messages, report, send};
 use crate::harness::Database;
-use crate::routes::TestNode;
+use crate::routes::{Reply, TestNode};
 
-on_both_databases!(two_eager_agents_come_to_an_end, a_pair_is_slowed_down);
+on_both_databases!(
+    two_eager_agents_come_to_an_end,
+    a_pair_is_slowed_down,
+    a_circle_of_three_that_names_what_led_to_it_ends_by_its_hops,
+    a_circle_of_three_that_names_nothing_ends_by_the_rate_of_its_pairs,
+    a_circle_of_three_that_reports_ends_by_its_hops,
+);
 
 /// Has a message refused; returns the code and after how many seconds to try again.
 async fn refused(node: &TestNode, key: &str, target: &str) -> (String, String) {
@@ -69,4 +75,75 @@ async fn a_pair_is_slowed_down(database: Database) {
     node.clock.advance_ms(30_000);
     send(&node, &ann, "ben", "hello").await;
     assert_eq!(refused(&node, &ann, "ben").await, refusal("pair_rate_limited", "10"));
+}
+
+/// Each of them writes to the next one.
+const CIRCLE: [&str; 3] = ["ann", "ben", "cat"];
+
+/// Registers the three; returns their keys.
+async fn circle(node: &TestNode) -> [String; 3] {
+    [node.agent(CIRCLE[0]).await.1, node.agent(CIRCLE[1]).await.1, node.agent(CIRCLE[2]).await.1]
+}
+
+/// Has the `n`th message of the circle be sent, counted from 0; with the message that led to it, if that is named.
+async fn passed_on(node: &TestNode, keys: &[String; 3], n: usize, led_to_it: Option<&Value>) -> Reply {
+    let mut body = json!({ "target": CIRCLE[(n + 1) % 3], "content": "go on" });
+    if let Some(message) = led_to_it {
+        body["in_reply_to"] = message["id"].clone();
+    }
+    node.post(SEND).json(&body).with_key(&keys[n % 3]).await
+}
+
+async fn a_circle_of_three_that_names_what_led_to_it_ends_by_its_hops(node: TestNode) {
+    let keys = circle(&node).await;
+    let mut last: Option<Value> = None;
+    for n in 0..8 {
+        passed_on(&node, &keys, n, last.as_ref()).await.expect_status(200);
+        let got = messages(&node, &keys[(n + 1) % 3], "").await;
+        assert_eq!((got.len(), &got[0]["hops"]), (1, &json!(n + 1)), "{got:?}");
+        last = got.into_iter().next();
+    }
+    let refused = passed_on(&node, &keys, 8, last.as_ref()).await.expect_error(429, "hop_limit");
+    assert_eq!(refused.header("retry-after"), "3600");
+    for key in &keys {
+        assert_eq!(messages(&node, key, "").await, [] as [Value; 0]);
+    }
+    assert_eq!(counted(&node, "clawbroker_hop_limit_total").await, 1);
+    assert_eq!(counted(&node, "clawbroker_pair_rate_limited_total").await, 0);
+}
+
+/// What each of them holds is of another one than it writes to.
+async fn a_circle_of_three_that_names_nothing_ends_by_the_rate_of_its_pairs(database: Database) {
+    let node = TestNode::with(database, |config| {
+        config.mailbox.pair_requests_max = 10;
+        config.mailbox.pair_window_s = 60;
+    });
+    let keys = circle(&node).await;
+    // More rounds than hops are allowed.
+    for n in 0..30 {
+        passed_on(&node, &keys, n, None).await.expect_status(200);
+        let got = messages(&node, &keys[(n + 1) % 3], "").await;
+        assert_eq!((got.len(), &got[0]["hops"]), (1, &json!(1)), "{got:?}");
+    }
+    let refused = passed_on(&node, &keys, 30, None).await.expect_error(429, "pair_rate_limited");
+    assert_eq!(refused.header("retry-after"), "60");
+    assert_eq!(messages(&node, &keys[1], "").await, [] as [Value; 0]);
+    assert_eq!(counted(&node, "clawbroker_pair_rate_limited_total").await, 1);
+    assert_eq!(counted(&node, "clawbroker_hop_limit_total").await, 0);
+}
+
+/// The replies tell each of them how far it is with the next one.
+async fn a_circle_of_three_that_reports_ends_by_its_hops(node: TestNode) {
+    let keys = circle(&node).await;
+    for n in 0..24 {
+        passed_on(&node, &keys, n, None).await.expect_status(200);
+        let key = &keys[(n + 1) % 3];
+        let mut got = messages(&node, key, "").await;
+        got.retain(|message| message["kind"] == "request");
+        assert_eq!((got.len(), &got[0]["hops"]), (1, &json!(n / 3 + 1)), "{got:?}");
+        let done = json!({ "message_id": got[0]["id"], "result": "passed on" });
+        assert_eq!(report(&node, key, done).await.0, 200);
+    }
+    let refused = passed_on(&node, &keys, 24, None).await.expect_error(429, "hop_limit");
+    assert_eq!(refused.header("retry-after"), "3600");
 }

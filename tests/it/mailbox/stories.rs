@@ -66,17 +66,29 @@ async fn a_question_is_asked_and_answered(node: TestNode) {
     assert_eq!(reply["history"], before);
 }
 
-/// Word for word what an agent of the ancestor does: no query, no ack, no report on replies.
+/// Word for word what an agent of the ancestor does: a poll each half hour, no query, no ack, no report on replies.
 async fn the_ancestors_client_gets_each_message_once(node: TestNode) {
     let (_, ann) = node.agent("ann").await;
     let (_, ben) = node.agent("ben").await;
+    let later = async |minutes: u32| {
+        node.clock.advance_ms(minutes * 60_000);
+        fire(&node).await;
+    };
+    let texts = |polled: &[Value]| -> Vec<String> {
+        polled.iter().map(|message| message["content"].as_str().unwrap().to_owned()).collect()
+    };
     for text in ["one", "two", "three"] {
         send(&node, &ann, "ben", text).await;
     }
     let asked = messages(&node, &ben, "").await;
-    let texts: Vec<&str> = asked.iter().map(|message| message["content"].as_str().unwrap()).collect();
-    assert_eq!(texts, ["one", "two", "three"]);
-    assert_eq!(messages(&node, &ben, "").await, [] as [Value; 0]);
+    assert_eq!(texts(&asked), ["one", "two", "three"]);
+    // Its next poll comes while it still works: what it has is leased for an hour.
+    later(30).await;
+    for key in [&ann, &ben] {
+        assert_eq!(messages(&node, key, "").await, [] as [Value; 0]);
+    }
+    send(&node, &ann, "ben", "four").await;
+    later(1).await;
     for message in &asked {
         let result = format!("{} done", message["content"].as_str().unwrap());
         let body = json!({ "message_id": message["id"], "result": result });
@@ -84,14 +96,23 @@ async fn the_ancestors_client_gets_each_message_once(node: TestNode) {
         // A repeat, as after a lost answer, sends nothing twice.
         assert_eq!(report(&node, &ben, body).await.0, 200);
     }
-    let answered = messages(&node, &ann, "").await;
-    let texts: Vec<&str> = answered.iter().map(|message| message["content"].as_str().unwrap()).collect();
-    assert_eq!(texts, ["one done", "two done", "three done"]);
+    later(29).await;
+    assert_eq!(texts(&messages(&node, &ann, "").await), ["one done", "two done", "three done"]);
+    let more = messages(&node, &ben, "").await;
+    assert_eq!((texts(&more), &more[0]["delivery_attempt"]), (vec!["four".to_owned()], &json!(1)));
     completed(&node, 6).await;
-    node.clock.advance_ms(3 * 3_600_000);
-    fire(&node).await;
-    for key in [&ann, &ben] {
-        assert_eq!(messages(&node, key, "").await, [] as [Value; 0]);
+    // The fourth takes longer: its report comes a minute before its lease is over.
+    later(59).await;
+    let body = json!({ "message_id": more[0]["id"], "result": "four done" });
+    assert_eq!(report(&node, &ben, body).await.0, 200);
+    later(1).await;
+    assert_eq!(texts(&messages(&node, &ann, "").await), ["four done"]);
+    completed(&node, 8).await;
+    for _ in 0..6 {
+        later(30).await;
+        for key in [&ann, &ben] {
+            assert_eq!(messages(&node, key, "").await, [] as [Value; 0]);
+        }
     }
 }
 
@@ -138,6 +159,8 @@ async fn a_report_counts_for_its_hand_out_only(node: TestNode) {
     assert_eq!(report(&node, &ben, body(1, "a")).await, code(409, "stale_attempt"));
     assert_eq!(report(&node, &ben, body(3, "a")).await, code(422, "validation_error"));
     assert_eq!(report(&node, &ben, body(2, "")).await, code(422, "validation_error"));
+    let with_nul = node.post(REPORT).json(&body(2, "a\0b")).with_key(&ben).await;
+    assert_eq!(with_nul.expect_error(422, "validation_error").fields(), ["result"]);
     let long = "x".repeat((256 << 10) + 1);
     assert_eq!(report(&node, &ben, body(2, &long)).await, code(413, "message_too_large"));
     assert_eq!(report(&node, &ben, body(2, "a")).await.0, 200);

@@ -1,7 +1,8 @@
 //! Credentials under fire: guesses by the thousand, tokens that end, pages of strangers, rebound names.
 //!
-//! `CLAWBROKER_TEST_WRONG_TOKENS` says how many guesses come over the wire (2,000; from 100,000 on the run has the machine
-//! to itself, and how soon a socket ends with its token is checked as well), `CLAWBROKER_TEST_SEED` repeats a run.
+//! `CLAWBROKER_TEST_WRONG_TOKENS` says how many guesses come over the wire, of tokens and again of agents' keys (2,000;
+//! from 100,000 on the run has the machine to itself, and how soon a socket ends with its token is checked as well),
+//! `CLAWBROKER_TEST_SEED` repeats a run.
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use actix_web::http::header::HOST;
 use clawbroker::domain::user::Role;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Instant;
 
 use super::TestNode;
@@ -16,18 +18,22 @@ use super::access::{TABLE, Who, method};
 use super::node::Call;
 use super::order::Known;
 use crate::crash::{number_from, seeded};
-use crate::harness::{Browser, Database, Seeded};
+use crate::harness::{Broker, Browser, Database, Seeded};
+use crate::mailbox::client::Agent;
 use crate::ws::connected;
 
 on_both_databases!(
     guesses_are_counted_by_address_and_hold_up_nobody_else,
     a_flood_of_guesses_leaves_those_with_a_token_alone,
+    a_flood_of_guessed_keys_leaves_the_agents_alone,
     a_revoked_token_ends_its_live_sockets,
     pages_of_strangers_change_nothing,
     a_page_of_the_public_address_is_ours,
     a_form_of_a_stranger_changes_nothing_where_local_clients_are_trusted,
     a_rebound_name_reaches_nothing,
 );
+
+const POLL: &str = "/api/gateway/poll";
 
 /// Guesses of one address that are looked at a minute, at first all at once.
 const A_MINUTE: u64 = 20;
@@ -48,11 +54,12 @@ fn guesses() -> u64 {
 fn guess<'a>(node: &'a TestNode, random: &mut Seeded) -> Call<'a> {
     let number = random.below(u64::MAX);
     let list = node.get("/api/gateways");
-    match random.below(5) {
+    match random.below(6) {
         0 => list.header("authorization", &format!("Bearer cbk_{number:x}")),
         1 => list.header("authorization", &format!("bearer {}", "x".repeat((number % 5_000) as usize))),
         2 => list.header("authorization", &format!("Basic {number}")),
         3 => list.header("authorization", ""),
+        4 => node.get(POLL).header("x-api-key", &format!("oc-{number:x}")),
         _ => node.get("/ws/chat/federated").header("sec-websocket-protocol", &format!("ticket.{number:x}")),
     }
 }
@@ -95,50 +102,92 @@ async fn guesses_are_counted_by_address_and_hold_up_nobody_else(node: TestNode) 
     fresh.expect_error(401, "unauthenticated");
 }
 
-async fn a_flood_of_guesses_leaves_those_with_a_token_alone(database: Database) {
-    const GUESSERS: u64 = 8;
-    let guesses = guesses();
-    let (broker, _gateway) = connected(&database).await;
-    let mut random = seeded(0xA07E);
-    let url = format!("http://{}/api/gateways", broker.address);
-    let flood = (0..GUESSERS).map(|_| {
-        let (mut random, url) = (random.part(), url.clone());
-        actix::spawn(async move {
-            let client = awc::Client::builder().timeout(Duration::from_secs(20)).finish();
-            let mut told = Guesser::default();
-            for _ in 0..guesses / GUESSERS {
-                let token = format!("Bearer cbk_{:x}", random.below(u64::MAX));
-                let mut reply =
-                    client.get(&url).insert_header(("Authorization", token)).send().await.expect("an answer");
-                match reply.status().as_u16() {
-                    401 => told.looked_at += 1,
-                    429 => told.limited += 1,
-                    other => panic!("a guess was answered with {other}"),
+/// A flood of guesses over the wire, from this machine.
+struct Flood {
+    began: Instant,
+    guessers: JoinHandle<Vec<Result<Guesser, JoinError>>>,
+}
+
+impl Flood {
+    /// Begins to ask for `url` with made-up values of this header.
+    fn begin(url: &str, header: &'static str, prefix: &'static str) -> Self {
+        const GUESSERS: u64 = 8;
+        let mut random = seeded(0xA07E);
+        let guessers = (0..GUESSERS).map(|_| {
+            let (mut random, url) = (random.part(), url.to_owned());
+            actix::spawn(async move {
+                let client = awc::Client::builder().timeout(Duration::from_secs(20)).finish();
+                let mut told = Guesser::default();
+                for _ in 0..guesses() / GUESSERS {
+                    let guess = format!("{prefix}{:x}", random.below(u64::MAX));
+                    let mut reply = client.get(&url).insert_header((header, guess)).send().await.expect("an answer");
+                    match reply.status().as_u16() {
+                        401 => told.looked_at += 1,
+                        429 => told.limited += 1,
+                        other => panic!("a guess was answered with {other}"),
+                    }
+                    reply.body().await.expect("a whole body");
                 }
-                reply.body().await.expect("a whole body");
-            }
-            told
-        })
-    });
-    let began = Instant::now();
-    let flood = actix::spawn(join_all(flood.collect::<Vec<_>>()));
+                told
+            })
+        });
+        Self { began: Instant::now(), guessers: actix::spawn(join_all(guessers.collect::<Vec<_>>())) }
+    }
+
+    /// Tells whether it goes on, which is not for ever.
+    fn goes_on(&self) -> bool {
+        let guesses = guesses();
+        assert!(self.began.elapsed() < Duration::from_secs(60 + guesses / 200), "{guesses} guesses take too long");
+        !self.guessers.is_finished()
+    }
+
+    /// Waits for its end, and checks that no more guesses were looked at than may be.
+    async fn end(self, rounds: u32) {
+        let told: Vec<Guesser> = self.guessers.await.unwrap().into_iter().map(|told| told.unwrap()).collect();
+        let sum = |of: fn(&Guesser) -> u64| told.iter().map(of).sum::<u64>();
+        let (looked_at, limited) = (sum(|told| told.looked_at), sum(|told| told.limited));
+        let took = self.began.elapsed();
+        println!("{looked_at} guesses were looked at and {limited} limited in {took:?}; {rounds} rounds");
+        let looked_at_max = A_MINUTE + took.as_secs() * A_MINUTE / 60 + 1;
+        assert!((A_MINUTE..=looked_at_max).contains(&looked_at) && limited > 0, "{looked_at} of {looked_at_max}");
+    }
+}
+
+async fn a_flood_of_guesses_leaves_those_with_a_token_alone(database: Database) {
+    let (broker, _gateway) = connected(&database).await;
+    let flood = Flood::begin(&format!("http://{}/api/gateways", broker.address), "Authorization", "Bearer cbk_");
     // From the same address, with the right token.
     let mut tab = broker.browser("/ws/chat/gw").await;
     let mut rounds = 0;
-    while !flood.is_finished() || rounds < 3 {
+    while flood.goes_on() || rounds < 3 {
         let text = format!("round {rounds}");
         tab.ask("a", &format!("say: {text}")).await;
         assert_eq!(tab.until_terminal().await["text"], text);
         assert_eq!(broker.get("/api/gateways").await.0, 200);
         rounds += 1;
-        assert!(began.elapsed() < Duration::from_secs(60 + guesses / 200), "{guesses} guesses take too long");
     }
-    let told: Vec<Guesser> = flood.await.unwrap().into_iter().map(|told| told.unwrap()).collect();
-    let sum = |of: fn(&Guesser) -> u64| told.iter().map(of).sum::<u64>();
-    let (looked_at, limited) = (sum(|told| told.looked_at), sum(|told| told.limited));
-    println!("{looked_at} guesses were looked at and {limited} limited in {:?}; {rounds} rounds", began.elapsed());
-    let looked_at_max = A_MINUTE + began.elapsed().as_secs() * A_MINUTE / 60 + 1;
-    assert!((A_MINUTE..=looked_at_max).contains(&looked_at) && limited > 0, "{looked_at} of {looked_at_max}");
+    flood.end(rounds).await;
+}
+
+async fn a_flood_of_guessed_keys_leaves_the_agents_alone(database: Database) {
+    let broker = Broker::start(&database, &[], &[]).await;
+    let (ann, ben) = (Agent::register(&broker, "ann").await, Agent::register(&broker, "ben").await);
+    let flood = Flood::begin(&format!("http://{}{POLL}", broker.address), "X-Api-Key", "oc-");
+    // From the same address, with the right keys; no more than a pair may write.
+    let mut rounds = 0;
+    while flood.goes_on() || rounds < 3 {
+        if rounds < 50 {
+            let id = ann.send(&broker, "ben", "hello").await;
+            let got = ben.messages(&broker).await;
+            assert_eq!((got.len(), &got[0]["id"]), (1, &json!(id)), "{got:?}");
+        }
+        let (status, polled) = ann.call(&broker, "GET", POLL, None).await;
+        assert_eq!((status, &polled["messages"]), (200, &json!([])), "{polled}");
+        rounds += 1;
+        // Each call is a connection of its own.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    flood.end(rounds).await;
 }
 
 /// How long a socket may outlive its token, on a machine that has nothing else to do.

@@ -11,17 +11,17 @@ use clawbroker::domain::ids::{
 };
 use clawbroker::domain::member::Known;
 use clawbroker::domain::search::Search;
-use clawbroker::store::messages::Span;
+use clawbroker::store::messages::{Idem, Span};
 use clawbroker::store::relationships::Called;
 use clawbroker::store::upstream::{Source, known_rows};
 use clawbroker::store::{
-    Db, agent_keys, agents, audit, conversations, deliveries, explain, members, messages, purge, relationships,
-    retention, search, turns, upstream, users,
+    Db, agent_keys, agents, audit, conversations, deliveries, explain, mailbox, members, messages, purge,
+    relationships, retention, search, turns, upstream, users,
 };
 use diesel::Connection;
 use diesel::connection::InstrumentationEvent;
 
-use self::fill::fill;
+use self::fill::{ENOUGH, KEY, MANY, fill};
 use crate::harness::{Database, Kind, TestStore, sql};
 
 /// Runs a query and returns its statements with the values in their places.
@@ -87,7 +87,7 @@ fn assert_no_scan(db: &mut Db, name: &str, statement: &str) {
 
 async fn no_frequent_query_scans_a_table(database: Database) {
     // The plans are a reader's: the writer's connection is told not to scan, which would hide a missing index.
-    fill(&mut database.connect());
+    fill(&mut database.connect(), MANY);
     let mut db = database.opener().read_only().unwrap();
     let id = |kind: u8, n: u32| <[u8; 16]>::try_from(format!("{kind:02}{n:014}").as_bytes()).unwrap();
     let (conversation, recipient) = (ConversationId::from_bytes(id(2, 7)), PartyId::from_bytes(id(1, 7)));
@@ -120,6 +120,11 @@ async fn no_frequent_query_scans_a_table(database: Database) {
     };
     let cancelled = deliveries::Filter { state: Some(DeliveryState::Cancelled), ..Default::default() };
     let dead = deliveries::Filter { state: Some(DeliveryState::Dead), ..Default::default() };
+    // Its delivery has been removed, and its sender is the tenth party.
+    let (kept, its_sender) = (MessageId::from_bytes(id(3, 9)), PartyId::from_bytes(id(1, 10)));
+    let its_key = Idem { key: KEY.0.into(), hash: KEY.1 };
+    // As many as a poll hands out.
+    let polled: Vec<MessageId> = (1..=20).map(|n| MessageId::from_bytes(id(3, n * 41))).collect();
 
     type Query<'a> = Box<dyn FnOnce(&mut Db) -> Result<(), Error> + 'a>;
     let queries: Vec<(&str, Query<'_>)> = vec![
@@ -127,6 +132,27 @@ async fn no_frequent_query_scans_a_table(database: Database) {
         ("page before", Box::new(|db| messages::page(db, conversation, Span::Before(50), 50, 1).map(drop))),
         ("page after", Box::new(|db| messages::page(db, conversation, Span::After(5), 50, 1).map(drop))),
         ("one message", Box::new(|db| messages::get(db, message).map(drop))),
+        ("messages of a poll", Box::new(|db| messages::by_ids(db, &polled).map(drop))),
+        ("end of a message", Box::new(|db| messages::ended(db, kept).map(drop))),
+        ("place of a message", Box::new(|db| messages::place_of(db, message).map(drop))),
+        ("whether a message was sent to somebody", Box::new(|db| mailbox::was_sent_to(db, kept, recipient).map(drop))),
+        (
+            "what a key has sent",
+            Box::new(|db| {
+                // All that is asked for it, up to the recipient: nobody is called like its conversation.
+                assert!(mailbox::sent_before(db, its_sender, &its_key).is_err());
+                Ok(())
+            }),
+        ),
+        (
+            "recipients of a message",
+            Box::new(|db| {
+                let its = deliveries::of_message(db, message)?;
+                assert_eq!(deliveries::with_recipients(db, its)?.len(), 1);
+                Ok(())
+            }),
+        ),
+        ("one session", Box::new(|db| conversations::get(db, conversation).map(drop))),
         ("reply", Box::new(|db| messages::reply_to(db, conversation, 5, message).map(drop))),
         ("open of recipient", Box::new(|db| deliveries::open_of_recipient(db, recipient, 0, 50).map(drop))),
         ("open of conversation", Box::new(|db| deliveries::open_of_conversation(db, conversation, 50).map(drop))),
@@ -204,12 +230,17 @@ async fn no_frequent_query_scans_a_table(database: Database) {
             assert_no_scan(&mut db, name, &statement);
         }
     }
+    // What answers a request is not looked for among all that was said since.
+    for statement in caught(&mut db, |db| messages::reply_of(db, message)) {
+        let plan = explain(&mut db, &statement).unwrap();
+        assert!(plan.contains("messages_reply"), "{statement}\n{plan}");
+    }
 }
 
 /// Totals of lists that grow for ever: an index alone tells them, whatever is filtered by.
 async fn totals_are_counted_in_an_index(database: Database) {
     let mut db = database.connect();
-    fill(&mut db);
+    fill(&mut db, ENOUGH);
     if matches!(db, Db::Postgres(_)) {
         // The rows of the test are so short that the table is hardly longer than the index.
         for statement in ["VACUUM", "SET enable_seqscan = off", "SET enable_bitmapscan = off"] {
@@ -248,9 +279,23 @@ async fn totals_are_counted_in_an_index(database: Database) {
     }
 }
 
+/// A delivery with what its moves must know of its message.
+const MAIL: &str = "SELECT deliveries.id, deliveries.state, messages.kind, messages.sender_id, messages.hops \
+                    FROM deliveries INNER JOIN messages ON messages.id = deliveries.message_id";
+
+/// The condition that an id of this kind is one of as many as a poll hands out, as diesel writes it.
+fn any_of(db: &Db, kind: u8) -> String {
+    let ids = (1..=20).map(|n| sql::bytes(db, format!("{kind:02}{:014}", n * 41).as_bytes()));
+    let ids = ids.collect::<Vec<_>>().join(", ");
+    match db {
+        Db::Sqlite(_) => format!("IN ({ids})"),
+        Db::Postgres(_) => format!("= ANY(ARRAY[{ids}])"),
+    }
+}
+
 /// Queries that only the writer can ask, written out.
 async fn no_query_of_the_writer_scans_a_table(database: Database) {
-    fill(&mut database.connect());
+    fill(&mut database.connect(), MANY);
     let mut db = database.opener().read_only().unwrap();
     let party = sql::bytes(&db, b"0100000000000007");
     let conversation = sql::bytes(&db, b"0200000000000007");
@@ -312,6 +357,16 @@ async fn no_query_of_the_writer_scans_a_table(database: Database) {
              AND deliveries.recipient_id = {party} AND messages.kind = 1"
         ),
         format!("SELECT count(*) FROM deliveries WHERE message_id = {message} AND recipient_id = {party}"),
+        // Mail: what a report, a hand-out and an acknowledgement are judged by; how full a mailbox is, and what led to a
+        // message.
+        format!("{MAIL} WHERE deliveries.message_id = {message} AND deliveries.recipient_id = {party} LIMIT 1"),
+        format!("{MAIL} WHERE deliveries.id {}", any_of(&db, 4)),
+        format!("{MAIL} WHERE deliveries.message_id {} AND deliveries.recipient_id = {party}", any_of(&db, 3)),
+        format!("SELECT count(*) FROM deliveries WHERE recipient_id = {party} AND (deliveries.state < 2)"),
+        format!("SELECT sender_id, hops FROM messages WHERE id = {message} LIMIT 1"),
+        "SELECT created_at FROM deliveries ORDER BY n DESC LIMIT 1".to_owned(),
+        // What is done is removed by its numbers, and each message keeps how it ended.
+        format!("DELETE FROM deliveries WHERE id {}", any_of(&db, 4)),
         // What a newer message takes the place of.
         format!(
             "SELECT id FROM deliveries WHERE recipient_id = {party} AND (deliveries.state < 2) \
@@ -351,7 +406,7 @@ async fn no_query_of_the_writer_scans_a_table(database: Database) {
 
 /// The test would see a scan if there were one.
 async fn a_scan_is_noticed(store: TestStore) {
-    fill(&mut store.database.connect());
+    fill(&mut store.database.connect(), ENOUGH);
     let mut db = store.database.opener().read_only().unwrap();
     let plan = explain(&mut db, "SELECT id FROM messages WHERE text = 'x'").unwrap();
     let scan = match store.database.kind() {

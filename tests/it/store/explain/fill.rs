@@ -3,13 +3,24 @@ use clawbroker::store::Db;
 
 use crate::harness::sql;
 
-/// Fills the tables with so many rows that a scan would be the dearer plan.
-pub(super) fn fill(db: &mut Db) {
+/// Messages of a database in the field: nearly all of them are done.
+pub(super) const MANY: i64 = 100_000;
+/// As many as a planner needs to choose as it would there.
+pub(super) const ENOUGH: i64 = 20_000;
+/// The key that the ninth message was sent with, and the digest of its body.
+pub(super) const KEY: (&str, [u8; 32]) = ("key9", [7; 32]);
+
+/// Fills the tables with so many rows that a scan would be the dearer plan, and with so many messages and deliveries.
+pub(super) fn fill(db: &mut Db, messages: i64) {
     let sqlite = matches!(db, Db::Sqlite(_));
-    if !sqlite {
+    if sqlite {
+        // Each row has its places in indexes that are longer than what is kept of them otherwise.
+        sql::run(db, "PRAGMA cache_size = -200000");
+    } else {
         // Some of these take longer than a statement of the store may.
         sql::run(db, "SET statement_timeout = 0");
     }
+    let digest = sql::bytes(db, &KEY.1);
     let numbers = |from: i64, to: i64| {
         if sqlite {
             format!(
@@ -49,7 +60,14 @@ pub(super) fn fill(db: &mut Db) {
             id(3, "n"),
             id(2, "1 + n % 2000"),
             id(1, "1 + n % 500"),
-            numbers(1, 20_000),
+            numbers(1, messages),
+        ),
+        // One of those whose delivery has been removed.
+        format!(
+            "UPDATE messages SET kind = 1, idem_key = 'send/{}', idem_hash = {digest}, end_state = 2, ended_at = 9 \
+             WHERE id = {}",
+            KEY.0,
+            id(3, "9"),
         ),
         // Nearly all deliveries have ended; the open ones are few, as in life.
         format!(
@@ -61,7 +79,7 @@ pub(super) fn fill(db: &mut Db) {
             id(3, "n"),
             id(2, "1 + n % 2000"),
             id(1, "1 + n % 500"),
-            numbers(1, 20_000),
+            numbers(1, messages),
         ),
         format!(
             "INSERT INTO turns (id, conversation_id, delivery_id, upstream_run_id, state, text, started_at) \

@@ -1,4 +1,4 @@
-//! What a recipient says about its mail short of a report: given back, given up, prolonged, acknowledged.
+//! What a recipient says about its mail: given back, given up, prolonged, acknowledged, and reported on in every state.
 use std::sync::Arc;
 
 use clawbroker::domain::agent::AgentFacts;
@@ -52,7 +52,11 @@ enum Call {
     Nack,
     Fail,
     Extend,
+    /// With this result.
+    Report(&'static str),
 }
+
+const CALLS: [Call; 5] = [Call::Nack, Call::Fail, Call::Extend, Call::Report("done"), Call::Report("other")];
 
 fn nack(by: &AgentFacts, message_id: MessageId, attempt: Option<i32>) -> Nack {
     Nack { recipient: by.party_id, message_id, attempt, delay_ms: 0, reason: None }
@@ -70,7 +74,7 @@ fn extend(by: &AgentFacts, message_id: MessageId, attempt: Option<i32>) -> Exten
 async fn called(
     store: &TestStore,
     call: Call,
-    by: &AgentFacts,
+    by: &Arc<AgentFacts>,
     id: MessageId,
     attempt: Option<i32>,
 ) -> Result<&'static str, ErrorCode> {
@@ -78,6 +82,10 @@ async fn called(
         Call::Nack => store.write(nack(by, id, attempt)).await.map(DeliveryState::as_str),
         Call::Fail => store.write(fail(by, id, attempt, "never")).await.map(DeliveryState::as_str),
         Call::Extend => store.write(extend(by, id, attempt)).await.map(|_| "extended"),
+        Call::Report(result) => store.write(report(by, id, attempt, result)).await.map(|reported| {
+            assert_eq!(reported.reply.is_none(), reported.repeated, "{reported:?}");
+            if reported.repeated { "repeated" } else { "reported" }
+        }),
     };
     said.map_err(|error| error.code())
 }
@@ -136,6 +144,12 @@ fn expected(call: Call, stage: Stage, attempt: Option<i32>) -> Result<&'static s
         _ if attempt == Some(3) => Err(ErrorCode::ValidationError),
         (Stage::Waits, Call::Nack | Call::Extend) => Err(ErrorCode::NotLeased),
         (Stage::Waits | Stage::Leased, _) if attempt == Some(1) => Err(ErrorCode::StaleAttempt),
+        // What was done all the same counts, unless it was handed out again since.
+        (Stage::Spent, Call::Report(_)) if attempt == Some(1) => Err(ErrorCode::StaleAttempt),
+        (Stage::Waits | Stage::Leased | Stage::Spent, Call::Report(_)) => Ok("reported"),
+        // Whatever the number: what counts are the words.
+        (Stage::Reported, Call::Report("done")) => Ok("repeated"),
+        (Stage::Reported, Call::Report(_)) => Err(ErrorCode::ResultConflict),
         (Stage::Waits | Stage::Leased, Call::Fail) => Ok("dead"),
         (Stage::Leased, Call::Nack) => Ok("pending"),
         (Stage::Leased, Call::Extend) => Ok("extended"),
@@ -146,7 +160,7 @@ fn expected(call: Call, stage: Stage, attempt: Option<i32>) -> Result<&'static s
 async fn what_each_call_may_do_depends_on_the_state_and_the_number(store: TestStore) {
     let (ann, ben) = two(&store).await;
     for stage in STAGES {
-        for call in [Call::Nack, Call::Fail, Call::Extend] {
+        for call in CALLS {
             for last in [None, Some(2)] {
                 let (message, id) = staged(&store, &ann, &ben, stage).await;
                 let before = store.delivery(id).await.delivery;
@@ -157,9 +171,10 @@ async fn what_each_call_may_do_depends_on_the_state_and_the_number(store: TestSt
                     let said = called(&store, call, &ben, message, attempt).await;
                     assert_eq!(said, wanted, "{call:?} of {stage:?} with {attempt:?}");
                     let (after, told) = (store.delivery(id).await.delivery, store.told());
+                    let changes_nothing = wanted.is_err() || wanted == Ok("repeated");
                     assert_eq!(
                         (after == before, told.is_empty()),
-                        (wanted.is_err(), wanted.is_err()),
+                        (changes_nothing, changes_nothing),
                         "{after:?} {told:?}"
                     );
                 }
@@ -174,7 +189,7 @@ async fn what_was_never_handed_out_may_only_be_given_up(store: TestStore) {
     for call in [Call::Nack, Call::Extend] {
         assert_eq!(called(&store, call, &ben, message, None).await, Err(ErrorCode::NotLeased), "{call:?}");
     }
-    for call in [Call::Nack, Call::Extend, Call::Fail] {
+    for call in CALLS {
         assert_eq!(called(&store, call, &ben, message, Some(1)).await, Err(ErrorCode::ValidationError), "{call:?}");
     }
     assert_eq!(called(&store, Call::Fail, &ben, message, None).await, Ok("dead"));
