@@ -43,11 +43,13 @@ pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) body: Value,
+    /// How long it takes.
+    pub(crate) after: Duration,
 }
 
 impl Reply {
     pub(crate) fn new(status: u16, body: Value) -> Self {
-        Self { status, headers: Vec::new(), body }
+        Self { status, headers: Vec::new(), body, after: Duration::ZERO }
     }
 }
 
@@ -151,6 +153,9 @@ async fn serve<R: Rules>(request: HttpRequest, body: web::Bytes, state: web::Dat
         }
         Some(Fault::Slow(time)) => tokio::time::sleep(time).await,
         Some(Fault::Says(_)) | None => {}
+    }
+    if reply.after > Duration::ZERO {
+        tokio::time::sleep(reply.after).await;
     }
     let mut response = HttpResponse::build(StatusCode::from_u16(reply.status).expect("a status"));
     for header in reply.headers {
