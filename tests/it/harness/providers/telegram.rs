@@ -17,6 +17,8 @@ pub(crate) struct TelegramRules {
     pub(crate) pace: Pace,
     /// Messages that came too fast for their chat.
     pub(crate) too_fast: usize,
+    /// Requests with the token of another bot, messages too.
+    pub(crate) strangers: usize,
     /// Chat and text of what was sent.
     pub(crate) sent: Vec<(String, String)>,
     /// What `getUpdates` gives; what was confirmed is gone.
@@ -32,6 +34,7 @@ impl TelegramRules {
             blocked: HashSet::new(),
             pace: Pace::new(1, Duration::from_secs(1)),
             too_fast: 0,
+            strangers: 0,
             sent: Vec::new(),
             updates: Vec::new(),
             webhook: false,
@@ -97,6 +100,7 @@ impl Rules for TelegramRules {
             return refused(404, "Not Found", Value::Null);
         };
         if bot != BOT {
+            self.strangers += 1;
             return refused(401, "Unauthorized", Value::Null);
         }
         let body = asked.json();
