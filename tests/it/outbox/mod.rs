@@ -44,28 +44,34 @@ impl World {
         std::fs::write(&file, settings).expect("a file");
         let broker = Broker::start(database, &[], &[("CLAWBROKER_CONFIG", &file.to_string_lossy())]).await;
         let ann = Agent::register(&broker, "ann").await;
-        let mut member = addresses;
-        member["name"] = json!("Eve");
-        let (status, eve) = broker.post("/api/admin/members", member).await;
-        assert_eq!(status, 201, "{eve}");
-        let eve = eve["id"].as_str().expect("an id").to_owned();
-        let world = Self { broker, ann, eve };
-        world.know(&world.ann).await;
+        let mut world = Self { broker, ann, eve: String::new() };
+        world.eve = world.person("Eve", addresses).await;
         world
     }
 
-    /// Has an agent know the person.
-    async fn know(&self, agent: &Agent) {
-        let knows = json!({ "member_id": self.eve, "relation": "boss" });
+    /// Keeps a person whom the agent knows; returns its id.
+    async fn person(&self, name: &str, addresses: Value) -> String {
+        let mut member = addresses;
+        member["name"] = json!(name);
+        let (status, made) = self.broker.post("/api/admin/members", member).await;
+        assert_eq!(status, 201, "{made}");
+        let id = made["id"].as_str().expect("an id").to_owned();
+        self.know(&self.ann, &id).await;
+        id
+    }
+
+    /// Has an agent know a person.
+    async fn know(&self, agent: &Agent, member: &str) {
+        let knows = json!({ "member_id": member, "relation": "boss" });
         let path = format!("/api/admin/agents/{}/relationships", agent.id);
         let (status, known) = self.broker.post(&path, knows).await;
         assert_eq!(status, 201, "{known}");
     }
 
-    /// Registers one more agent that knows the person: its messages to her are another conversation.
+    /// Registers one more agent that knows Eve: its messages to her are another conversation.
     async fn acquaintance(&self, name: &str) -> Agent {
         let agent = Agent::register(&self.broker, name).await;
-        self.know(&agent).await;
+        self.know(&agent, &self.eve).await;
         agent
     }
 
