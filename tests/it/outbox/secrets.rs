@@ -1,5 +1,5 @@
-//! What channels are set up with shows nowhere (SEC-1): not in the log, whatever their providers refuse, and not in what
-//! anybody is told of it.
+//! What channels are set up with shows nowhere (SEC-1): not in the log, whatever their providers refuse, and not in
+//! what anybody is told of it.
 use serde_json::{Value, json};
 
 use super::{World, until};
