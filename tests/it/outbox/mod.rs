@@ -17,6 +17,7 @@ mod proofs;
 mod secrets;
 mod setting_up;
 mod tokens;
+mod turns;
 mod ways;
 
 const SEND: &str = "/api/gateway/send-message";
