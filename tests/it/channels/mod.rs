@@ -11,6 +11,7 @@ use clawbroker::domain::ids::{ConversationId, DeliveryId};
 
 mod feishu;
 mod mail;
+mod mail_tls;
 mod others;
 
 /// Far longer than anything takes.

@@ -1,4 +1,6 @@
 //! Feishu from end to end.
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::{World, until};
@@ -82,13 +84,20 @@ async fn a_person_is_tried_by_both_ids(database: Database) {
 }
 
 async fn no_person_gets_more_than_the_provider_allows(database: Database) {
-    let (world, provider, _) = world(&database, &["user_id:u1"]).await;
+    // A slow machine is not to look like a silent provider.
+    let world = World::with(&database, "", json!({ "feishu": { "user_id": "u1", "open_id": "ou_1" } })).await;
+    let provider = Provider::start(FeishuRules::new(&["user_id:u1"]));
+    world.channel(body(&provider)).await;
+    // What is sent at the right time may be on its way for longer than what is sent after it.
+    provider.with(|rules| rules.pace.per = Duration::from_millis(500));
     let all: Vec<String> = (0..12).map(|n| n.to_string()).collect();
     let sending = all.iter().map(|content| world.send(content));
     for (status, sent) in futures_util::future::join_all(sending).await {
         assert_eq!(status, 200, "{sent}");
-        assert_eq!(world.ended(&sent["message_id"]).await["state"], "completed");
+        let delivery = world.ended(&sent["message_id"]).await;
+        assert_eq!((&delivery["state"], &delivery["attempt"]), (&json!("completed"), &json!(1)));
     }
+    assert_eq!(provider.with(|rules| (rules.asked, rules.too_fast)), (12, 0), "none was sent too early");
     let mut expected: Vec<String> = all.iter().map(|content| format!("ann: {content}")).collect();
     let mut got = texts(&provider);
     expected.sort();

@@ -6,10 +6,19 @@ use serde_json::{Value, json};
 use crate::harness::{Broker, Database};
 use crate::mailbox::client::Agent;
 
+mod breaker;
 mod feishu;
 mod inbound;
+mod kills;
+mod limits;
+mod lists;
 mod others;
+mod proofs;
+mod secrets;
 mod setting_up;
+mod tokens;
+mod turns;
+mod ways;
 
 const SEND: &str = "/api/gateway/send-message";
 const REPORT: &str = "/api/gateway/report";
@@ -36,15 +45,35 @@ impl World {
         std::fs::write(&file, settings).expect("a file");
         let broker = Broker::start(database, &[], &[("CLAWBROKER_CONFIG", &file.to_string_lossy())]).await;
         let ann = Agent::register(&broker, "ann").await;
+        let mut world = Self { broker, ann, eve: String::new() };
+        world.eve = world.person("Eve", addresses).await;
+        world
+    }
+
+    /// Keeps a person whom the agent knows; returns its id.
+    async fn person(&self, name: &str, addresses: Value) -> String {
         let mut member = addresses;
-        member["name"] = json!("Eve");
-        let (status, eve) = broker.post("/api/admin/members", member).await;
-        assert_eq!(status, 201, "{eve}");
-        let eve = eve["id"].as_str().expect("an id").to_owned();
-        let knows = json!({ "member_id": eve, "relation": "boss" });
-        let (status, known) = broker.post(&format!("/api/admin/agents/{}/relationships", ann.id), knows).await;
+        member["name"] = json!(name);
+        let (status, made) = self.broker.post("/api/admin/members", member).await;
+        assert_eq!(status, 201, "{made}");
+        let id = made["id"].as_str().expect("an id").to_owned();
+        self.know(&self.ann, &id).await;
+        id
+    }
+
+    /// Has an agent know a person.
+    async fn know(&self, agent: &Agent, member: &str) {
+        let knows = json!({ "member_id": member, "relation": "boss" });
+        let path = format!("/api/admin/agents/{}/relationships", agent.id);
+        let (status, known) = self.broker.post(&path, knows).await;
         assert_eq!(status, 201, "{known}");
-        Self { broker, ann, eve }
+    }
+
+    /// Registers one more agent that knows Eve: its messages to her are another conversation.
+    async fn acquaintance(&self, name: &str) -> Agent {
+        let agent = Agent::register(&self.broker, name).await;
+        self.know(&agent, &self.eve).await;
+        agent
     }
 
     async fn new(database: &Database, addresses: Value) -> Self {
@@ -66,6 +95,14 @@ impl World {
     async fn send_with(&self, mut body: Value) -> (u16, Value) {
         body["target"] = json!("Eve");
         self.ann.call(&self.broker, "POST", SEND, Some(body)).await
+    }
+
+    /// Has another agent write to the person; returns the message's id.
+    async fn send_as(&self, agent: &Agent, content: &str) -> Value {
+        let body = json!({ "target": "Eve", "content": content });
+        let (status, sent) = agent.call(&self.broker, "POST", SEND, Some(body)).await;
+        assert_eq!(status, 200, "{sent}");
+        sent["message_id"].clone()
     }
 
     /// Waits until the delivery of a message has ended; returns it.

@@ -14,6 +14,10 @@ pub(crate) struct FeishuRules {
     pub(crate) tokens: u32,
     /// The token that counts now; none after it ended.
     pub(crate) token: Option<String>,
+    /// For how many seconds a token is good, as is told with it.
+    pub(crate) expire: u64,
+    /// How long it takes to give one out.
+    pub(crate) token_takes: Duration,
     /// `user_id:…`, `open_id:…`, `chat_id:…` of whom the app may write to.
     pub(crate) known: HashSet<String>,
     /// As `known`, of whom it may not (230013).
@@ -24,6 +28,10 @@ pub(crate) struct FeishuRules {
     pub(crate) sent: Vec<(String, String)>,
     /// Requests for a message with a good token, repeats too.
     pub(crate) asked: usize,
+    /// Requests for a message with another token than the one that counts.
+    pub(crate) unauthorized: usize,
+    /// Messages that came too fast for their recipient.
+    pub(crate) too_fast: usize,
     by_uuid: HashMap<String, String>,
 }
 
@@ -32,11 +40,15 @@ impl FeishuRules {
         Self {
             tokens: 0,
             token: None,
+            expire: 7_200,
+            token_takes: Duration::ZERO,
             known: known.iter().map(|id| (*id).to_owned()).collect(),
             out_of_range: HashSet::new(),
             pace: Pace::new(5, Duration::from_secs(1)),
             sent: Vec::new(),
             asked: 0,
+            unauthorized: 0,
+            too_fast: 0,
             by_uuid: HashMap::new(),
         }
     }
@@ -51,12 +63,14 @@ impl FeishuRules {
         self.tokens += 1;
         let token = format!("t-{}", self.tokens);
         self.token = Some(token.clone());
-        Reply::new(200, json!({ "code": 0, "msg": "ok", "tenant_access_token": token, "expire": 7200 }))
+        let body = json!({ "code": 0, "msg": "ok", "tenant_access_token": token, "expire": self.expire });
+        Reply { after: self.token_takes, ..Reply::new(200, body) }
     }
 
     fn send(&mut self, id_type: &str, asked: &Asked) -> Reply {
         let bearer = asked.header("authorization").strip_prefix("Bearer ");
         if bearer.is_none() || bearer != self.token.as_deref() {
+            self.unauthorized += 1;
             return refused(400, 99_991_663, "Invalid access token for authorization. Please make a test attempt");
         }
         self.asked += 1;
@@ -88,6 +102,7 @@ impl FeishuRules {
             return sent(id);
         }
         if !self.pace.allows(&to) {
+            self.too_fast += 1;
             return refused(400, 230_020, "This operation triggers the frequency limit.");
         }
         self.sent.push((to, text.to_owned()));

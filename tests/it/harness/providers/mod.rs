@@ -43,11 +43,13 @@ pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) body: Value,
+    /// How long it takes.
+    pub(crate) after: Duration,
 }
 
 impl Reply {
     pub(crate) fn new(status: u16, body: Value) -> Self {
-        Self { status, headers: Vec::new(), body }
+        Self { status, headers: Vec::new(), body, after: Duration::ZERO }
     }
 }
 
@@ -76,6 +78,8 @@ pub(crate) trait Rules: Send + 'static {
 struct State<R> {
     rules: R,
     faults: VecDeque<Fault>,
+    /// Messages that came, also those with which something went wrong.
+    messages: usize,
 }
 
 /// A provider; its port is closed with this value.
@@ -88,7 +92,7 @@ pub(crate) struct Provider<R> {
 impl<R: Rules> Provider<R> {
     /// Opens a port of this machine. Must run inside an actix system.
     pub(crate) fn start(rules: R) -> Self {
-        let state = Arc::new(Mutex::new(State { rules, faults: VecDeque::new() }));
+        let state = Arc::new(Mutex::new(State { rules, faults: VecDeque::new(), messages: 0 }));
         let shared = state.clone();
         let server = HttpServer::new(move || {
             App::new()
@@ -107,6 +111,11 @@ impl<R: Rules> Provider<R> {
     /// Says what goes wrong with the next message that has no fault yet.
     pub(crate) fn fail(&self, fault: Fault) {
         locked(&self.state).faults.push_back(fault);
+    }
+
+    /// How many messages came, also those with which something went wrong.
+    pub(crate) fn messages(&self) -> usize {
+        locked(&self.state).messages
     }
 
     /// Looks at the provider, or changes what it does.
@@ -136,7 +145,9 @@ async fn serve<R: Rules>(request: HttpRequest, body: web::Bytes, state: web::Dat
     };
     let (reply, fault) = {
         let mut state = locked(&state);
-        let fault = if state.rules.is_message(&asked) { state.faults.pop_front() } else { None };
+        let is_message = state.rules.is_message(&asked);
+        state.messages += usize::from(is_message);
+        let fault = if is_message { state.faults.pop_front() } else { None };
         match fault {
             Some(Fault::Says(reply)) => (reply, None),
             fault => (state.rules.answer(&asked), fault),
@@ -151,6 +162,9 @@ async fn serve<R: Rules>(request: HttpRequest, body: web::Bytes, state: web::Dat
         }
         Some(Fault::Slow(time)) => tokio::time::sleep(time).await,
         Some(Fault::Says(_)) | None => {}
+    }
+    if reply.after > Duration::ZERO {
+        tokio::time::sleep(reply.after).await;
     }
     let mut response = HttpResponse::build(StatusCode::from_u16(reply.status).expect("a status"));
     for header in reply.headers {

@@ -15,6 +15,10 @@ pub(crate) struct TelegramRules {
     pub(crate) blocked: HashSet<String>,
     /// One a second for a chat.
     pub(crate) pace: Pace,
+    /// Messages that came too fast for their chat.
+    pub(crate) too_fast: usize,
+    /// Requests with the token of another bot, messages too.
+    pub(crate) strangers: usize,
     /// Chat and text of what was sent.
     pub(crate) sent: Vec<(String, String)>,
     /// What `getUpdates` gives; what was confirmed is gone.
@@ -29,6 +33,8 @@ impl TelegramRules {
             chats: chats.iter().map(|id| (*id).to_owned()).collect(),
             blocked: HashSet::new(),
             pace: Pace::new(1, Duration::from_secs(1)),
+            too_fast: 0,
+            strangers: 0,
             sent: Vec::new(),
             updates: Vec::new(),
             webhook: false,
@@ -51,6 +57,7 @@ impl TelegramRules {
             return refused(400, "Bad Request: chat not found", Value::Null);
         }
         if !self.pace.allows(&chat) {
+            self.too_fast += 1;
             return refused(429, "Too Many Requests: retry after 1", json!({ "retry_after": 1 }));
         }
         let id: i64 = chat.parse().expect("chats of these tests are numbers");
@@ -93,6 +100,7 @@ impl Rules for TelegramRules {
             return refused(404, "Not Found", Value::Null);
         };
         if bot != BOT {
+            self.strangers += 1;
             return refused(401, "Unauthorized", Value::Null);
         }
         let body = asked.json();
