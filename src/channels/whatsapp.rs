@@ -77,6 +77,10 @@ impl Channel for WhatsApp {
         text::parts(text, text::Unit::Chars, PART_CHARS).len()
     }
 
+    fn cuts(&self, text: &str) -> bool {
+        text::is_cut(&text::parts(text, text::Unit::Chars, PART_CHARS))
+    }
+
     fn request(&self, out: &Outgoing<'_>, step: Step, _token: Option<&Token>) -> Result<Request, String> {
         let Address::WhatsApp(number) = address(out, step)? else { return Err(foreign(ChannelKind::WhatsApp)) };
         let to = digits(number).ok_or_else(|| "this is no telephone number with its country code".to_owned())?;
