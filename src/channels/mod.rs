@@ -42,7 +42,7 @@ mod text;
 pub mod webhook;
 pub mod whatsapp;
 
-pub use inbound::{Heard, INBOUND_BYTES_MAX, Inbound, InboundCall, Refused};
+pub use inbound::{Heard, INBOUND_BYTES_MAX, Inbound, InboundCall, Refused, Undelivered};
 pub use signature::{hmac_sha256_hex, is_hmac_sha256, same_secret};
 pub use text::PARTS_MAX;
 

@@ -3,6 +3,7 @@ mod heard;
 mod member;
 mod outbox;
 mod senders;
+mod undelivered;
 
 use std::collections::BTreeMap;
 
@@ -33,6 +34,7 @@ pub use self::outbox::{
     Arrived, EndSend, KeepUpdatesFrom, LeaseSend, Letter, RecoverSends, RetrySend, SendEnd, letter, open_of_channel,
 };
 pub use self::senders::{AllowSender, Sender, count as count_senders, get as sender, page as senders};
+pub use self::undelivered::{NoteUndelivered, UndeliveredAs};
 
 /// Why what waits for a removed channel ends.
 pub const REMOVED: &str = "channel_removed";

@@ -24,7 +24,7 @@ use crate::domain::ids::{ChannelId, ConversationId, DeliveryId, MessageId, Party
 use crate::domain::message::Line;
 use crate::domain::party::Party;
 
-pub(super) use self::by_channel::{count_open_by_channel, open_by_channel};
+pub(super) use self::by_channel::{count_open_by_channel, note_undelivered, open_by_channel};
 pub(super) use self::due::surroundings;
 pub use self::due::{FireDue, Fired, due};
 pub use self::events::Entry;
