@@ -164,6 +164,11 @@ impl Command for AddChannel {
             return Ok(repeated);
         }
         self.check_room(tx)?;
+        if let Some(agent) = self.agent_id
+            && tx.agent(agent)?.is_none()
+        {
+            return Err(Error::invalid("agent_id", "there is no such agent"));
+        }
         let id = ChannelId::new();
         let sealed = seal(&self.vault, id, &self.secrets)?;
         let config = serde_json::to_string(&self.config).map_err(Error::internal)?;

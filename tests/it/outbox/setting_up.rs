@@ -17,26 +17,28 @@ const SECRET: &str = "c4n4ry-channel";
 async fn a_channel_is_set_up_changed_and_removed(node: TestNode) {
     let (ann, _) = node.agent("ann").await;
     let body = json!({
-        "kind": "telegram", "name": " Bot ", "agent_id": ann, "config": { "receive": "webhook" },
+        "kind": "telegram", "name": " Bot ", "agent_id": ann, "config": { "receive": "poll" },
         "secret": { "bot_token": SECRET }, "base_url": "https://example.org",
     });
     let call = || node.post(CHANNELS).header("idempotency-key", "k").json(&body).by(Role::Admin);
     let made = call().await.expect_status(201).json;
     let id = made["id"].as_str().unwrap();
     let expected = json!({
-        "id": id, "kind": "telegram", "name": "Bot", "agent_id": ann, "config": { "receive": "webhook" },
-        "secrets": ["bot_token"], "base_url": "https://example.org", "enabled": true, "hook": format!("/hooks/{id}"),
+        "id": id, "kind": "telegram", "name": "Bot", "agent_id": ann, "config": { "receive": "poll" },
+        "secrets": ["bot_token"], "base_url": "https://example.org", "enabled": true, "receives": true,
+        "hook": format!("/hooks/{id}"),
         "waiting": 0, "paused": false, "created_at": made["created_at"], "updated_at": made["updated_at"],
     });
     assert_eq!((&made, call().await.expect_status(201).json), (&expected, expected.clone()));
     let one = format!("{CHANNELS}/{id}");
     let change = json!({
-        "name": "Robot", "agent_id": null, "secret": { "secret_token": SECRET }, "base_url": null, "enabled": false,
+        "name": "Robot", "agent_id": null, "secret": { "secret_token": SECRET, "bot_token": SECRET }, "base_url": null,
+        "enabled": false,
     });
     let changed = node.patch(&one).json(&change).by(Role::Admin).await.expect_status(200).json;
     assert_eq!((&changed["name"], &changed["agent_id"]), (&json!("Robot"), &Value::Null));
     assert_eq!((&changed["secrets"], &changed["enabled"]), (&json!(["bot_token", "secret_token"]), &json!(false)));
-    assert_eq!((&changed["config"], &changed["base_url"]), (&json!({ "receive": "webhook" }), &Value::Null));
+    assert_eq!((&changed["config"], &changed["base_url"]), (&json!({ "receive": "poll" }), &Value::Null));
     let less = json!({ "secret": { "secret_token": null } });
     let changed = node.patch(&one).json(&less).by(Role::Admin).await.expect_status(200).json;
     assert_eq!(changed["secrets"], json!(["bot_token"]));
