@@ -23,7 +23,7 @@ on_both_databases!(
 );
 
 /// A signed call of a webhook.
-async fn call(world: &World, channel: &str, line: &Value) -> (u16, String) {
+pub(super) async fn call(world: &World, channel: &str, line: &Value) -> (u16, String) {
     let (time, body) = ((SystemClock.now_ms() / 1_000).to_string(), line.to_string());
     let signature = webhook::signature(&Secret::new(hook::SECRET), &time, body.as_bytes());
     let headers = [(webhook::TIMESTAMP, time.as_str()), (webhook::SIGNATURE, signature.as_str())];

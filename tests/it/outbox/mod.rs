@@ -7,6 +7,7 @@ use crate::harness::{Broker, Database};
 use crate::mailbox::client::Agent;
 
 mod feishu;
+mod hooks;
 mod inbound;
 mod others;
 mod setting_up;
