@@ -127,7 +127,7 @@ async fn hear(state: &AppState, live: &LiveChannel, line: Inbound) -> Result<(),
 async fn note_undelivered(state: &AppState, live: &LiveChannel, failed: Undelivered) -> Result<(), Error> {
     let Undelivered { chat, external_id, why, at } = failed;
     let channel_id = live.channel.id;
-    let command = NoteUndelivered { channel_id, chat, external_id: external_id.clone(), why: why.clone() };
+    let command = NoteUndelivered { channel_id, chat, external_id, why: why.clone() };
     match state.store.write(command).await {
         Ok(UndeliveredAs::New(message_id)) => {
             live.counts.undelivered.fetch_add(1, Ordering::Relaxed);

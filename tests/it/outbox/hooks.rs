@@ -17,6 +17,7 @@ use crate::harness::providers::whatsapp::{self, NUMBER, TOKEN, Teller, WhatsAppR
 on_both_databases!(
     what_whatsapp_could_not_deliver_is_told_once,
     a_failure_that_comes_before_its_message_is_asked_for_again,
+    the_failure_of_an_answer_is_no_question,
     wrong_proofs_are_counted_and_slowed_down,
     whoever_is_slow_takes_nobodys_place,
     a_text_that_is_too_long_is_said_to_be,
@@ -86,6 +87,35 @@ async fn a_failure_that_comes_before_its_message_is_asked_for_again(database: Da
         let headers = [("X-Hub-Signature-256", signature.as_str())];
         assert_eq!(world.hook("POST", &format!("/hooks/{channel}"), &headers, &body).await.0, expected, "{at}");
     }
+}
+
+async fn the_failure_of_an_answer_is_no_question(database: Database) {
+    let provider = Provider::start(WhatsAppRules::new(&[EVE]));
+    let (world, channel) = with_whatsapp(&database, &provider).await;
+    let line = |id: &str| json!({ "from": EVE, "id": id, "type": "image", "image": { "caption": "How far?" } });
+    for (id, allow) in [("wamid.in.1", true), ("wamid.in.2", false)] {
+        let (body, signature) = whatsapp::event("messages", &line(id), APP_SECRET);
+        let headers = [("X-Hub-Signature-256", signature.as_str())];
+        assert_eq!(world.hook("POST", &format!("/hooks/{channel}"), &headers, &body).await.0, 200);
+        if allow {
+            world.allow(&channel, EVE).await;
+            assert_eq!(world.send("Can you hear me?").await.1["status"], "sent");
+        }
+    }
+    let got = world.ann.messages(&world.broker).await;
+    assert_eq!((got.len(), &got[0]["content"]), (1, &json!("[image] How far?")));
+    let teller = Teller::new(format!("http://{}/hooks/{channel}", world.broker.address), APP_SECRET);
+    let heard = teller.heard.clone();
+    provider.with(|rules| {
+        rules.open.clear();
+        rules.teller = Some(teller);
+    });
+    world.report(&got[0], "Ten miles").await;
+    until("it was told", || heard.load(Ordering::SeqCst) == whatsapp::TELLS).await;
+    // An answer that is lost is counted, and begets nothing.
+    let (_, polled) = world.ann.call(&world.broker, "GET", "/api/gateway/poll", None).await;
+    assert_eq!(polled["messages"], json!([]), "{polled}");
+    assert!(metrics(&world).await.contains("outcome=\"undelivered\"} 1\n"));
 }
 
 async fn wrong_proofs_are_counted_and_slowed_down(database: Database) {

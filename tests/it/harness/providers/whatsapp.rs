@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clawbroker::channels::hmac_sha256_hex;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Asked, Reply, Rules};
 
@@ -56,8 +56,13 @@ pub(crate) fn failed(to: &str, id: &str, at: u64, app_secret: &str) -> (String, 
         "error_data": { "details": details } }]);
     let status = json!({ "id": id, "status": "failed", "timestamp": at.to_string(), "recipient_id": to,
         "errors": errors });
-    let value = json!({ "messaging_product": "whatsapp", "metadata": { "phone_number_id": NUMBER },
-        "statuses": [status] });
+    event("statuses", &status, app_secret)
+}
+
+/// A call with one line of a person (`messages`), or with what became of a message (`statuses`), and its signature.
+pub(crate) fn event(what: &str, item: &Value, app_secret: &str) -> (String, String) {
+    let mut value = json!({ "messaging_product": "whatsapp", "metadata": { "phone_number_id": NUMBER } });
+    value[what] = json!([item]);
     let event = json!({ "object": "whatsapp_business_account",
         "entry": [{ "id": "1", "changes": [{ "field": "messages", "value": value }] }] });
     let body = event.to_string();
