@@ -24,7 +24,7 @@ use crate::domain::ids::{ChannelId, ConversationId, DeliveryId, MessageId, Party
 use crate::domain::message::Line;
 use crate::domain::party::Party;
 
-pub(super) use self::by_channel::{count_open_by_channel, note_undelivered, open_by_channel};
+pub(super) use self::by_channel::{count_open_by_channel, open_by_channel};
 pub(super) use self::due::surroundings;
 pub use self::due::{FireDue, Fired, due};
 pub use self::events::Entry;
@@ -175,6 +175,19 @@ pub(super) fn note_sent(tx: &mut Tx<'_>, id: DeliveryId, at: i64) -> Result<(), 
             .execute(tx.write()?)?;
     }
     Ok(())
+}
+
+/// Notes that the provider could not deliver what it had taken. The delivery has ended and does not move by it. Tells
+/// whether that is new.
+pub(super) fn note_undelivered(tx: &mut Tx<'_>, mut stored: Stored, why: &str) -> Result<bool, Error> {
+    let at = tx.now_ms();
+    if !events::add_undelivered(&mut stored.events, why, at) {
+        return Ok(false);
+    }
+    diesel::update(deliveries::table.find(id_of(&stored.delivery)))
+        .set(deliveries::events.eq(events::text(&stored.events)?))
+        .execute(tx.write()?)?;
+    Ok(true)
 }
 
 /// Adds an event about a delivery.

@@ -49,7 +49,7 @@ impl Command for NoteUndelivered {
         let Some(id) = found else { return Ok(UndeliveredAs::Unknown) };
         // What a person wrote is delivered by no channel.
         let by_us = |stored: &deliveries::Stored| stored.delivery.channel_id == Some(self.channel_id);
-        let Some(mut stored) = deliveries::of_message(tx.read()?, id)?.into_iter().find(by_us) else {
+        let Some(stored) = deliveries::of_message(tx.read()?, id)?.into_iter().find(by_us) else {
             return Ok(UndeliveredAs::Unknown);
         };
         if stored.delivery.state.is_open() {
@@ -63,11 +63,11 @@ impl Command for NoteUndelivered {
             None => None,
         };
         let is_there = conversations::get(tx.read()?, line.conversation_id)?.is_some();
-        if !deliveries::note_undelivered(tx, &mut stored, &self.why)? {
-            return Ok(UndeliveredAs::Repeated);
-        }
         // Replies and notices beget nothing (RTE-1), and of what has not ended well its sender knows already.
         let is_awaited = line.kind == Some(MessageKind::Request) && stored.delivery.state == DeliveryState::Completed;
+        if !deliveries::note_undelivered(tx, stored, &self.why)? {
+            return Ok(UndeliveredAs::Repeated);
+        }
         if let Some(agent) = asker.filter(|_| is_awaited && is_there) {
             let broker = parties::ensure_named(tx, PartyKind::System, BROKER)?;
             let text = format!("Your message to {} was not delivered: {}", recipient.display_name, self.why);

@@ -1,7 +1,7 @@
 //! Deliveries to people, by the channels that bring them.
 use diesel::prelude::*;
 
-use super::events::{self, LEASED};
+use super::events::LEASED;
 use super::{Row, Stored, open, readable};
 use crate::domain::delivery::Delivery;
 use crate::domain::error::{Error, ErrorCode};
@@ -34,20 +34,6 @@ pub(in crate::store) fn open_by_channel(
         .load(db)?;
     let next = rows.last().filter(|_| rows.len() as i64 >= limit).map(|row| row.n);
     Ok((readable(rows), next))
-}
-
-/// Notes that its provider could not deliver what it had taken. The delivery has ended and does not move by it. Tells
-/// whether that is new.
-pub(in crate::store) fn note_undelivered(tx: &mut Tx<'_>, stored: &mut Stored, why: &str) -> Result<bool, Error> {
-    let at = tx.now_ms();
-    if !events::add_undelivered(&mut stored.events, why, at) {
-        return Ok(false);
-    }
-    let text = events::text(&stored.events)?;
-    diesel::update(deliveries::table.find(stored.delivery.id.as_bytes().as_slice()))
-        .set(deliveries::events.eq(text))
-        .execute(tx.write()?)?;
-    Ok(true)
 }
 
 /// Refuses a delivery whose channel was removed: nobody would bring it (DLV-2).
