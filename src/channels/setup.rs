@@ -22,7 +22,7 @@ const SECRET_BYTES_MAX: usize = 4_096;
 /// Secrets that an operator makes up, and by which a call is believed: whoever guesses one speaks for everybody.
 const MADE_UP: [&str; 2] = ["secret_token", "secret"];
 /// Least bytes of one.
-const MADE_UP_BYTES_MIN: usize = 8;
+const MADE_UP_BYTES_MIN: usize = 16;
 /// Most bytes of Telegram's, which besides has letters, digits, `_` and `-` only.
 const SECRET_TOKEN_BYTES_MAX: usize = 256;
 
@@ -418,11 +418,11 @@ mod tests {
     #[test]
     fn a_secret_that_an_operator_makes_up_is_not_short() {
         for (name, text, expected) in [
-            ("secret", "1234567", false),
-            ("secret", "1234567!", true),
-            ("secret_token", "abc-DEF_", true),
-            ("secret_token", "abc-DEF", false),
-            ("secret_token", "abc DEF_", false),
+            ("secret", "123456789012345", false),
+            ("secret", "123456789012345!", true),
+            ("secret_token", "abc-DEF_abc-DEF_", true),
+            ("secret_token", "abc-DEF_abc-DEF", false),
+            ("secret_token", "abc-DEF_abc DEF_", false),
             ("secret_token", "x".repeat(257).as_str(), false),
             ("verification_token", "vt", true),
         ] {

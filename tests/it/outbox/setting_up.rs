@@ -14,7 +14,7 @@ on_both_databases!(
 );
 
 const CHANNELS: &str = "/api/admin/channels";
-const SECRET: &str = "c4n4ry-channel";
+const SECRET: &str = "c4n4ry-of-a-channel";
 
 async fn a_channel_is_set_up_changed_and_removed(node: TestNode) {
     let (ann, _) = node.agent("ann").await;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Asked, Reply, Rules};
 
-pub(crate) const SECRET: &str = "shared secret";
+pub(crate) const SECRET: &str = "a shared secret of both sides";
 
 /// The rules, for one receiver.
 #[derive(Default)]
