@@ -37,6 +37,8 @@ pub struct ChannelCounts {
     pub failed: AtomicU64,
     /// Dead because nobody knows whether they arrived.
     pub unknown: AtomicU64,
+    /// Taken by the provider, which then could not deliver them.
+    pub undelivered: AtomicU64,
     /// Given back for a reason that passes.
     pub retried: AtomicU64,
     /// Lines of people.

@@ -119,6 +119,11 @@ impl Email {
     }
 }
 
+/// Tells whether letters can be sent from an address.
+pub fn is_address(text: &str) -> bool {
+    mailbox_address(text).is_ok()
+}
+
 fn mailbox_address(text: &str) -> Result<lettre::Address, String> {
     let address = text.trim().parse::<lettre::Address>().ok().filter(|_| text.is_ascii());
     address.ok_or_else(|| "this is no e-mail address in ASCII".to_owned())

@@ -7,6 +7,9 @@
 //! - People are tried by `user_id`, then by `open_id`, when the answer says that the id is none.
 //! - 1,000 a minute and 50 a second for an app, 5 a second for a person. A request has at most 150 KB; our parts have
 //!   20,000 bytes, which escaped twice stay below.
+//! - Feishu reads `<at …>` in a text as a mention; what agents say mentions nobody.
+use std::borrow::Cow;
+
 use serde_json::{Value, json};
 
 use super::{
@@ -90,6 +93,27 @@ impl Feishu {
     }
 }
 
+/// Takes the meaning out of a tag that would ring people, or all of a group (`<at user_id="all">`): an invisible
+/// character breaks it, so that it reads as it was written.
+fn plain(text: &str) -> Cow<'_, str> {
+    let is_tag = |at: usize| {
+        let mut after = text.get(at..).unwrap_or_default().chars().skip(1);
+        let (a, t, end) = (after.next(), after.next(), after.next());
+        a.is_some_and(|c| c.eq_ignore_ascii_case(&'a'))
+            && t.is_some_and(|c| c.eq_ignore_ascii_case(&'t'))
+            && end.is_some_and(|c| c.is_whitespace() || matches!(c, '>' | '/'))
+    };
+    let tags: Vec<usize> = text.match_indices('<').map(|(at, _)| at).filter(|at| is_tag(*at)).collect();
+    if tags.is_empty() {
+        return Cow::Borrowed(text);
+    }
+    let mut broken = text.to_owned();
+    for at in tags.into_iter().rev() {
+        broken.insert(at + 1, '\u{200b}');
+    }
+    Cow::Owned(broken)
+}
+
 impl Channel for Feishu {
     fn kind(&self) -> ChannelKind {
         ChannelKind::Feishu
@@ -104,7 +128,11 @@ impl Channel for Feishu {
     }
 
     fn parts(&self, text: &str) -> usize {
-        text::parts(text, text::Unit::Bytes, PART_BYTES).len()
+        text::parts(&plain(text), text::Unit::Bytes, PART_BYTES).len()
+    }
+
+    fn cuts(&self, text: &str) -> bool {
+        text::is_cut(&text::parts(&plain(text), text::Unit::Bytes, PART_BYTES))
     }
 
     fn token_request(&self) -> Option<HttpRequest> {
@@ -153,7 +181,8 @@ impl Channel for Feishu {
             _ => return Err(foreign(ChannelKind::Feishu)),
         };
         let token = token.ok_or_else(|| "Feishu needs a token".to_owned())?;
-        let parts = text::parts(out.text, text::Unit::Bytes, PART_BYTES);
+        let plain = plain(out.text);
+        let parts = text::parts(&plain, text::Unit::Bytes, PART_BYTES);
         let part = parts.get(step.part).ok_or_else(|| "the text has no such part".to_owned())?;
         let body = json!({
             "receive_id": id,

@@ -43,6 +43,33 @@ pub enum Heard {
     Challenge { content_type: &'static str, body: Bytes },
     /// Lines of people, in their order; maybe none. Answer 200 when they are on disk.
     Messages(Vec<Inbound>),
+    /// The same, with messages of ours that the provider had taken and could not deliver.
+    WithFailures { lines: Vec<Inbound>, failed: Vec<Undelivered> },
+}
+
+/// A message of ours that the provider had taken and could not deliver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Undelivered {
+    /// The provider's id of the chat.
+    pub chat: String,
+    /// The provider's id of the message.
+    pub external_id: String,
+    /// Its words.
+    pub why: String,
+    /// When, by the provider's clock, in epoch milliseconds.
+    pub at: Option<i64>,
+}
+
+impl Undelivered {
+    /// `None` if an id is empty or too long: it is none of ours.
+    fn bounded(self) -> Option<Self> {
+        let fits = is_id(&self.chat) && is_id(&self.external_id);
+        fits.then_some(self)
+    }
+}
+
+fn is_id(id: &str) -> bool {
+    !id.is_empty() && id.len() <= ID_BYTES_MAX && !id.contains('\0')
 }
 
 /// A line of a person.
@@ -67,12 +94,11 @@ pub struct Inbound {
 impl Inbound {
     /// Keeps the line within its bounds; `None` if it has no text or an id that is empty or too long.
     pub(super) fn bounded(mut self) -> Option<Self> {
-        let fits = |id: &String| !id.is_empty() && id.len() <= ID_BYTES_MAX && !id.contains('\0');
-        if ![&self.external_id, &self.chat, &self.sender_ref].into_iter().all(fits) {
+        if ![&self.external_id, &self.chat, &self.sender_ref].into_iter().all(|id| is_id(id)) {
             return None;
         }
-        self.sender_alias = self.sender_alias.filter(fits);
-        self.reply_to_external_id = self.reply_to_external_id.filter(fits);
+        self.sender_alias = self.sender_alias.filter(|id| is_id(id));
+        self.reply_to_external_id = self.reply_to_external_id.filter(|id| is_id(id));
         self.sender_name = self.sender_name.map(|name| super::judge::words(&cut(&name, NAME_MAX)));
         self.sender_name = self.sender_name.filter(|name| !name.is_empty());
         // PostgreSQL has no NUL in a text.
@@ -84,6 +110,23 @@ impl Inbound {
 /// Reads lines within their bounds.
 pub(super) fn heard(lines: impl Iterator<Item = Inbound>) -> Heard {
     Heard::Messages(lines.filter_map(Inbound::bounded).take(MESSAGES_MAX).collect())
+}
+
+/// Reads lines and failures within their bounds.
+pub(super) fn heard_with(lines: impl Iterator<Item = Inbound>, failed: impl Iterator<Item = Undelivered>) -> Heard {
+    let failed: Vec<Undelivered> = failed.filter_map(Undelivered::bounded).take(MESSAGES_MAX).collect();
+    match heard(lines) {
+        Heard::Messages(lines) if !failed.is_empty() => Heard::WithFailures { lines, failed },
+        heard => heard,
+    }
+}
+
+/// What stands for something that is no text, with what its sender wrote to it.
+pub(super) fn not_text(what: &str, caption: Option<&str>) -> String {
+    match caption.map(str::trim).filter(|caption| !caption.is_empty()) {
+        Some(caption) => format!("[{what}] {caption}"),
+        None => format!("[{what}]"),
+    }
 }
 
 fn cut(text: &str, max: usize) -> String {

@@ -42,7 +42,7 @@ mod text;
 pub mod webhook;
 pub mod whatsapp;
 
-pub use inbound::{Heard, INBOUND_BYTES_MAX, Inbound, InboundCall, Refused};
+pub use inbound::{Heard, INBOUND_BYTES_MAX, Inbound, InboundCall, Refused, Undelivered};
 pub use signature::{hmac_sha256_hex, is_hmac_sha256, same_secret};
 pub use text::PARTS_MAX;
 
@@ -236,6 +236,11 @@ pub trait Channel: fmt::Debug + Send + Sync {
 
     /// Tells in how many parts a text goes out: at least one, at most [`PARTS_MAX`].
     fn parts(&self, text: &str) -> usize;
+
+    /// Tells whether a text is too long to go out whole: what is over is cut off, with `…` at its end.
+    fn cuts(&self, _text: &str) -> bool {
+        false
+    }
 
     /// Asks for a token; `None` where none is needed. Asking has no effect, so it may always be repeated.
     fn token_request(&self) -> Option<HttpRequest> {

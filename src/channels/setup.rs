@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::email::{Email, Security, Server};
+use super::email::{self, Email, Security, Server};
 use super::feishu::{self, Feishu};
 use super::ssrf::Reach;
 use super::telegram::{self, Telegram};
@@ -19,6 +19,12 @@ use crate::domain::secret::Secret;
 const SETTING_MAX: usize = 256;
 /// Bytes of a secret.
 const SECRET_BYTES_MAX: usize = 4_096;
+/// Secrets that an operator makes up, and by which a call is believed: whoever guesses one speaks for everybody.
+const MADE_UP: [&str; 2] = ["secret_token", "secret"];
+/// Least bytes of one.
+const MADE_UP_BYTES_MIN: usize = 16;
+/// Most bytes of Telegram's, which besides has letters, digits, `_` and `-` only.
+const SECRET_TOKEN_BYTES_MAX: usize = 256;
 
 /// How Telegram's lines come in.
 const RECEIVE: [&str; 3] = ["poll", "webhook", "off"];
@@ -150,11 +156,49 @@ pub fn check(
         check_email(config, secrets)?;
     }
     match text(config, "receive") {
+        Some("webhook") if !is_set(secrets, "secret_token") => {
+            Err(Error::invalid("secret", "`secret_token` is missing: without it no call of Telegram is believed"))
+        }
         Some(way) if !RECEIVE.contains(&way) => {
             Err(Error::invalid("config", "`receive` must be `poll`, `webhook` or `off`"))
         }
         _ => Ok(()),
     }
+}
+
+fn is_set(secrets: &[String], name: &str) -> bool {
+    secrets.iter().any(|set| set == name)
+}
+
+/// Tells whether what people write on a channel comes in; `secrets` are the names of those that are set.
+pub fn receives(kind: ChannelKind, config: &Map<String, Value>, secrets: &[String]) -> bool {
+    match kind {
+        ChannelKind::Feishu => is_set(secrets, "verification_token") || is_set(secrets, "encrypt_key"),
+        ChannelKind::Telegram => match text(config, "receive") {
+            Some("poll") => true,
+            Some("off") => false,
+            _ => is_set(secrets, "secret_token"),
+        },
+        ChannelKind::WhatsApp => is_set(secrets, "app_secret"),
+        ChannelKind::Email => false,
+        ChannelKind::Webhook => true,
+    }
+}
+
+/// Returns the secret that a channel sends to its provider; the others only prove calls.
+pub fn sent_secret(kind: ChannelKind) -> Option<&'static str> {
+    match kind {
+        ChannelKind::Feishu => Some("app_secret"),
+        ChannelKind::Telegram => Some("bot_token"),
+        ChannelKind::WhatsApp => Some("access_token"),
+        ChannelKind::Email => Some("password"),
+        ChannelKind::Webhook => None,
+    }
+}
+
+/// Tells whether a change of the settings has a channel call another server.
+pub fn moves(before: &Map<String, Value>, after: &Map<String, Value>) -> bool {
+    ["host", "port"].into_iter().any(|key| before.get(key) != after.get(key))
 }
 
 fn known(names: &[(&str, bool)]) -> String {
@@ -182,7 +226,7 @@ fn check_base_url(text: &str) -> Result<(), Error> {
 
 fn check_email(config: &Map<String, Value>, secrets: &[String]) -> Result<(), Error> {
     let security = security(config)?;
-    let has_password = secrets.iter().any(|name| name == "password");
+    let has_password = is_set(secrets, "password");
     if config.contains_key("username") != has_password {
         return Err(Error::invalid("secret", "`username` and `password` come together"));
     }
@@ -192,8 +236,8 @@ fn check_email(config: &Map<String, Value>, secrets: &[String]) -> Result<(), Er
             "a password is never sent without TLS: `security` must be `tls` or `starttls`",
         ));
     }
-    if text(config, "from").is_none_or(|from| !from.contains('@')) {
-        return Err(Error::invalid("config", "`from` must be an e-mail address"));
+    if !text(config, "from").is_some_and(email::is_address) {
+        return Err(Error::invalid("config", "`from` must be an e-mail address, as `bot@example.org`, in ASCII"));
     }
     Ok(())
 }
@@ -210,11 +254,20 @@ fn security(config: &Map<String, Value>) -> Result<Security, Error> {
 /// Refuses a secret that no provider gives.
 pub fn check_secret(name: &str, secret: &Secret) -> Result<(), Error> {
     let text = secret.reveal();
-    if !text.is_empty() && text.len() <= SECRET_BYTES_MAX && !text.chars().any(char::is_control) {
-        return Ok(());
+    let least = if MADE_UP.contains(&name) { MADE_UP_BYTES_MIN } else { 1 };
+    if !(least..=SECRET_BYTES_MAX).contains(&text.len()) || text.chars().any(char::is_control) {
+        let message =
+            format!("`{name}` must be {least} to {SECRET_BYTES_MAX} bytes of text without control characters");
+        return Err(Error::invalid("secret", message));
     }
-    let message = format!("`{name}` must be 1 to {SECRET_BYTES_MAX} bytes of text without control characters");
-    Err(Error::invalid("secret", message))
+    let is_telegrams = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
+    if name == "secret_token" && (text.len() > SECRET_TOKEN_BYTES_MAX || !text.bytes().all(is_telegrams)) {
+        let message = format!(
+            "`{name}` must be {least} to {SECRET_TOKEN_BYTES_MAX} letters, digits, `_` and `-`, as Telegram wants it"
+        );
+        return Err(Error::invalid("secret", message));
+    }
+    Ok(())
 }
 
 /// Makes the provider of settings that were checked.
@@ -300,6 +353,7 @@ mod tests {
             (Feishu, json!({ "app_id": "cli_1" }), vec!["app_secret"]),
             (Telegram, json!({ "receive": "poll" }), vec!["bot_token"]),
             (Telegram, json!({}), vec!["bot_token", "secret_token"]),
+            (Telegram, json!({ "receive": "webhook" }), vec!["bot_token", "secret_token"]),
             (WhatsApp, json!({ "phone_number_id": "1" }), vec!["access_token", "app_secret", "verify_token"]),
             (Email, mail.clone(), vec![]),
             (Webhook, json!({}), vec!["secret"]),
@@ -320,7 +374,10 @@ mod tests {
             (Feishu, json!({ "app_id": "x" }), vec!["app_secret"], Some("ftp://x")),
             (Feishu, json!({ "app_id": "x" }), vec!["app_secret"], Some("https://u:p@x")),
             (Telegram, json!({ "receive": "maybe" }), vec!["bot_token"], None),
+            (Telegram, json!({ "receive": "webhook" }), vec!["bot_token"], None),
             (Email, json!({ "host": "x", "from": "nobody" }), vec![], None),
+            (Email, json!({ "host": "x", "from": "Bot <bot@example.org>" }), vec![], None),
+            (Email, json!({ "host": "x", "from": "bot@exämple.org" }), vec![], None),
             (Email, json!({ "host": "x", "from": "a@b", "port": 0 }), vec![], None),
             (Email, json!({ "host": "x", "from": "a@b", "username": "u" }), vec![], None),
             (
@@ -334,6 +391,42 @@ mod tests {
             (Webhook, json!({}), vec![], None),
         ] {
             assert!(checked(kind, config.clone(), &secrets, base_url).is_err(), "{kind:?} {config} {secrets:?}");
+        }
+    }
+
+    #[test]
+    fn a_channel_hears_what_it_can_believe() {
+        use ChannelKind::{Email, Feishu, Telegram, Webhook, WhatsApp};
+        for (kind, config, secrets, expected) in [
+            (Feishu, json!({}), vec!["app_secret"], false),
+            (Feishu, json!({}), vec!["verification_token"], true),
+            (Feishu, json!({}), vec!["encrypt_key"], true),
+            (Telegram, json!({}), vec!["bot_token"], false),
+            (Telegram, json!({}), vec!["secret_token"], true),
+            (Telegram, json!({ "receive": "off" }), vec!["secret_token"], false),
+            (Telegram, json!({ "receive": "poll" }), vec!["bot_token"], true),
+            (WhatsApp, json!({}), vec!["access_token", "verify_token"], false),
+            (WhatsApp, json!({}), vec!["app_secret"], true),
+            (Email, json!({}), vec!["password"], false),
+            (Webhook, json!({}), vec!["secret"], true),
+        ] {
+            let names: Vec<String> = secrets.iter().map(|name| (*name).to_owned()).collect();
+            assert_eq!(receives(kind, &map(config.clone()), &names), expected, "{kind:?} {config} {secrets:?}");
+        }
+    }
+
+    #[test]
+    fn a_secret_that_an_operator_makes_up_is_not_short() {
+        for (name, text, expected) in [
+            ("secret", "123456789012345", false),
+            ("secret", "123456789012345!", true),
+            ("secret_token", "abc-DEF_abc-DEF_", true),
+            ("secret_token", "abc-DEF_abc-DEF", false),
+            ("secret_token", "abc-DEF_abc DEF_", false),
+            ("secret_token", "x".repeat(257).as_str(), false),
+            ("verification_token", "vt", true),
+        ] {
+            assert_eq!(check_secret(name, &Secret::new(text)).is_ok(), expected, "{name} {text}");
         }
     }
 

@@ -121,6 +121,10 @@ impl Channel for Telegram {
         text::parts(text, text::Unit::Utf16, PART_UNITS).len()
     }
 
+    fn cuts(&self, text: &str) -> bool {
+        text::is_cut(&text::parts(text, text::Unit::Utf16, PART_UNITS))
+    }
+
     fn request(&self, out: &Outgoing<'_>, step: Step, _token: Option<&Token>) -> Result<Request, String> {
         let Address::Telegram(chat) = address(out, step)? else { return Err(foreign(ChannelKind::Telegram)) };
         let parts = text::parts(out.text, text::Unit::Utf16, PART_UNITS);

@@ -1,8 +1,7 @@
 //! Bringing a text into the sizes that providers take.
 use std::borrow::Cow;
 
-/// Parts into which one text is split at most; what is longer is cut, with `…` at its end. People read the rest in the
-/// console.
+/// Parts into which one text is split at most; what is longer is cut, with `…` at its end, and its sender is told.
 pub const PARTS_MAX: usize = 8;
 
 const CUT: &str = "…";
@@ -57,6 +56,11 @@ pub(super) fn parts(text: &str, unit: Unit, max: usize) -> Vec<Cow<'_, str>> {
     parts
 }
 
+/// Tells whether something was cut off.
+pub(super) fn is_cut(parts: &[Cow<'_, str>]) -> bool {
+    matches!(parts.last(), Some(Cow::Owned(_)))
+}
+
 /// Byte index after as many characters as fit; at least one character, so that splitting comes to an end.
 fn end_of(text: &str, unit: Unit, max: usize) -> usize {
     let mut used = 0;
@@ -105,6 +109,10 @@ mod tests {
         let parts = parts(&text, Unit::Bytes, 10);
         assert_eq!(parts.len(), PARTS_MAX);
         assert_eq!(parts.last().expect("a part"), "xxxxxxx…");
+        assert!(is_cut(&parts));
+        for whole in ["", "x", &"x".repeat(10 * PARTS_MAX)] {
+            assert!(!is_cut(&super::parts(whole, Unit::Bytes, 10)), "{}", whole.len());
+        }
     }
 
     proptest! {

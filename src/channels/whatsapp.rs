@@ -1,6 +1,7 @@
 //! WhatsApp: the Cloud API of the Graph (`/{phone number id}/messages`), and its webhooks (`whatsapp/event.rs`).
 //!
-//! - A text goes only to who wrote within the last 24 hours; else the answer is 131047, and only a template would do.
+//! - A text goes only to who wrote within the last 24 hours; else it is refused with 131047, and only a template would
+//!   do. Mostly that is told later, by a call with a `failed` status, after an answer of 200.
 //! - A text has at most 4,096 characters, so longer ones go out in parts.
 //! - 80 messages a second for a number; to one person one in 6 s over time, more at once is refused with 131056.
 //! - WhatsApp recognises no repeat: an unknown outcome is final. Our id goes along for the operator's logs only.
@@ -37,28 +38,38 @@ pub struct WhatsApp {
     pub verify_token: Option<Secret>,
 }
 
-/// Returns the digits of a telephone number: 7 to 15 of them.
+/// Returns the digits of a telephone number: 5 to 15 of them, as a person's may have.
 fn digits(number: &str) -> Option<String> {
     let plain = number.chars().all(|c| c.is_ascii_digit() || matches!(c, '+' | ' ' | '-' | '(' | ')' | '.' | '/'));
     let digits: String = number.chars().filter(char::is_ascii_digit).collect();
-    (plain && (7..=15).contains(&digits.len())).then_some(digits)
+    (plain && (5..=15).contains(&digits.len())).then_some(digits)
+}
+
+/// Says in words what an error of the Graph means.
+fn words(error: &Value, code: i64) -> String {
+    let places = ["/error_data/details", "/message", "/title"];
+    let details = places.into_iter().find_map(|place| read::text(error, place));
+    let why = format!("{} (WhatsApp {code})", judge::words(details.unwrap_or_default()));
+    match code {
+        131_047 => {
+            format!("{why}: the person has not written within the last 24 hours, and only a template may be sent")
+        }
+        0 | 190 => format!("{why}: the channel needs a new access token"),
+        _ => why,
+    }
 }
 
 /// Judges an error of the Graph. The code counts, not the status.
 fn judged(error: &Value, status: u16) -> Outcome {
     let code = read::number(error, "/code").unwrap_or_else(|| i64::from(status));
-    let details = read::text(error, "/error_data/details").or_else(|| read::text(error, "/message"));
-    let why = format!("{} (WhatsApp {code})", judge::words(details.unwrap_or_default()));
+    let why = words(error, code);
     let retry = |after_ms, why| Outcome::Retry { after_ms, why };
     match code {
         // Too many: for the app, the account, the number; overloaded, or a fault of theirs that they say passes.
         4 | 80_007 | 130_429 | 131_048 => retry(Some(60_000), why),
         131_056 => retry(Some(6_000), why),
         2 | 131_000 | 131_016 | 131_057 | 133_004 => retry(None, why),
-        131_047 => Outcome::Permanent {
-            why: format!("{why}: the person has not written within the last 24 hours, and only a template may be sent"),
-        },
-        0 | 190 => Outcome::Permanent { why: format!("{why}: the channel needs a new access token") },
+        0 | 190 | 131_047 => Outcome::Permanent { why },
         _ if status >= 500 => retry(None, why),
         _ => Outcome::Permanent { why },
     }
@@ -75,6 +86,10 @@ impl Channel for WhatsApp {
 
     fn parts(&self, text: &str) -> usize {
         text::parts(text, text::Unit::Chars, PART_CHARS).len()
+    }
+
+    fn cuts(&self, text: &str) -> bool {
+        text::is_cut(&text::parts(text, text::Unit::Chars, PART_CHARS))
     }
 
     fn request(&self, out: &Outgoing<'_>, step: Step, _token: Option<&Token>) -> Result<Request, String> {

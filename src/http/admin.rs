@@ -62,6 +62,7 @@ pub(super) fn routes(cfg: &mut ServiceConfig) {
         .service(channel_test::test)
         .service(channel_senders::list)
         .service(channel_senders::allow)
+        .service(channel_senders::forget)
         .service(users::list)
         .service(users::create)
         .service(users::patch)

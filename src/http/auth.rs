@@ -109,7 +109,7 @@ fn missing_credential() -> Error {
 }
 
 /// Counts a wrong credential and refuses it; after too many from one address with `rate_limited`.
-fn wrong_credential(state: &AppState, req: &HttpRequest, message: &str) -> Error {
+pub(super) fn wrong_credential(state: &AppState, req: &HttpRequest, message: &str) -> Error {
     match state.limiter.wrong(req.peer_addr().map(|peer| peer.ip())) {
         Ok(()) => Error::new(ErrorCode::Unauthenticated, message),
         Err(wait) => Error::new(

@@ -66,6 +66,11 @@ impl Body {
 
     /// Reads the body within the limits.
     async fn bytes(&mut self) -> Result<BytesMut, Error> {
+        self.bytes_within(ARRIVAL).await
+    }
+
+    /// The same where it may take this long to arrive.
+    async fn bytes_within(&mut self, patience: Duration) -> Result<BytesMut, Error> {
         let bytes_max = state_of(&self.request)?.config.limits.body_bytes_max;
         let too_large =
             || Error::new(ErrorCode::PayloadTooLarge, format!("the body must not be larger than {bytes_max} bytes"));
@@ -86,7 +91,7 @@ impl Body {
             }
             Ok(bytes)
         };
-        tokio::time::timeout(ARRIVAL, gather)
+        tokio::time::timeout(patience, gather)
             .await
             .map_err(|_| Error::new(ErrorCode::InvalidRequest, "the body did not arrive in time").with_status(408))?
     }
@@ -299,9 +304,9 @@ impl FromRequest for NoBody {
 pub(super) struct RawBody(Body);
 
 impl RawBody {
-    /// Reads the body.
-    pub(super) async fn read(mut self) -> Result<BytesMut, Error> {
-        self.0.bytes().await
+    /// Reads the body, which may take this long to arrive.
+    pub(super) async fn read_within(mut self, patience: Duration) -> Result<BytesMut, Error> {
+        self.0.bytes_within(patience).await
     }
 }
 

@@ -10,7 +10,7 @@ use crate::store::deliveries::Entry;
 pub(super) struct Happened {
     at: String,
     /// `accepted`, `stored`, `leased`, `sent` (the gateway has taken it), `nacked`, `lease_over`, `completed`, `dead`,
-    /// `expired`, `cancelled`, `redriven` …
+    /// `expired`, `cancelled`, `redriven`, `undelivered` (the provider had taken it and could not deliver it) …
     what: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     attempt: Option<i32>,

@@ -6,18 +6,26 @@
 //!   the provider is answered with 200 all the same: it would only come again.
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, get, post, web};
 use utoipa_actix_web::service_config::ServiceConfig;
 
+use super::auth;
 use super::body::{ApiPath, RawBody};
 use super::error::ErrorBody;
 use super::mailbox::mail_limits;
 use super::state::AppState;
 use crate::actors::channels::{self, LiveChannel};
-use crate::channels::{Heard, Inbound, InboundCall, Method, Refused};
+use crate::channels::{Heard, Inbound, InboundCall, Method, Refused, Undelivered};
 use crate::domain::error::{Error, ErrorCode};
+use crate::store::channels::{NoteUndelivered, UndeliveredAs};
 
+/// How long the body of a call may take to arrive: providers send it at once, and nobody is known before it is here.
+const ARRIVAL: Duration = Duration::from_secs(5);
+/// How long after a failure a provider is told to come again with it where we do not know the message. It may tell us
+/// sooner than we have written down that it took it.
+const TOO_EARLY_MS: u64 = 10 * 60_000;
 /// Pairs of a query that are read.
 const PAIRS_MAX: usize = 64;
 
@@ -57,10 +65,11 @@ async fn call(
     body: RawBody,
 ) -> Result<HttpResponse, Error> {
     let live = find(&state, &path.0)?;
+    // Whoever is slow takes nobody's place.
+    let body = body.read_within(ARRIVAL).await?;
     let Some(_place) = state.directory.channels().call(state.config.channels.calls_max) else {
         return Err(Error::store_busy());
     };
-    let body = body.read().await?;
     take(&state, &live, Method::Post, &req, &body).await
 }
 
@@ -85,19 +94,21 @@ async fn take(
         url::form_urlencoded::parse(req.query_string().as_bytes()).into_owned().take(PAIRS_MAX).collect();
     let query: Vec<(&str, &str)> = pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let asked = InboundCall { method, headers: &headers, query: &query, body };
-    match live.provider.channel().hear(&asked, state.clock.now_ms()) {
-        Ok(Heard::Challenge { content_type, body }) => Ok(HttpResponse::Ok().content_type(content_type).body(body)),
-        Ok(Heard::Messages(lines)) => {
-            for line in lines {
-                hear(state, live, line).await?;
-            }
-            Ok(HttpResponse::Ok().json(serde_json::json!({ "ok": true })))
+    let (lines, failed) = match live.provider.channel().hear(&asked, state.clock.now_ms()) {
+        Ok(Heard::Challenge { content_type, body }) => {
+            return Ok(HttpResponse::Ok().content_type(content_type).body(body));
         }
-        Err(refused) => {
-            live.counts.unproven.fetch_add(1, Ordering::Relaxed);
-            Err(refusal(refused))
-        }
+        Ok(Heard::Messages(lines)) => (lines, Vec::new()),
+        Ok(Heard::WithFailures { lines, failed }) => (lines, failed),
+        Err(refused) => return Err(refusal(state, live, req, refused)),
+    };
+    for line in lines {
+        hear(state, live, line).await?;
     }
+    for one in failed {
+        note_undelivered(state, live, one).await?;
+    }
+    Ok(HttpResponse::Ok().json(serde_json::json!({ "ok": true })))
 }
 
 /// Takes a line in. A full mailbox and a busy store are passing: the provider calls again.
@@ -112,11 +123,39 @@ async fn hear(state: &AppState, live: &LiveChannel, line: Inbound) -> Result<(),
     Ok(())
 }
 
-fn refusal(refused: Refused) -> Error {
-    match refused {
-        Refused::Unproven => {
-            Error::new(ErrorCode::Unauthenticated, "this call is not proven to come from the provider")
+/// Notes that the provider could not deliver what it had taken.
+async fn note_undelivered(state: &AppState, live: &LiveChannel, failed: Undelivered) -> Result<(), Error> {
+    let Undelivered { chat, external_id, why, at } = failed;
+    let channel_id = live.channel.id;
+    let command = NoteUndelivered { channel_id, chat, external_id, why: why.clone() };
+    match state.store.write(command).await {
+        Ok(UndeliveredAs::New(message_id)) => {
+            live.counts.undelivered.fetch_add(1, Ordering::Relaxed);
+            log::warn!(channel:% = channel_id, message:% = message_id; "a message was not delivered: {why}");
+            Ok(())
         }
+        Ok(UndeliveredAs::Repeated) => Ok(()),
+        Ok(UndeliveredAs::Unknown) => {
+            let is_early = at.is_some_and(|at| state.clock.now_ms().abs_diff(at) < TOO_EARLY_MS);
+            if is_early { Err(Error::store_busy()) } else { Ok(()) }
+        }
+        // The others are told all the same (STO-3).
+        Err(error) if error.is_unreadable() => {
+            log::error!(channel:% = channel_id; "what was not delivered cannot be read: {}", error.cause());
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Refuses a call. Wrong proofs are counted, by the address that they come from as well.
+fn refusal(state: &AppState, live: &LiveChannel, req: &HttpRequest, refused: Refused) -> Error {
+    if matches!(refused, Refused::Unproven | Refused::Stale) {
+        live.counts.unproven.fetch_add(1, Ordering::Relaxed);
+    }
+    match refused {
+        Refused::Unproven => auth::wrong_credential(state, req, "this call is not proven to come from the provider"),
+        // Its signature was right: nobody guessed.
         Refused::Stale => {
             Error::new(ErrorCode::Unauthenticated, "this call was signed too long ago, or for the future")
         }

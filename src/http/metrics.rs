@@ -158,6 +158,7 @@ fn channels(registry: &mut Registry, state: &AppState) {
             ("failed", &counts.failed),
             ("unknown", &counts.unknown),
             ("retried", &counts.retried),
+            ("undelivered", &counts.undelivered),
         ] {
             sendings.get_or_create(&labels(outcome)).inc_by(total.load(Relaxed));
         }

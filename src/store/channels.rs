@@ -3,6 +3,7 @@ mod heard;
 mod member;
 mod outbox;
 mod senders;
+mod undelivered;
 
 use std::collections::BTreeMap;
 
@@ -33,6 +34,7 @@ pub use self::outbox::{
     Arrived, EndSend, KeepUpdatesFrom, LeaseSend, Letter, RecoverSends, RetrySend, SendEnd, letter, open_of_channel,
 };
 pub use self::senders::{AllowSender, Sender, count as count_senders, get as sender, page as senders};
+pub use self::undelivered::{NoteUndelivered, UndeliveredAs};
 
 /// Why what waits for a removed channel ends.
 pub const REMOVED: &str = "channel_removed";
@@ -162,6 +164,11 @@ impl Command for AddChannel {
             return Ok(repeated);
         }
         self.check_room(tx)?;
+        if let Some(agent) = self.agent_id
+            && tx.agent(agent)?.is_none()
+        {
+            return Err(Error::invalid("agent_id", "there is no such agent"));
+        }
         let id = ChannelId::new();
         let sealed = seal(&self.vault, id, &self.secrets)?;
         let config = serde_json::to_string(&self.config).map_err(Error::internal)?;

@@ -177,6 +177,19 @@ pub(super) fn note_sent(tx: &mut Tx<'_>, id: DeliveryId, at: i64) -> Result<(), 
     Ok(())
 }
 
+/// Notes that the provider could not deliver what it had taken. The delivery has ended and does not move by it. Tells
+/// whether that is new.
+pub(super) fn note_undelivered(tx: &mut Tx<'_>, mut stored: Stored, why: &str) -> Result<bool, Error> {
+    let at = tx.now_ms();
+    if !events::add_undelivered(&mut stored.events, why, at) {
+        return Ok(false);
+    }
+    diesel::update(deliveries::table.find(id_of(&stored.delivery)))
+        .set(deliveries::events.eq(events::text(&stored.events)?))
+        .execute(tx.write()?)?;
+    Ok(true)
+}
+
 /// Adds an event about a delivery.
 pub(super) fn tell(
     tx: &mut Tx<'_>,

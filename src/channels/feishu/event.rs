@@ -12,7 +12,7 @@ use cbc::cipher::{BlockModeDecrypt, KeyIvInit};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::super::inbound::heard;
+use super::super::inbound::{heard, not_text};
 use super::super::signature::{hex, same_secret};
 use super::super::{Heard, Inbound, InboundCall, Method, Refused, json as read};
 use super::Feishu;
@@ -85,11 +85,21 @@ fn line(event: &Value) -> Option<Inbound> {
     if read::text(event, "/event/sender/sender_type").is_some_and(|kind| kind != "user") {
         return None;
     }
-    if read::text(event, "/event/message/message_type") != Some("text") {
-        return None;
-    }
-    let content = read::parse(read::text(event, "/event/message/content")?.as_bytes());
-    let mut text = read::text(&content, "/text")?.to_owned();
+    let content = read::parse(read::text(event, "/event/message/content").unwrap_or_default().as_bytes());
+    let mut text = match read::text(event, "/event/message/message_type")? {
+        "text" => read::text(&content, "/text")?.to_owned(),
+        "post" => post(&content),
+        "image" => not_text("image", None),
+        "media" | "video" => not_text("video", None),
+        "audio" => not_text("voice", None),
+        "file" | "folder" => not_text("file", None),
+        "sticker" => not_text("sticker", None),
+        "location" => not_text("location", None),
+        "share_user" => not_text("contact", None),
+        // Of Feishu's own making.
+        "system" => return None,
+        _ => not_text("something that is no text", None),
+    };
     for mention in read::items(event, "/event/message/mentions").iter().take(50) {
         if let (Some(key), Some(name)) = (read::id(mention, "/key"), read::text(mention, "/name")) {
             text = text.replacen(&key, &format!("@{name}"), 1);
@@ -107,6 +117,34 @@ fn line(event: &Value) -> Option<Inbound> {
         reply_to_external_id: read::id(event, "/event/message/parent_id"),
         sent_at: read::number(event, "/event/message/create_time"),
     })
+}
+
+/// Reads a text with a format: its title and its lines, without the format.
+fn post(content: &Value) -> String {
+    let title = read::text(content, "/title").filter(|title| !title.is_empty()).map(str::to_owned);
+    let line = |line: &Value| read::items(line, "").iter().map(piece).collect::<String>();
+    let lines = read::items(content, "/content").iter().map(line);
+    title.into_iter().chain(lines).collect::<Vec<_>>().join("\n")
+}
+
+/// Reads a piece of a line.
+fn piece(piece: &Value) -> String {
+    let text = read::text(piece, "/text").unwrap_or_default();
+    match read::text(piece, "/tag").unwrap_or_default() {
+        "a" => match read::text(piece, "/href").filter(|href| *href != text) {
+            Some(href) => format!("{text} ({href})"),
+            None => text.to_owned(),
+        },
+        "at" => match read::text(piece, "/user_name") {
+            Some(name) => format!("@{name}"),
+            // A key among the mentions.
+            None => read::text(piece, "/user_id").unwrap_or_default().to_owned(),
+        },
+        "img" => not_text("image", None),
+        "media" => not_text("video", None),
+        "emotion" => read::text(piece, "/emoji_type").map(|name| format!(":{name}:")).unwrap_or_default(),
+        _ => text.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -231,17 +269,49 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_text_of_a_person_is_passed_over() {
+    fn what_no_person_said_is_passed_over() {
         for (place, value) in [
             ("/header/event_type", json!("im.message.message_read_v1")),
             ("/event/sender/sender_type", json!("app")),
-            ("/event/message/message_type", json!("image")),
+            ("/event/message/message_type", json!("system")),
             ("/event/message/content", json!("{}")),
             ("/event/message/message_id", json!("")),
         ] {
             let mut message = message();
             *message.pointer_mut(place).expect("it is there") = value;
             assert_eq!(call(&feishu(), "", &message.to_string()), Ok(Heard::Messages(Vec::new())), "{place}");
+        }
+    }
+
+    #[test]
+    fn a_text_with_a_format_is_heard_without_it() {
+        let content = json!({ "title": "The roof", "content": [
+            [{ "tag": "at", "user_id": "@_user_1" }, { "tag": "text", "text": " is it " }, { "tag": "text", "text": "done?", "style": ["bold"] }],
+            [],
+            [{ "tag": "a", "href": "https://example.org", "text": "plan" }, { "tag": "img", "image_key": "k" }],
+            [{ "tag": "at", "user_id": "@_user_2", "user_name": "Tom" }, { "tag": "emotion", "emoji_type": "SMILE" }],
+        ] });
+        let mut message = message();
+        message["event"]["message"]["message_type"] = "post".into();
+        message["event"]["message"]["content"] = content.to_string().into();
+        let text = "The roof\n@Bot is it done?\n\nplan (https://example.org)[image]\n@Tom:SMILE:";
+        let line = Inbound { text: text.into(), ..expected() };
+        assert_eq!(call(&feishu(), "", &message.to_string()), Ok(Heard::Messages(vec![line])));
+    }
+
+    #[test]
+    fn what_is_no_text_is_heard_by_a_word() {
+        for (kind, expected) in
+            [("image", "[image]"), ("audio", "[voice]"), ("file", "[file]"), ("vote", "[something that is no text]")]
+        {
+            let mut message = message();
+            message["event"]["message"]["message_type"] = kind.into();
+            message["event"]["message"]["content"] = "{\"image_key\":\"k\"}".into();
+            let heard = call(&feishu(), "", &message.to_string());
+            assert!(
+                matches!(&heard, Ok(Heard::Messages(lines)) if lines.len() == 1 && lines[0].text == expected),
+                "{heard:?}"
+            );
         }
     }
 
@@ -253,6 +323,14 @@ mod tests {
                 "event": { "sender": event, "message": message },
             });
             prop_assert!(call(&feishu(), "", &event.to_string()).is_ok());
+        }
+
+        #[test]
+        fn any_content_is_read(content in any_json(), kind in prop::sample::select(vec!["post", "text", "image"])) {
+            let mut message = message();
+            message["event"]["message"]["message_type"] = kind.into();
+            message["event"]["message"]["content"] = content.to_string().into();
+            prop_assert!(call(&feishu(), "", &message.to_string()).is_ok());
         }
 
         #[test]

@@ -77,6 +77,22 @@ fn a_message_is_text_in_json_in_json_with_our_id() {
 }
 
 #[test]
+fn what_agents_say_rings_nobody() {
+    let to = people();
+    let text = "<at user_id=\"all\"></at> <AT\tid=all> <at> a < b <attribute> <b>at </b> <";
+    let request = http(feishu().request(&outgoing(&to, text), Step::default(), Some(&token())).expect("a request"));
+    let content: Value = serde_json::from_str(body(&request)["content"].as_str().expect("a text")).expect("JSON");
+    let sent = content["text"].as_str().expect("a text");
+    let broken = "<\u{200b}at user_id=\"all\"></at> <\u{200b}AT\tid=all> <\u{200b}at> a < b <attribute> <b>at </b> <";
+    assert_eq!(sent, broken);
+    assert_eq!(sent.replace('\u{200b}', ""), text);
+    // What is added counts.
+    let tags = "<at >".repeat(4_000);
+    assert_eq!((feishu().parts(&tags), feishu().cuts(&tags)), (2, false));
+    assert!(feishu().cuts(&"x".repeat(8 * PART_BYTES + 1)));
+}
+
+#[test]
 fn parts_stay_below_the_size_of_a_request_and_have_ids_of_their_own() {
     let to = people();
     let text = "\u{1}".repeat(50_000);

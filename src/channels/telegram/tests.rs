@@ -137,6 +137,25 @@ fn a_call_is_believed_by_its_secret() {
 }
 
 #[test]
+fn what_is_no_text_is_heard_by_a_word() {
+    for (what, expected) in [
+        (json!({ "photo": [{ "file_id": "f" }], "caption": "the roof" }), Some("[image] the roof")),
+        (json!({ "voice": { "file_id": "f" } }), Some("[voice]")),
+        (json!({ "animation": {}, "document": {} }), Some("[video]")),
+        (json!({ "document": { "file_name": "a.pdf" }, "caption": " " }), Some("[file]")),
+        (json!({ "new_chat_title": "x" }), None),
+    ] {
+        let mut update = update(1);
+        let message = update["message"].as_object_mut().expect("an object");
+        message.remove("text");
+        message.extend(what.as_object().expect("an object").clone());
+        let heard = call(&telegram(), "st", &update.to_string());
+        let Ok(Heard::Messages(lines)) = heard else { panic!("lines") };
+        assert_eq!(lines.first().map(|line| line.text.as_str()), expected);
+    }
+}
+
+#[test]
 fn pages_are_asked_for_and_forgotten_by_offset() {
     let request = telegram().updates_request(None, 50);
     assert_eq!(request.url.reveal(), "https://telegram.test/bothidden-value/getUpdates");

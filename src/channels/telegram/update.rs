@@ -1,7 +1,7 @@
 //! What Telegram tells of people: an `Update`, alone in a webhook's call or many on a page of `getUpdates`.
 use serde_json::Value;
 
-use super::super::inbound::heard;
+use super::super::inbound::{heard, not_text};
 use super::super::signature::same_secret;
 use super::super::{Heard, Inbound, InboundCall, Method, Refused, json as read};
 use super::{Page, Telegram};
@@ -28,6 +28,33 @@ pub(super) fn page(updates: &[Value]) -> Page {
     Page { lines, offset: last.map(|id| id.saturating_add(1)) }
 }
 
+/// Returns what a message says; for what is no text a word for it. That somebody joined and the like is passed over.
+fn text(message: &Value) -> Option<String> {
+    if let Some(text) = read::text(message, "/text") {
+        return Some(text.to_owned());
+    }
+    // An animation is a document as well, for those who do not know it.
+    let places = [
+        ("/photo", "image"),
+        ("/animation", "video"),
+        ("/video", "video"),
+        ("/video_note", "video"),
+        ("/voice", "voice"),
+        ("/audio", "audio"),
+        ("/document", "file"),
+        ("/sticker", "sticker"),
+        ("/location", "location"),
+        ("/contact", "contact"),
+        ("/poll", "poll"),
+    ];
+    let found = places.into_iter().find(|(place, _)| message.pointer(place).is_some());
+    let caption = read::text(message, "/caption");
+    match found {
+        Some((_, what)) => Some(not_text(what, caption)),
+        None => caption.map(str::to_owned),
+    }
+}
+
 /// Reads a new message of a person; edits, channels' posts and other bots are passed over.
 fn line(update: &Value) -> Option<Inbound> {
     let message = update.get("message")?;
@@ -41,7 +68,7 @@ fn line(update: &Value) -> Option<Inbound> {
         sender_ref: read::id(message, "/from/id")?,
         sender_alias: read::id(message, "/from/username"),
         sender_name: Some(names.into_iter().flatten().collect::<Vec<_>>().join(" ")),
-        text: read::text(message, "/text").or_else(|| read::text(message, "/caption"))?.to_owned(),
+        text: text(message)?,
         reply_to_external_id: read::id(message, "/reply_to_message/message_id"),
         sent_at: read::number(message, "/date").map(|seconds| seconds.saturating_mul(1_000)),
     })

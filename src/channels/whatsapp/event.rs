@@ -1,10 +1,11 @@
-//! WhatsApp's calls: the check of the address (GET), and what people write (POST, signed over the raw bytes).
+//! WhatsApp's calls: the check of the address (GET); what people write, and what became of ours (POST, signed over the
+//! raw bytes).
 use serde_json::Value;
 
-use super::super::inbound::heard;
+use super::super::inbound::{heard_with, not_text};
 use super::super::signature::{is_hmac_sha256, same_secret};
-use super::super::{Heard, Inbound, InboundCall, Method, Refused, json as read};
-use super::WhatsApp;
+use super::super::{Heard, Inbound, InboundCall, Method, Refused, Undelivered, json as read};
+use super::{WhatsApp, words};
 
 pub(super) fn hear(whatsapp: &WhatsApp, call: &InboundCall<'_>) -> Result<Heard, Refused> {
     match call.method {
@@ -19,7 +20,8 @@ pub(super) fn hear(whatsapp: &WhatsApp, call: &InboundCall<'_>) -> Result<Heard,
             if read::text(&event, "/object") != Some("whatsapp_business_account") {
                 return Err(Refused::Shape("the object of a call is a WhatsApp business account"));
             }
-            Ok(heard(lines(&event, &whatsapp.phone_number_id)))
+            let number = whatsapp.phone_number_id.as_str();
+            Ok(heard_with(lines(&event, number), failed(&event, number)))
         }
     }
 }
@@ -38,19 +40,56 @@ fn check(whatsapp: &WhatsApp, call: &InboundCall<'_>) -> Result<Heard, Refused> 
     Ok(Heard::Challenge { content_type: "text/plain", body: challenge.to_owned().into() })
 }
 
-/// What was written to this number. One app may have several numbers; those have channels of their own.
-fn lines<'a>(event: &'a Value, number: &'a str) -> impl Iterator<Item = Inbound> + 'a {
+/// What is told of this number. One app may have several numbers; those have channels of their own.
+fn ours<'a>(event: &'a Value, number: &'a str) -> impl Iterator<Item = &'a Value> + 'a {
     let changes = read::items(event, "/entry").iter().flat_map(|entry| read::items(entry, "/changes"));
     let values = changes.filter_map(|change| change.get("value"));
-    let ours = values.filter(move |value| read::id(value, "/metadata/phone_number_id").as_deref() == Some(number));
-    // `statuses`, the fate of what we sent, are passed over.
+    values.filter(move |value| read::id(value, "/metadata/phone_number_id").as_deref() == Some(number))
+}
+
+/// What was written.
+fn lines<'a>(event: &'a Value, number: &'a str) -> impl Iterator<Item = Inbound> + 'a {
+    let ours = ours(event, number);
     ours.flat_map(|value| read::items(value, "/messages").iter().filter_map(move |message| line(value, message)))
+}
+
+/// What of ours could not be delivered; that something was sent, delivered or read is passed over.
+fn failed<'a>(event: &'a Value, number: &'a str) -> impl Iterator<Item = Undelivered> + 'a {
+    let statuses = ours(event, number).flat_map(|value| read::items(value, "/statuses"));
+    statuses.filter(|status| read::text(status, "/status") == Some("failed")).filter_map(|status| {
+        let error = read::items(status, "/errors").first();
+        let why = error.and_then(|error| Some(words(error, read::number(error, "/code")?)));
+        Some(Undelivered {
+            chat: read::id(status, "/recipient_id")?,
+            external_id: read::id(status, "/id")?,
+            why: why.unwrap_or_else(|| "WhatsApp gives no reason".to_owned()),
+            at: read::number(status, "/timestamp").map(|seconds| seconds.saturating_mul(1_000)),
+        })
+    })
+}
+
+/// Returns what a message says; for what is no text a word for it. Reactions and the like are passed over.
+fn text(message: &Value) -> Option<String> {
+    let places = ["/text/body", "/button/text", "/interactive/button_reply/title", "/interactive/list_reply/title"];
+    if let Some(text) = places.into_iter().find_map(|place| read::text(message, place)) {
+        return Some(text.to_owned());
+    }
+    let (what, caption) = match read::text(message, "/type")? {
+        "image" => ("image", read::text(message, "/image/caption")),
+        "video" => ("video", read::text(message, "/video/caption")),
+        "document" => ("file", read::text(message, "/document/caption")),
+        "audio" => ("voice", None),
+        "sticker" => ("sticker", None),
+        "location" => ("location", None),
+        "contacts" => ("contact", None),
+        "unsupported" => ("something that WhatsApp does not pass on", None),
+        _ => return None,
+    };
+    Some(not_text(what, caption))
 }
 
 fn line(value: &Value, message: &Value) -> Option<Inbound> {
     let from = read::id(message, "/from")?;
-    let places = ["/text/body", "/button/text", "/interactive/button_reply/title", "/interactive/list_reply/title"];
-    let text = places.into_iter().find_map(|place| read::text(message, place))?;
     let contact =
         read::items(value, "/contacts").iter().find(|contact| read::id(contact, "/wa_id").as_ref() == Some(&from));
     Some(Inbound {
@@ -59,7 +98,7 @@ fn line(value: &Value, message: &Value) -> Option<Inbound> {
         sender_ref: from,
         sender_alias: None,
         sender_name: contact.and_then(|contact| read::text(contact, "/profile/name")).map(str::to_owned),
-        text: text.to_owned(),
+        text: text(message)?,
         reply_to_external_id: read::id(message, "/context/id"),
         sent_at: read::number(message, "/timestamp").map(|seconds| seconds.saturating_mul(1_000)),
     })

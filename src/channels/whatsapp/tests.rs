@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::super::fixtures::{HIDDEN, answer, any_json, body, header, http, outgoing, silence};
-use super::super::{Inbound, hmac_sha256_hex};
+use super::super::{Inbound, Undelivered, hmac_sha256_hex};
 use super::*;
 
 fn whatsapp() -> WhatsApp {
@@ -38,7 +38,7 @@ fn a_message_goes_to_the_digits_of_a_number() {
         })
     );
     assert!(!format!("{request:?} {:?}", whatsapp()).contains(HIDDEN));
-    for wrong in ["", "12", "1234567890123456", "1234567a", "١٢٣٤٥٦٧"] {
+    for wrong in ["", "1234", "1234567890123456", "1234567a", "١٢٣٤٥٦٧"] {
         let to = [Address::WhatsApp(wrong.into())];
         assert!(whatsapp().request(&outgoing(&to, "x"), Step::default(), None).is_err(), "{wrong}");
     }
@@ -86,9 +86,9 @@ fn event() -> Value {
                 { "from": "4917", "id": "wamid.3", "timestamp": "1795189101", "type": "text",
                   "text": { "body": "hello" },
                   "context": { "from": "1555", "id": "wamid.2" } },
-                { "from": "4917", "id": "wamid.4", "timestamp": "1795189102", "type": "image", "image": {} },
+                { "from": "4917", "id": "wamid.4", "timestamp": "1795189102", "type": "reaction", "reaction": {} },
             ],
-            "statuses": [{ "id": "wamid.2", "status": "read" }],
+            "statuses": [{ "id": "wamid.2", "status": "read", "recipient_id": "4917" }],
         } }] }],
     })
 }
@@ -129,6 +129,61 @@ fn a_call_is_believed_by_its_signature_over_the_raw_bytes() {
     // Another number's.
     let other = WhatsApp { phone_number_id: "556".into(), ..whatsapp() };
     assert_eq!(call(&other, &signed(&body), &body), Ok(Heard::Messages(vec![])));
+}
+
+#[test]
+fn what_could_not_be_delivered_is_told() {
+    let mut event = event();
+    let errors =
+        json!([{ "code": 131_047, "title": "Re-engagement message", "error_data": { "details": "too late" } }]);
+    event["entry"][0]["changes"][0]["value"]["statuses"] = json!([
+        { "id": "wamid.5", "status": "failed", "timestamp": "1795189103", "recipient_id": "4917", "errors": errors },
+        { "id": "wamid.6", "status": "failed", "recipient_id": "4917" },
+        { "id": "wamid.7", "status": "delivered", "recipient_id": "4917" },
+        { "id": "", "status": "failed", "recipient_id": "4917" },
+    ]);
+    let body = event.to_string();
+    let Ok(Heard::WithFailures { lines, failed }) = call(&whatsapp(), &signed(&body), &body) else {
+        panic!("lines and failures");
+    };
+    assert_eq!(lines.len(), 1);
+    let why = "too late (WhatsApp 131047): the person has not written within the last 24 hours, \
+        and only a template may be sent";
+    let first = Undelivered {
+        chat: "4917".into(),
+        external_id: "wamid.5".into(),
+        why: why.into(),
+        at: Some(1_795_189_103_000),
+    };
+    let why = "WhatsApp gives no reason".to_owned();
+    let second = Undelivered { external_id: "wamid.6".into(), why, at: None, ..first.clone() };
+    assert_eq!(failed, [first, second]);
+    let other = WhatsApp { phone_number_id: "556".into(), ..whatsapp() };
+    assert_eq!(call(&other, &signed(&body), &body), Ok(Heard::Messages(vec![])));
+}
+
+#[test]
+fn what_is_no_text_is_heard_by_a_word() {
+    for (message, expected) in [
+        (json!({ "type": "image", "image": { "caption": " the roof " } }), "[image] the roof"),
+        (json!({ "type": "image", "image": {} }), "[image]"),
+        (json!({ "type": "document", "document": { "filename": "a.pdf", "caption": "the bill" } }), "[file] the bill"),
+        (json!({ "type": "audio", "audio": { "voice": true } }), "[voice]"),
+        (json!({ "type": "contacts", "contacts": [] }), "[contact]"),
+        (json!({ "type": "button", "button": { "text": "Yes" } }), "Yes"),
+    ] {
+        let mut event = event();
+        let mut message = message;
+        message["from"] = "4917".into();
+        message["id"] = "wamid.8".into();
+        event["entry"][0]["changes"][0]["value"]["messages"] = json!([message]);
+        let body = event.to_string();
+        let heard = call(&whatsapp(), &signed(&body), &body);
+        assert!(
+            matches!(&heard, Ok(Heard::Messages(lines)) if lines.len() == 1 && lines[0].text == expected),
+            "{heard:?}"
+        );
+    }
 }
 
 #[test]

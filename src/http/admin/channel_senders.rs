@@ -1,5 +1,5 @@
 //! Who has written on a channel, and letting them in.
-use actix_web::{HttpRequest, HttpResponse, get, post, web};
+use actix_web::{HttpRequest, HttpResponse, delete, get, post, web};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -11,12 +11,13 @@ use crate::domain::user::Caller;
 use crate::http::auth::Admin;
 use crate::http::body::StrictJson;
 use crate::http::call::{self, Call, Target};
+use crate::http::done::Done;
 use crate::http::error::ErrorBody;
 use crate::http::page::{self, Listing, Page, Paging};
 use crate::http::request::RequestInfo;
 use crate::http::state::AppState;
 use crate::store::Db;
-use crate::store::channels::{self, AllowSender, Sender};
+use crate::store::channels::{self, AllowSender, ForgetSender, Sender};
 
 /// Somebody who has written on a channel.
 #[derive(Serialize, ToSchema)]
@@ -93,13 +94,15 @@ impl Target for OfChannel {
         let found = if sender_ref.contains('\0') { (None, None) } else { state.store.read(read).await? };
         match found {
             (None, _) => Err(Error::not_found("channel", channel_id)),
-            (Some(_), None) => {
-                let shown: String = sender_ref.chars().take(64).collect();
-                Err(Error::not_found("sender", shown))
-            }
+            (Some(_), None) => Err(unknown(&sender_ref)),
             (Some(_), Some(_)) => Ok(Self { channel_id, sender_ref }),
         }
     }
+}
+
+fn unknown(sender_ref: &str) -> Error {
+    let shown: String = sender_ref.chars().take(64).collect();
+    Error::not_found("sender", shown)
 }
 
 /// Which person a sender is.
@@ -130,4 +133,25 @@ pub(super) async fn allow(
     let command = AllowSender { channel_id, sender_ref, member_id, actor: info.actor(&call.caller) };
     let sender = state.store.write(command).await?;
     Ok(HttpResponse::Ok().json(View::from(sender)))
+}
+
+/// Forget a sender, and that it was let in: what it writes is refused until somebody lets it in again.
+#[utoipa::path(
+    tag = "admin",
+    operation_id = "adminForgetChannelSender",
+    params(("id" = String, Path), ("ref" = String, Path)),
+    responses((status = 200, body = Done), (status = 404, body = ErrorBody), (status = "default", body = ErrorBody))
+)]
+#[delete("/api/admin/channels/{id}/senders/{ref}")]
+pub(super) async fn forget(
+    call: Call<Admin, OfChannel>,
+    state: web::Data<AppState>,
+    info: RequestInfo,
+) -> Result<HttpResponse, Error> {
+    let OfChannel { channel_id, sender_ref } = call.target;
+    let command = ForgetSender { channel_id, sender_ref: sender_ref.clone(), actor: info.actor(&call.caller) };
+    if !state.store.write(command).await? {
+        return Err(unknown(&sender_ref));
+    }
+    Ok(HttpResponse::Ok().json(Done::OK))
 }

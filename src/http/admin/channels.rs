@@ -46,6 +46,8 @@ pub(super) struct View {
     secrets: Vec<String>,
     base_url: Option<String>,
     enabled: bool,
+    /// What people write there comes in.
+    receives: bool,
     /// The path at which its provider calls.
     hook: String,
     /// Messages that wait for it.
@@ -62,6 +64,7 @@ impl View {
         let counts = live.as_ref().map(|live| &live.counts);
         Self {
             hook: format!("/hooks/{}", channel.id),
+            receives: setup::receives(channel.kind, &channel.config, &channel.secrets),
             waiting: counts.map_or(0, |counts| counts.waiting.load(Relaxed)),
             paused: counts.is_some_and(|counts| counts.paused.load(Relaxed)),
             id: channel.id.to_string(),
@@ -152,7 +155,6 @@ pub(super) async fn create(
     let base_url = base_url.map(|url| url.0);
     let names: Vec<String> = secrets.keys().cloned().collect();
     setup::check(kind.0, &config, &names, base_url.as_deref())?;
-    check_agent(&state, agent_id).await?;
     let command = AddChannel {
         kind: kind.0,
         name: name.0,
@@ -167,7 +169,7 @@ pub(super) async fn create(
         channels_max: state.config.channels.channels_max,
     };
     let channel = state.store.write(command).await?;
-    refresh(&state, channel.id).await?;
+    refresh(&state, channel.id).await;
     Ok(HttpResponse::Created().json(View::of(channel, &state)))
 }
 
@@ -178,14 +180,15 @@ async fn check_agent(state: &AppState, id: Option<AgentId>) -> Result<(), Error>
     found.map(drop).ok_or_else(|| Error::invalid("agent_id", "there is no such agent"))
 }
 
-/// Takes a channel in as it is now. The supervisor does the same when it hears of it; the caller may ask before.
-async fn refresh(state: &AppState, id: ChannelId) -> Result<(), Error> {
+/// Takes a channel in as it is now. The supervisor does the same when it hears of it; the caller may ask before. It is on
+/// disk already, so that a failure here is no failure of the call.
+async fn refresh(state: &AppState, id: ChannelId) {
     let (vault, reach) = (state.vault.clone(), live::reach(&state.config.channels));
-    match state.store.read(move |db| live::load(db, &vault, reach, id)).await? {
-        Some((channel, provider)) => state.directory.put_channel(channel, provider),
-        None => state.directory.remove_channel(id),
+    match state.store.read(move |db| live::load(db, &vault, reach, id)).await {
+        Ok(Some((channel, provider))) => state.directory.put_channel(channel, provider),
+        Ok(None) => state.directory.remove_channel(id),
+        Err(error) => log::warn!(channel:% = id; "a changed channel is not taken in yet: {}", error.cause()),
     }
-    Ok(())
 }
 
 impl Target for Channel {
@@ -267,6 +270,16 @@ pub(super) async fn patch(
     names.extend(secrets.iter().filter(|(_, secret)| secret.is_some()).map(|(name, _)| name.clone()));
     let url = base_url.as_ref().map_or(before.base_url.as_deref(), Option::as_deref);
     setup::check(before.kind, config.as_ref().unwrap_or(&before.config), &names, url)?;
+    let after = config.as_ref().unwrap_or(&before.config);
+    let moves = url != before.base_url.as_deref() || setup::moves(&before.config, after);
+    if let Some(secret) = setup::sent_secret(before.kind).filter(|_| moves)
+        && before.secrets.iter().any(|name| name == secret)
+        && !secrets.contains_key(secret)
+    {
+        // Else whoever may change a channel could read it (SEC-1).
+        let message = format!("`{secret}` must be given anew, since it would go to another address");
+        return Err(Error::invalid("secret", message));
+    }
     check_agent(&state, agent_id.flatten()).await?;
     let command = ChangeChannel {
         id: before.id,
@@ -275,7 +288,7 @@ pub(super) async fn patch(
         vault: state.vault.clone(),
     };
     let channel = state.store.write(command).await?;
-    refresh(&state, channel.id).await?;
+    refresh(&state, channel.id).await;
     Ok(HttpResponse::Ok().json(View::of(channel, &state)))
 }
 

@@ -29,6 +29,8 @@ pub(super) struct Shown {
     message_id: String,
     conversation_id: String,
     recipient: PartyView,
+    /// The channel that brings it; `null` where none does.
+    channel_id: Option<String>,
     /// `pending`, `leased`, `completed`, `dead`, `expired` or `cancelled`.
     state: &'static str,
     /// How a completed one ended: `answered`, `aborted`, `error` …
@@ -56,6 +58,7 @@ impl Shown {
             message_id: delivery.message_id.to_string(),
             conversation_id: delivery.conversation_id.to_string(),
             recipient: recipient.into(),
+            channel_id: delivery.channel_id.map(|id| id.to_string()),
             state: delivery.state.as_str(),
             outcome: delivery.outcome.map(|outcome| outcome.as_str()),
             reason: delivery.reason.clone(),

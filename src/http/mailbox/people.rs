@@ -5,6 +5,8 @@ use std::time::Duration;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::actors::channels::reach;
+use crate::channels::ssrf;
 use crate::domain::agent::AgentFacts;
 use crate::domain::channel::ChannelKind;
 use crate::domain::delivery::{DeliveryState, reason};
@@ -12,13 +14,24 @@ use crate::domain::error::{Error, ErrorCode};
 use crate::domain::ids::MessageId;
 use crate::domain::member::{Addresses, HUMAN, Member, Way};
 use crate::http::state::AppState;
-use crate::store::channels::{SendToMember, ToMember, unreachable};
+use crate::store::Db;
+use crate::store::channels::{SendToMember, ToMember, letter, unreachable};
 use crate::store::deliveries::{self, DeliveryOptions};
 use crate::store::messages::Idem;
 
+/// What is said of a message that is too long for its channel.
+const CUT: &str = "It is too long for this channel: only its beginning is sent, with `…` at its end.";
+
 /// Returns the channels by which a person can be reached now, the first one first. The one place that decides it.
 pub(super) fn channels(state: &AppState, addresses: &Addresses) -> Vec<&'static str> {
-    addresses.ways(&state.directory.channels().usable()).into_iter().map(Way::as_str).collect()
+    let ways = addresses.ways(&state.directory.channels().usable()).into_iter();
+    ways.filter(|way| *way != Way::Webhook || may_be_called(state, addresses)).map(Way::as_str).collect()
+}
+
+/// Tells whether webhooks may go to a person's address, as far as that can be said without looking its host up.
+fn may_be_called(state: &AppState, addresses: &Addresses) -> bool {
+    let url = addresses.webhook_url.as_ref();
+    url.is_some_and(|url| ssrf::url(url.as_str(), reach(&state.config.channels)).is_ok())
 }
 
 /// What an agent says to a person.
@@ -44,7 +57,7 @@ pub(super) struct Told {
     /// By which kind of channel it goes.
     #[schema(value_type = Option<String>)]
     channel: Option<ChannelKind>,
-    /// What it means that it was not sent yet.
+    /// What it means that it was not sent yet, or that not all of it is sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<String>,
     message_id: String,
@@ -53,10 +66,12 @@ pub(super) struct Told {
 /// Sends a message to a person: it is on disk when this returns, and mostly sent.
 pub(super) async fn send(state: &AppState, from: Arc<AgentFacts>, to: &Member, said: Said) -> Result<Told, Error> {
     let kind = match said.channel.as_str() {
-        "" | "agent" => None,
-        // A channel that there is not reaches nobody.
+        "" => None,
+        // A channel that there is not reaches nobody; `agent` is said by whoever wants no person.
         name => Some(name.parse::<ChannelKind>().map_err(|_| unreachable_by_none(to))?),
     };
+    check_webhook(state, to, kind)?;
+    let long = is_long(&said.text);
     let command = SendToMember {
         from,
         to: to.id,
@@ -68,7 +83,25 @@ pub(super) async fn send(state: &AppState, from: Arc<AgentFacts>, to: &Member, s
         queue_max: state.config.channels.queue_max,
     };
     let sent = state.store.write(command).await?;
-    told(state, sent).await
+    told(state, sent, long).await
+}
+
+/// Refuses what only a webhook could bring that may not be called: it would be dead at once.
+fn check_webhook(state: &AppState, to: &Member, kind: Option<ChannelKind>) -> Result<(), Error> {
+    if to.addresses.webhook_url.is_none() || may_be_called(state, &to.addresses) {
+        return Ok(());
+    }
+    match kind {
+        Some(ChannelKind::Webhook) => Err(unreachable(to, kind)),
+        None if channels(state, &to.addresses).is_empty() => Err(unreachable(to, kind)),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Tells whether a text may be longer than what some channel carries: 8 parts of Telegram's or WhatsApp's, each at least
+/// half full, and the name of who speaks.
+pub(super) fn is_long(text: &str) -> bool {
+    text.len() > 16_000
 }
 
 /// The refusal where the wanted channel is none: nobody has an address for it.
@@ -77,8 +110,17 @@ fn unreachable_by_none(person: &Member) -> Error {
     unreachable(person, Some(ChannelKind::Webhook))
 }
 
-/// Waits a bounded time for what becomes of a message to a person.
-pub(super) async fn told(state: &AppState, sent: ToMember) -> Result<Told, Error> {
+/// Tells whether only the beginning of a message goes out. Nothing is lost by not knowing it.
+async fn is_cut(state: &AppState, sent: &ToMember) -> bool {
+    let Some(delivery) = &sent.delivery else { return false };
+    let Some(live) = delivery.channel_id.and_then(|id| state.directory.channels().get(id)) else { return false };
+    let (channel, id) = (live.channel.clone(), delivery.id);
+    let found = state.store.read(move |db: &mut Db| letter(db, &channel, id)).await.ok().flatten();
+    found.is_some_and(|found| live.provider.channel().cuts(&found.text))
+}
+
+/// Waits a bounded time for what becomes of a message to a person; `long` as [`is_long`] has it.
+pub(super) async fn told(state: &AppState, sent: ToMember, long: bool) -> Result<Told, Error> {
     let ended = match &sent.delivery {
         Some(delivery) => {
             let id = delivery.id;
@@ -108,8 +150,11 @@ pub(super) async fn told(state: &AppState, sent: ToMember) -> Result<Told, Error
         message: Some(message),
         message_id: sent.message_id.to_string(),
     };
+    let cut = if long && is_cut(state, &sent).await { Some(CUT) } else { None };
     match ended {
-        Some((DeliveryState::Completed, _)) => Ok(Told { status: "sent", message: None, ..accepted(String::new()) }),
+        Some((DeliveryState::Completed, _)) => {
+            Ok(Told { status: "sent", message: cut.map(str::to_owned), ..accepted(String::new()) })
+        }
         Some((DeliveryState::Dead, Some(why))) if why == reason::OUTCOME_UNKNOWN => Ok(accepted(format!(
             "Whether the message to {} arrived is not known, so it is not sent again.",
             sent.target
@@ -119,8 +164,10 @@ pub(super) async fn told(state: &AppState, sent: ToMember) -> Result<Told, Error
             Ok(accepted(format!("The message to {} was not sent; its receipt tells why.", sent.target)))
         }
         Some((DeliveryState::Pending | DeliveryState::Leased, _)) | None => Ok(accepted(format!(
-            "Message to {} accepted. GET /api/gateway/messages/{} tells what becomes of it.",
-            sent.target, sent.message_id
+            "Message to {} accepted. GET /api/gateway/messages/{} tells what becomes of it.{}",
+            sent.target,
+            sent.message_id,
+            cut.map(|cut| format!(" {cut}")).unwrap_or_default()
         ))),
     }
 }

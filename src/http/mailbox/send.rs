@@ -127,7 +127,7 @@ pub(super) async fn accept(
     let sent = match state.store.read(move |db| before(db, &sender, key.as_ref(), &asker, &named)).await? {
         Before::Sent(mailbox::Before::ToAgent(sent)) => sent,
         Before::Sent(mailbox::Before::ToMember(sent)) => {
-            return people::told(state, *sent).await.map(Answer::Person);
+            return people::told(state, *sent, people::is_long(&text)).await.map(Answer::Person);
         }
         Before::For(Meant::Several(choices)) => return Err(target::several(&target, &choices)),
         Before::For(Meant::Person(person)) => {

@@ -8,6 +8,8 @@ use crate::domain::error::Error;
 const EVENTS_MAX: usize = 64;
 pub(super) const LEASED: &str = "leased";
 const EXTENDED: &str = "extended";
+/// A provider had taken it and could not deliver it.
+const UNDELIVERED: &str = "undelivered";
 /// The recipient has taken the hand-out.
 const SENT: &str = "sent";
 
@@ -66,6 +68,15 @@ pub(super) fn add_sent(events: &mut Vec<Entry>, attempt: i32, at: i64) -> bool {
     true
 }
 
+/// Adds that the provider could not deliver what it had taken, in its words. Once; tells whether it is new.
+pub(super) fn add_undelivered(events: &mut Vec<Entry>, why: &str, at: i64) -> bool {
+    if events.iter().any(|entry| entry.what == UNDELIVERED) {
+        return false;
+    }
+    insert(events, events.len(), Entry { reason: Some(why.to_owned()), ..Entry::new(at, UNDELIVERED) });
+    true
+}
+
 fn insert(events: &mut Vec<Entry>, index: usize, entry: Entry) {
     events.insert(index, entry);
     if events.len() > EVENTS_MAX {
@@ -107,6 +118,15 @@ mod tests {
         assert!(add_sent(&mut events, 2, 6));
         assert_eq!(words(&events), ["accepted", "leased", "sent", "nacked", "leased", "sent"]);
         assert_eq!((events[2].attempt, events[5].attempt, events[5].at), (Some(1), Some(2), 6));
+    }
+
+    #[test]
+    fn what_could_not_be_delivered_is_said_once() {
+        let mut events = history(&[(1, "accepted"), (2, "leased"), (3, "completed")]);
+        assert!(add_undelivered(&mut events, "no such number", 4));
+        assert!(!add_undelivered(&mut events, "again", 5), "it was told again");
+        assert_eq!(words(&events), ["accepted", "leased", "completed", "undelivered"]);
+        assert_eq!((events[3].at, events[3].reason.as_deref()), (4, Some("no such number")));
     }
 
     #[test]

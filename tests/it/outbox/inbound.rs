@@ -23,7 +23,7 @@ on_both_databases!(
 );
 
 /// A signed call of a webhook.
-async fn call(world: &World, channel: &str, line: &Value) -> (u16, String) {
+pub(super) async fn call(world: &World, channel: &str, line: &Value) -> (u16, String) {
     let (time, body) = ((SystemClock.now_ms() / 1_000).to_string(), line.to_string());
     let signature = webhook::signature(&Secret::new(hook::SECRET), &time, body.as_bytes());
     let headers = [(webhook::TIMESTAMP, time.as_str()), (webhook::SIGNATURE, signature.as_str())];
@@ -108,7 +108,7 @@ async fn telegram_calls_with_its_secret(database: Database) {
     let provider = Provider::start(TelegramRules::new(&["-100"]));
     let body = json!({
         "kind": "telegram", "name": "Bot", "base_url": provider.url, "agent_id": world.ann.id,
-        "secret": { "bot_token": BOT, "secret_token": "hook-secret" },
+        "secret": { "bot_token": BOT, "secret_token": "the-secret-of-a-hook" },
     });
     let channel = world.channel(body).await;
     let update = json!({ "update_id": 1, "message": {
@@ -121,10 +121,10 @@ async fn telegram_calls_with_its_secret(database: Database) {
         let world = &world;
         async move { world.hook("POST", &path, &[("X-Telegram-Bot-Api-Secret-Token", secret)], &update).await.0 }
     };
-    assert_eq!(call("hook-secret").await, 200);
+    assert_eq!(call("the-secret-of-a-hook").await, 200);
     world.allow(&channel, "7").await;
     assert_eq!((call("other").await, call("").await), (401, 401));
-    assert_eq!((call("hook-secret").await, call("hook-secret").await), (200, 200));
+    assert_eq!((call("the-secret-of-a-hook").await, call("the-secret-of-a-hook").await), (200, 200));
     let got = world.ann.messages(&world.broker).await;
     assert_eq!((got.len(), &got[0]["content"]), (1, &json!("How far?")));
     world.report(&got[0], "Ten miles").await;

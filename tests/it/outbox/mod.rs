@@ -8,6 +8,7 @@ use crate::mailbox::client::Agent;
 
 mod breaker;
 mod feishu;
+mod hooks;
 mod inbound;
 mod kills;
 mod limits;

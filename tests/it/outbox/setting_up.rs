@@ -9,34 +9,38 @@ on_both_databases!(
     a_channel_is_set_up_changed_and_removed,
     what_a_kind_does_not_ask_for_is_refused,
     no_more_channels_than_the_settings_allow,
+    a_secret_goes_nowhere_else,
+    a_repeat_outlives_the_agent,
 );
 
 const CHANNELS: &str = "/api/admin/channels";
-const SECRET: &str = "c4n4ry-channel";
+const SECRET: &str = "c4n4ry-of-a-channel";
 
 async fn a_channel_is_set_up_changed_and_removed(node: TestNode) {
     let (ann, _) = node.agent("ann").await;
     let body = json!({
-        "kind": "telegram", "name": " Bot ", "agent_id": ann, "config": { "receive": "webhook" },
+        "kind": "telegram", "name": " Bot ", "agent_id": ann, "config": { "receive": "poll" },
         "secret": { "bot_token": SECRET }, "base_url": "https://example.org",
     });
     let call = || node.post(CHANNELS).header("idempotency-key", "k").json(&body).by(Role::Admin);
     let made = call().await.expect_status(201).json;
     let id = made["id"].as_str().unwrap();
     let expected = json!({
-        "id": id, "kind": "telegram", "name": "Bot", "agent_id": ann, "config": { "receive": "webhook" },
-        "secrets": ["bot_token"], "base_url": "https://example.org", "enabled": true, "hook": format!("/hooks/{id}"),
+        "id": id, "kind": "telegram", "name": "Bot", "agent_id": ann, "config": { "receive": "poll" },
+        "secrets": ["bot_token"], "base_url": "https://example.org", "enabled": true, "receives": true,
+        "hook": format!("/hooks/{id}"),
         "waiting": 0, "paused": false, "created_at": made["created_at"], "updated_at": made["updated_at"],
     });
     assert_eq!((&made, call().await.expect_status(201).json), (&expected, expected.clone()));
     let one = format!("{CHANNELS}/{id}");
     let change = json!({
-        "name": "Robot", "agent_id": null, "secret": { "secret_token": SECRET }, "base_url": null, "enabled": false,
+        "name": "Robot", "agent_id": null, "secret": { "secret_token": SECRET, "bot_token": SECRET }, "base_url": null,
+        "enabled": false,
     });
     let changed = node.patch(&one).json(&change).by(Role::Admin).await.expect_status(200).json;
     assert_eq!((&changed["name"], &changed["agent_id"]), (&json!("Robot"), &Value::Null));
     assert_eq!((&changed["secrets"], &changed["enabled"]), (&json!(["bot_token", "secret_token"]), &json!(false)));
-    assert_eq!((&changed["config"], &changed["base_url"]), (&json!({ "receive": "webhook" }), &Value::Null));
+    assert_eq!((&changed["config"], &changed["base_url"]), (&json!({ "receive": "poll" }), &Value::Null));
     let less = json!({ "secret": { "secret_token": null } });
     let changed = node.patch(&one).json(&less).by(Role::Admin).await.expect_status(200).json;
     assert_eq!(changed["secrets"], json!(["bot_token"]));
@@ -95,4 +99,40 @@ async fn no_more_channels_than_the_settings_allow(database: Database) {
     node.post(CHANNELS).json(&body).by(Role::Admin).await.expect_status(201);
     let refused = node.post(CHANNELS).json(&body).by(Role::Admin).await.expect_error(409, "invalid_request");
     assert!(refused.text.contains("channels_max"), "{}", refused.text);
+}
+
+async fn a_secret_goes_nowhere_else(node: TestNode) {
+    let feishu = json!({
+        "kind": "feishu", "name": "Feishu", "config": { "app_id": "cli_1" }, "enabled": false,
+        "secret": { "app_secret": SECRET, "verification_token": SECRET },
+    });
+    let mail = json!({
+        "kind": "email", "name": "Mail", "secret": { "password": SECRET }, "enabled": false,
+        "config": { "host": "mail.example.org", "from": "bot@example.org", "username": "bot" },
+    });
+    let elsewhere = json!({ "host": "collector.example", "from": "bot@example.org", "username": "bot" });
+    for (new, change, secret) in [
+        (feishu, json!({ "base_url": "https://collector.example" }), "app_secret"),
+        (mail, json!({ "config": elsewhere }), "password"),
+    ] {
+        let made = node.post(CHANNELS).json(&new).by(Role::Admin).await.expect_status(201).json;
+        let one = format!("{CHANNELS}/{}", made["id"].as_str().unwrap());
+        let refused = node.patch(&one).json(&change).by(Role::Admin).await.expect_error(422, "validation_error");
+        assert_eq!(refused.fields(), ["secret"], "{change}");
+        assert_eq!(node.get(&one).by(Role::Admin).await.expect_status(200).json, made, "nothing has changed");
+        let mut anew = change.clone();
+        anew["secret"] = json!({ secret: SECRET });
+        node.patch(&one).json(&anew).by(Role::Admin).await.expect_status(200);
+        // It is there already.
+        node.patch(&one).json(&change).by(Role::Admin).await.expect_status(200);
+    }
+}
+
+async fn a_repeat_outlives_the_agent(node: TestNode) {
+    let (ann, _) = node.agent("ann").await;
+    let body = json!({ "kind": "webhook", "name": "x", "agent_id": ann, "secret": { "secret": SECRET } });
+    let call = || node.post(CHANNELS).header("idempotency-key", "k").json(&body).by(Role::Admin);
+    let made = call().await.expect_status(201).json;
+    node.delete(&format!("/api/admin/agents/{ann}")).by(Role::Admin).await.expect_status(200);
+    assert_eq!(call().await.expect_status(201).json["id"], made["id"]);
 }

@@ -87,6 +87,7 @@ pub(super) const TABLE: &[(&str, &str, Who)] = &[
     ("post", "/api/admin/channels/{id}/test", Who::From(Role::Admin)),
     ("get", "/api/admin/channels/{id}/senders", Who::From(Role::Admin)),
     ("post", "/api/admin/channels/{id}/senders/{ref}/allow", Who::From(Role::Admin)),
+    ("delete", "/api/admin/channels/{id}/senders/{ref}", Who::From(Role::Admin)),
     ("get", "/hooks/{id}", Who::Anybody),
     ("post", "/hooks/{id}", Who::Anybody),
     ("get", "/api/admin/users", Who::From(Role::Admin)),

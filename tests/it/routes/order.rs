@@ -115,12 +115,12 @@ impl Known {
         let member = post("/api/admin/members", json!({ "name": "Eve" })).await;
         let path = format!("/api/admin/agents/{}/relationships", id(&agent));
         let relationship = post(&path, json!({ "member_id": member["id"], "relation": "boss" })).await;
-        let hook = json!({ "kind": "webhook", "name": "Hook", "secret": { "secret": "hook-secret" } });
+        let hook = json!({ "kind": "webhook", "name": "Hook", "secret": { "secret": "the secret of a hook" } });
         let channel = post("/api/admin/channels", hook).await;
         let sender = "crm-7".to_owned();
         let line = json!({ "id": "1", "text": "hello", "from": sender }).to_string();
         let time = (node.state.clock.now_ms() / 1_000).to_string();
-        let signature = webhook::signature(&Secret::new("hook-secret"), &time, line.as_bytes());
+        let signature = webhook::signature(&Secret::new("the secret of a hook"), &time, line.as_bytes());
         let call = node.call(Method::POST, &format!("/hooks/{}", id(&channel)));
         let call = call.header("x-clawbroker-timestamp", &time).header("x-clawbroker-signature", &signature);
         call.body("application/json", &line).send().await.expect_status(200);

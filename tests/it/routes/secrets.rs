@@ -11,7 +11,7 @@ const TOKEN: &str = "c4n4ry-gateway-token";
 const PASSWORD: &str = "c4n4ry-gateway-password";
 const USER_PASSWORD: &str = "c4n4ry-user-password";
 const WEBHOOK: &str = "c4n4ry-webhook";
-const CHANNEL: &str = "c4n4ry-channel";
+const CHANNEL: &str = "c4n4ry-of-a-channel";
 
 async fn no_answer_holds_a_secret(node: TestNode) {
     let mut texts = Vec::new();
