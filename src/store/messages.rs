@@ -12,7 +12,7 @@ use crate::domain::delivery::DeliveryState;
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::ids::{ConversationId, MessageId, PartyId};
 use crate::domain::message::{Block, Line, MessageKind, MessageRole, Sender, bounded, plain_text};
-use crate::domain::party::Party;
+use crate::domain::party::{Party, PartyKind};
 
 /// Ids in one query.
 const IDS_MAX: usize = 1_000;
@@ -260,6 +260,28 @@ pub fn reply_to(
         .first(db)
         .optional()?;
     Ok(lines(db, row.into_iter().collect())?.pop())
+}
+
+/// Reads what answers a line: a reply, or what a person said to it on a channel, which is a request of its own.
+pub fn answer_to(db: &mut Db, line: &Line) -> Result<Option<Arc<Line>>, Error> {
+    let reply = reply_to(db, line.conversation_id, line.seq, line.id)?;
+    if reply.is_some() || line.sender_kind != PartyKind::Agent {
+        return Ok(reply);
+    }
+    let row = messages::table
+        .filter(
+            messages::conversation_id
+                .eq(line.conversation_id.as_bytes().as_slice())
+                .and(messages::seq.gt(line.seq))
+                .and(messages::in_reply_to.eq(line.id.as_bytes().as_slice())),
+        )
+        .filter(messages::kind.eq(MessageKind::Request as i32))
+        .filter(messages::sender_id.ne(line.sender_id.as_bytes().as_slice()))
+        .order(messages::seq.asc())
+        .select(Row::as_select())
+        .first(db)
+        .optional()?;
+    Ok(lines(db, row.into_iter().collect())?.pop().filter(|said| said.sender_kind == PartyKind::Member))
 }
 
 /// Returns the place of a line: its conversation and `seq`.

@@ -43,7 +43,7 @@ pub(super) struct Receipt {
     events: Vec<Happened>,
     /// Its deliveries: all of them for its sender, for a recipient its own. None if they were removed since.
     deliveries: Vec<Chain>,
-    /// The answer to it.
+    /// The answer to it: a report, or what a person said to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     reply: Option<Reply>,
 }
@@ -158,7 +158,7 @@ fn find(db: &mut Db, party: PartyId, id: MessageId) -> Result<Option<Its>, Error
             return Ok(None);
         }
     }
-    let reply = messages::reply_to(db, line.conversation_id, line.seq, id)?;
+    let reply = messages::answer_to(db, &line)?;
     let ended = if delivered.is_empty() { messages::ended(db, id)? } else { None };
     let delivered = deliveries::with_recipients(db, delivered)?;
     Ok(Some(Its { line, key: conversation.key, party, delivered, ended, reply }))
