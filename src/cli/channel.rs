@@ -1,15 +1,24 @@
-//! `channel`: sets channels to people up and tells how they are. A running server does it: it tries them at once.
-use std::path::PathBuf;
+//! `channel`: sets channels to people up and tells how they are; who may write on them is in `sender.rs`.
+use std::path::Path;
 
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
 use super::client::{Client, Reach, escaped, reach};
 use super::failure::Failure;
-use super::output::{columns, json as print_json, say, text};
-use super::{Common, Format, secrets};
-use crate::config::Config;
-use crate::domain::channel::ChannelKind;
+use super::named::chosen;
+use super::offline::{self, Offline};
+use super::output::{columns, complain, json as print_json, say, text};
+use super::{Common, Format, agent, secrets, sender};
+use crate::channels::setup;
+use crate::config::{Config, PublicUrl};
+use crate::domain::channel::{Channel, ChannelKind};
+use crate::domain::ids::AgentId;
+use crate::domain::time::iso;
+use crate::store::channels::{self, AddChannel, ChangeChannel, Changes, RemoveChannel, Secrets};
+
+/// The API's bound.
+const NAME_BYTES_MAX: usize = 128;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Action {
@@ -17,10 +26,20 @@ pub(super) enum Action {
     Add(Box<Add>),
     /// List the channels
     List(Format),
+    /// Show a channel: its settings, which secrets are set, and where its provider calls
+    Show(One),
+    /// Change a channel; what is not named stays as it is
+    Change(Box<Change>),
     /// Ask a channel's provider who we are; exit status 1 if something is wrong
     Test(One),
     /// Remove a channel and its secrets; what waits for it is dead
     Remove(One),
+    /// List who has written on a channel, and which person each of them is
+    Senders(sender::Of),
+    /// Let somebody who has written in, as this person: the lines are taken from now on
+    Allow(sender::Allow),
+    /// Take that back: the lines are refused from now on
+    Forget(sender::Forget),
 }
 
 #[derive(Debug, Args)]
@@ -35,8 +54,8 @@ pub(super) struct Add {
     /// A secret and the file that holds it, for example `bot_token=token.txt`; may be given several times
     #[arg(long, value_name = "NAME=FILE", value_parser = pair)]
     secret_file: Vec<(String, String)>,
-    /// The id of the agent whose channel it is
-    #[arg(long, value_name = "ID")]
+    /// The agent whose channel it is: its id, its slug, or its name
+    #[arg(long, value_name = "AGENT")]
     agent: Option<String>,
     /// Where the provider is, if not at its usual place
     #[arg(long, value_name = "URL")]
@@ -46,9 +65,41 @@ pub(super) struct Add {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct Change {
+    /// The channel: its id, or its name
+    channel: String,
+    /// What it is called from now on
+    #[arg(long)]
+    name: Option<String>,
+    /// A setting, for example `receive=poll`; may be given several times, and the others stay
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    set: Vec<(String, String)>,
+    /// A secret and the file that holds it; may be given several times, and the others stay
+    #[arg(long, value_name = "NAME=FILE", value_parser = pair)]
+    secret_file: Vec<(String, String)>,
+    /// The agent whose channel it is from now on
+    #[arg(long, value_name = "AGENT")]
+    agent: Option<String>,
+    /// Where the provider is from now on
+    #[arg(long, value_name = "URL")]
+    base_url: Option<String>,
+    /// What is taken away: a setting, a secret, `agent` or `base_url`; may be given several times
+    #[arg(long, value_name = "NAME")]
+    unset: Vec<String>,
+    /// Let it work again
+    #[arg(long, conflicts_with = "disable")]
+    enable: bool,
+    /// Have it send nothing and take nothing in; what waits for it waits
+    #[arg(long)]
+    disable: bool,
+    #[command(flatten)]
+    format: Format,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct One {
-    /// The channel's id
-    id: String,
+    /// The channel: its id, or its name
+    channel: String,
     #[command(flatten)]
     format: Format,
 }
@@ -65,51 +116,134 @@ fn pair(text: &str) -> Result<(String, String), String> {
 pub(super) async fn run(common: &Common, action: Action) -> Result<(), Failure> {
     let config = common.load_quietly()?;
     match action {
-        Action::Add(add) => self::add(&config, *add).await,
+        Action::Add(add) => self::add(&config, &add).await,
         Action::List(format) => list(&config, &format).await,
+        Action::Show(one) => show(&config, &one).await,
+        Action::Change(change) => self::change(&config, &change).await,
         Action::Test(one) => test(&config, &one).await,
         Action::Remove(one) => remove(&config, &one).await,
+        Action::Senders(of) => sender::list(&config, &of).await,
+        Action::Allow(allow) => sender::allow(&config, &allow).await,
+        Action::Forget(forget) => sender::forget(&config, &forget).await,
     }
 }
 
-/// Finds the running server.
-pub(super) async fn server(config: &Config) -> Result<Client, Failure> {
-    match reach(config).await? {
-        Reach::Server(server) => Ok(server),
-        Reach::Alone(alone) => {
-            alone.close().await;
-            Err(Failure::new("no server runs: start one with `clawbroker serve`"))
-        }
+/// Refuses a name that the API would refuse, and returns it without the blanks around it.
+fn checked(name: &str) -> Result<String, Failure> {
+    let name = name.trim();
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
+        return Err(Failure::usage(format!(
+            "the name must be 1 to {NAME_BYTES_MAX} bytes of text without control characters"
+        )));
     }
+    Ok(name.to_owned())
 }
 
-async fn add(config: &Config, add: Add) -> Result<(), Failure> {
-    let mut settings = Map::new();
-    for (name, value) in add.set {
+/// Reads settings as they were given.
+fn settings(given: &[(String, String)]) -> Map<String, Value> {
+    let value = |(name, text): &(String, String)| {
         // The one setting that is a number.
-        let value = if name == "port" { value.parse::<u64>().map_or(json!(value), Value::from) } else { json!(value) };
-        settings.insert(name, value);
+        let number = text.parse::<u64>().ok().filter(|_| name == "port");
+        (name.clone(), number.map_or_else(|| json!(text), Value::from))
+    };
+    given.iter().map(value).collect()
+}
+
+/// Reads secrets from their files.
+fn secrets_of(given: &[(String, String)]) -> Result<Secrets, Failure> {
+    let mut all = Secrets::new();
+    for (name, file) in given {
+        all.insert(name.clone(), secrets::of_file(Path::new(file))?);
     }
-    let mut secret = Map::new();
-    for (name, file) in add.secret_file {
-        secret.insert(name, secrets::of_file(&PathBuf::from(file))?.reveal().into());
-    }
-    let body = json!({
-        "kind": add.kind, "name": add.name, "config": settings, "secret": secret, "agent_id": add.agent,
-        "base_url": add.base_url,
-    });
-    let view = server(config).await?.post("/api/admin/channels", Some(&body)).await?;
+    Ok(all)
+}
+
+async fn add(config: &Config, add: &Add) -> Result<(), Failure> {
+    let (name, given) = (checked(&add.name)?, secrets_of(&add.secret_file)?);
+    let view = match reach(config).await? {
+        Reach::Server(server) => {
+            let agent = match &add.agent {
+                Some(named) => Some(agent::id_of(&server, named).await?),
+                None => None,
+            };
+            let secret: Map<String, Value> =
+                given.iter().map(|(name, secret)| (name.clone(), secret.reveal().into())).collect();
+            let body = json!({
+                "kind": add.kind, "name": name, "config": settings(&add.set), "secret": secret, "agent_id": agent,
+                "base_url": add.base_url,
+            });
+            server.post("/api/admin/channels", Some(&body)).await?
+        }
+        Reach::Alone(alone) => {
+            let added = add_alone(config, &alone, add, name, given).await;
+            alone.close().await;
+            added?
+        }
+    };
     if add.format.json {
         return print_json(&view);
     }
     let id = text(&view, "id");
     say(format_args!("Channel `{id}` is set up. Try it: clawbroker channel test {id}"));
-    say(format_args!("Its provider calls at {}", text(&view, "hook")));
+    if add.kind != ChannelKind::Email {
+        say(format_args!("Its provider calls at {}", hook(config, &view)));
+    }
     Ok(())
 }
 
+async fn add_alone(
+    config: &Config,
+    alone: &Offline,
+    add: &Add,
+    name: String,
+    secrets: Secrets,
+) -> Result<Value, Failure> {
+    let settings = settings(&add.set);
+    check(add.kind, &settings, &secrets.keys().cloned().collect::<Vec<_>>(), add.base_url.as_deref())?;
+    for (name, secret) in &secrets {
+        setup::check_secret(name, secret).map_err(Failure::of_field)?;
+    }
+    let agent_id = match &add.agent {
+        Some(named) => Some(agent::find_alone(alone, named).await?.id),
+        None => None,
+    };
+    let command = AddChannel {
+        kind: add.kind,
+        name,
+        agent_id,
+        config: settings,
+        secrets,
+        base_url: add.base_url.clone(),
+        enabled: true,
+        actor: offline::actor(),
+        vault: alone.vault.clone(),
+        idem: None,
+        channels_max: config.channels.channels_max,
+    };
+    Ok(view(&alone.store.write(command).await?))
+}
+
+/// Refuses settings that the API would refuse; `secrets` are the names of those that are set.
+fn check(
+    kind: ChannelKind,
+    config: &Map<String, Value>,
+    secrets: &[String],
+    base_url: Option<&str>,
+) -> Result<(), Failure> {
+    setup::check(kind, config, secrets, base_url).map_err(Failure::of_field)
+}
+
+/// Returns where the provider of a channel calls: all of the address, if this broker knows its own.
+fn hook(config: &Config, view: &Value) -> String {
+    let path = text(view, "hook");
+    match config.app.public_url.as_ref().map(PublicUrl::as_str) {
+        Some(address) => format!("{address}{path}"),
+        None => format!("{path} on the broker's public address"),
+    }
+}
+
 async fn list(config: &Config, format: &Format) -> Result<(), Failure> {
-    let views = server(config).await?.list("/api/admin/channels").await?;
+    let views = all(config).await?;
     if format.json {
         return print_json(&views);
     }
@@ -119,37 +253,237 @@ async fn list(config: &Config, format: &Format) -> Result<(), Failure> {
     }
     let mut rows = vec![["KIND", "NAME", "STATE", "WAITING", "ID"].map(str::to_owned).to_vec()];
     for view in &views {
-        let is = |field: &str| view.get(field).and_then(Value::as_bool).unwrap_or(false);
-        let state = match (is("enabled"), is("paused")) {
-            (false, _) => "disabled",
-            (true, true) => "paused",
-            (true, false) => "enabled",
-        };
-        let waiting = view.get("waiting").and_then(Value::as_u64).unwrap_or(0);
         let [kind, name, id] = ["kind", "name", "id"].map(|field| text(view, field).to_owned());
-        rows.push(vec![kind, name, state.to_owned(), waiting.to_string(), id]);
+        rows.push(vec![kind, name, state(view).to_owned(), waiting(view), id]);
     }
     columns("", &rows);
     Ok(())
 }
 
+/// Reads all channels, as the API shows them.
+async fn all(config: &Config) -> Result<Vec<Value>, Failure> {
+    offline::must_exist(config)?;
+    match reach(config).await? {
+        Reach::Server(server) => server.list("/api/admin/channels").await,
+        Reach::Alone(alone) => {
+            let known = alone.store.read(channels::list).await;
+            alone.close().await;
+            let views = known?.iter().map(view).collect();
+            complain("No server runs, so nothing is sent.");
+            Ok(views)
+        }
+    }
+}
+
+fn state(view: &Value) -> &'static str {
+    let is = |field: &str| view.get(field).and_then(Value::as_bool).unwrap_or(false);
+    match (is("enabled"), is("paused")) {
+        (false, _) => "disabled",
+        (true, true) => "paused",
+        (true, false) => "enabled",
+    }
+}
+
+/// Says how many messages wait; without a server nobody counts them.
+fn waiting(view: &Value) -> String {
+    view.get("waiting").and_then(Value::as_u64).map_or("-".to_owned(), |count| count.to_string())
+}
+
+async fn show(config: &Config, one: &One) -> Result<(), Failure> {
+    let view = pick(&one.channel, all(config).await?)?;
+    if one.format.json {
+        return print_json(&view);
+    }
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    let mut row = |field: &str, value: String| {
+        let value = if value.is_empty() { "-".to_owned() } else { value };
+        rows.push(vec![field.to_owned(), value]);
+    };
+    for field in ["id", "kind", "name"] {
+        row(field, text(&view, field).to_owned());
+    }
+    row("state", state(&view).to_owned());
+    row("waiting", waiting(&view));
+    row("agent", text(&view, "agent_id").to_owned());
+    for (name, value) in view.get("config").and_then(Value::as_object).into_iter().flatten() {
+        row(name, value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+    }
+    row("secrets", names(&view).join(", "));
+    row("base_url", text(&view, "base_url").to_owned());
+    row("hook", hook(config, &view));
+    columns("", &rows);
+    Ok(())
+}
+
+/// Reads the names of the secrets that are set.
+fn names(view: &Value) -> Vec<&str> {
+    let secrets = view.get("secrets").and_then(Value::as_array);
+    secrets.into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+async fn change(config: &Config, change: &Change) -> Result<(), Failure> {
+    let view = match reach(config).await? {
+        Reach::Server(server) => {
+            let before = find(&server, &change.channel).await?;
+            let agent = match &change.agent {
+                Some(named) => Some(agent::id_of(&server, named).await?),
+                None => None,
+            };
+            let changes = change.to_be_made(&before, agent)?;
+            server.patch(&format!("/api/admin/channels/{}", escaped(text(&before, "id"))), &body(&changes)).await?
+        }
+        Reach::Alone(alone) => {
+            let changed = change_alone(&alone, change).await;
+            alone.close().await;
+            changed?
+        }
+    };
+    if change.format.json {
+        return print_json(&view);
+    }
+    say(format_args!("Channel `{}` is changed; it is {}.", text(&view, "id"), state(&view)));
+    Ok(())
+}
+
+impl Change {
+    /// Returns what changes of a channel as the API shows it.
+    fn to_be_made(&self, before: &Value, agent: Option<AgentId>) -> Result<Changes, Failure> {
+        let mut config = before.get("config").and_then(Value::as_object).cloned().unwrap_or_default();
+        let mut changes = Changes {
+            name: self.name.as_deref().map(checked).transpose()?,
+            agent_id: agent.map(Some),
+            base_url: self.base_url.clone().map(Some),
+            enabled: (self.enable || self.disable).then_some(self.enable),
+            ..Changes::default()
+        };
+        for name in &self.unset {
+            match name.as_str() {
+                "agent" => changes.agent_id = Some(None),
+                "base_url" => changes.base_url = Some(None),
+                name if config.contains_key(name) => drop(config.remove(name)),
+                name if names(before).contains(&name) => drop(changes.secrets.insert(name.to_owned(), None)),
+                name => return Err(Failure::usage(format!("the channel has no `{name}` that could be taken away"))),
+            }
+        }
+        config.extend(settings(&self.set));
+        for (name, secret) in secrets_of(&self.secret_file)? {
+            changes.secrets.insert(name, Some(secret));
+        }
+        changes.config = (before.get("config").and_then(Value::as_object) != Some(&config)).then_some(config);
+        Ok(changes)
+    }
+}
+
+/// Changes as the API takes them.
+fn body(changes: &Changes) -> Value {
+    let mut body = Map::new();
+    let mut field = |name: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            body.insert(name.to_owned(), value);
+        }
+    };
+    field("name", changes.name.as_ref().map(|name| json!(name)));
+    field("agent_id", changes.agent_id.as_ref().map(|id| json!(id)));
+    field("config", changes.config.as_ref().map(|config| json!(config)));
+    field("base_url", changes.base_url.as_ref().map(|url| json!(url)));
+    field("enabled", changes.enabled.map(Value::from));
+    let secrets = changes.secrets.iter();
+    let secrets: Map<String, Value> = secrets
+        .map(|(name, secret)| (name.clone(), secret.as_ref().map_or(Value::Null, |secret| secret.reveal().into())))
+        .collect();
+    field("secret", (!secrets.is_empty()).then_some(Value::Object(secrets)));
+    Value::Object(body)
+}
+
+async fn change_alone(alone: &Offline, change: &Change) -> Result<Value, Failure> {
+    let before = find_alone(alone, &change.channel).await?;
+    let agent = match &change.agent {
+        Some(named) => Some(agent::find_alone(alone, named).await?.id),
+        None => None,
+    };
+    let changes = change.to_be_made(&view(&before), agent)?;
+    let mut names: Vec<String> =
+        before.secrets.iter().filter(|name| !changes.secrets.contains_key(*name)).cloned().collect();
+    for (name, secret) in &changes.secrets {
+        if let Some(secret) = secret {
+            setup::check_secret(name, secret).map_err(Failure::of_field)?;
+            names.push(name.clone());
+        }
+    }
+    let url = changes.base_url.as_ref().map_or(before.base_url.as_deref(), Option::as_deref);
+    check(before.kind, changes.config.as_ref().unwrap_or(&before.config), &names, url)?;
+    let command = ChangeChannel { id: before.id, changes, actor: offline::actor(), vault: alone.vault.clone() };
+    Ok(view(&alone.store.write(command).await?))
+}
+
 async fn test(config: &Config, one: &One) -> Result<(), Failure> {
-    let path = format!("/api/admin/channels/{}/test", escaped(&one.id));
-    let tested = server(config).await?.post(&path, None).await?;
+    let server = match reach(config).await? {
+        Reach::Server(server) => server,
+        Reach::Alone(alone) => {
+            alone.close().await;
+            return Err(Failure::new("no server runs, so nothing can be tested: start one with `clawbroker serve`"));
+        }
+    };
+    let channel = find(&server, &one.channel).await?;
+    let id = text(&channel, "id");
+    let tested = server.post(&format!("/api/admin/channels/{}/test", escaped(id)), None).await?;
     let ok = tested.get("ok").and_then(Value::as_bool).unwrap_or(false);
     if one.format.json {
         print_json(&tested)?;
     } else if ok {
-        say(format_args!("Channel `{}` works. {}", one.id, text(&tested, "message")));
+        say(format_args!("Channel `{id}` works. {}", text(&tested, "message")));
     }
-    if ok { Ok(()) } else { Err(Failure::new(format!("channel `{}`: {}", one.id, text(&tested, "message")))) }
+    if ok { Ok(()) } else { Err(Failure::new(format!("channel `{id}`: {}", text(&tested, "message")))) }
 }
 
 async fn remove(config: &Config, one: &One) -> Result<(), Failure> {
-    server(config).await?.delete(&format!("/api/admin/channels/{}", escaped(&one.id))).await?;
+    let id = match reach(config).await? {
+        Reach::Server(server) => {
+            let channel = find(&server, &one.channel).await?;
+            server.delete(&format!("/api/admin/channels/{}", escaped(text(&channel, "id")))).await?;
+            text(&channel, "id").to_owned()
+        }
+        Reach::Alone(alone) => {
+            let removed = remove_alone(&alone, &one.channel).await;
+            alone.close().await;
+            removed?
+        }
+    };
     if one.format.json {
         return print_json(&json!({ "ok": true }));
     }
-    say(format_args!("Channel `{}` is removed; what was said on it stays.", one.id));
+    say(format_args!("Channel `{id}` is removed; what was said on it stays."));
     Ok(())
+}
+
+async fn remove_alone(alone: &Offline, named: &str) -> Result<String, Failure> {
+    let id = find_alone(alone, named).await?.id;
+    alone.store.write(RemoveChannel { id, actor: offline::actor() }).await?;
+    Ok(id.to_string())
+}
+
+/// Finds a channel of the server by id or name.
+pub(super) async fn find(server: &Client, named: &str) -> Result<Value, Failure> {
+    pick(named, server.list("/api/admin/channels").await?)
+}
+
+fn pick(named: &str, all: Vec<Value>) -> Result<Value, Failure> {
+    chosen("channel", named, all, |view| (text(view, "id"), text(view, "name")))
+}
+
+/// Finds a channel of the database by id or name.
+pub(super) async fn find_alone(alone: &Offline, named: &str) -> Result<Channel, Failure> {
+    let all = alone.store.read(channels::list).await?;
+    let all = all.into_iter().map(|channel| (channel.id.to_string(), channel)).collect();
+    chosen("channel", named, all, |(id, channel)| (id.as_str(), channel.name.as_str())).map(|(_, channel)| channel)
+}
+
+/// A channel as the admin API shows it, but for what goes on there: without a server nothing does.
+fn view(channel: &Channel) -> Value {
+    json!({
+        "id": channel.id, "kind": channel.kind, "name": channel.name, "agent_id": channel.agent_id,
+        "config": channel.config, "secrets": channel.secrets, "base_url": channel.base_url,
+        "enabled": channel.enabled, "hook": format!("/hooks/{}", channel.id), "waiting": null, "paused": null,
+        "created_at": iso(channel.created_at), "updated_at": iso(channel.updated_at),
+    })
 }
