@@ -298,7 +298,7 @@ pub(super) async fn id_of(server: &Client, named: &str) -> Result<AgentId, Failu
 }
 
 /// Finds an agent of the server by id, slug or name.
-pub(super) async fn find(server: &Client, named: &str) -> Result<Value, Failure> {
+async fn find(server: &Client, named: &str) -> Result<Value, Failure> {
     if named.parse::<AgentId>().is_ok() {
         return server.get(&format!("/api/admin/agents/{}", escaped(named))).await;
     }
