@@ -8,8 +8,9 @@ use super::offline::{self, Offline};
 use super::output::{columns, date, json as print_json, say, text};
 use super::{Format, channel, member};
 use crate::config::Config;
+use crate::domain::error::Error;
 use crate::domain::time::iso;
-use crate::store::channels::{self, AllowSender, Sender};
+use crate::store::channels::{self, AllowSender, ForgetSender, Sender};
 
 #[derive(Debug, Args)]
 pub(super) struct Of {
@@ -148,7 +149,7 @@ async fn forget_alone(alone: &Offline, forget: &Forget) -> Result<(), Failure> {
         sender_ref: forget.sender.clone(),
         actor: offline::actor(),
     };
-    Ok(alone.store.write(command).await.map(drop)?)
+    if alone.store.write(command).await? { Ok(()) } else { Err(Error::not_found("sender", &forget.sender).into()) }
 }
 
 /// A sender as the admin API shows it.

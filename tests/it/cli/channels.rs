@@ -26,7 +26,9 @@ async fn channels_are_kept_with_a_server_and_without_one(database: Database) {
         let unknown = ["channel", "add", "telegram", "x", "--secret-file", &secret, "--set", "host=x"];
         assert!(run(&database, &unknown).refused(1).starts_with("config: `host` is not known here"));
         assert_eq!(run(&database, &["channel", "add", "telegram", "x", "--set", "receive"]).status, Some(2));
-        assert!(run(&database, &["channel", "add", "telegram", " "]).refused(2).starts_with("the name must be 1 to 128"));
+        assert!(
+            run(&database, &["channel", "add", "telegram", " "]).refused(2).starts_with("the name must be 1 to 128")
+        );
 
         // Nobody listens there.
         let args = ["channel", "add", "telegram", "Our bot", "--base-url", "http://127.0.0.1:1", "--agent", "ann"];
@@ -99,7 +101,8 @@ async fn people_and_whom_an_agent_knows_are_kept_with_a_server_and_without_one(d
     for with_server in [false, true] {
         let broker = if with_server { Some(Broker::start(&database, &[], &[]).await) } else { None };
         assert!(run(&database, &["member", "list"]).fine().out.starts_with("There is nobody yet"));
-        let args = ["member", "add", "Eve", "--telegram", "-100", "--email", "eve@example.org", "--feishu-open", "ou_1"];
+        let args =
+            ["member", "add", "Eve", "--telegram", "-100", "--email", "eve@example.org", "--feishu-open", "ou_1"];
         let eve = run(&database, &[&args[..], &["--phone", "+49 30 1", "--json"][..]].concat()).fine().json();
         let expected = json!({
             "name": "Eve", "telegram_chat_id": "-100", "email": "eve@example.org", "phone": "+49 30 1",
@@ -124,7 +127,9 @@ async fn people_and_whom_an_agent_knows_are_kept_with_a_server_and_without_one(d
         }
         let wrong = run(&database, &["member", "change", "Eva", "--whatsapp", "call me"]).refused(1);
         assert!(wrong.starts_with("whatsapp: must be"), "{wrong}");
-        assert!(run(&database, &["member", "change", "Eve", "--name", "x"]).refused(1).starts_with("there is no member"));
+        assert!(
+            run(&database, &["member", "change", "Eve", "--name", "x"]).refused(1).starts_with("there is no member")
+        );
 
         let told = run(&database, &["agent", "know", "ann", "Eva", "boss", "--description", "likes tea"]).fine().out;
         assert_eq!(told, "Agent `ann` knows Eva now.\n");
