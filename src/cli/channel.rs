@@ -185,7 +185,7 @@ async fn add(config: &Config, add: &Add) -> Result<(), Failure> {
     }
     let id = text(&view, "id");
     say(format_args!("Channel `{id}` is set up. Try it: clawbroker channel test {id}"));
-    if add.kind != ChannelKind::Email {
+    if receives(&view) {
         say(format_args!("Its provider calls at {}", hook(config, &view)));
     }
     Ok(())
@@ -231,6 +231,12 @@ fn check(
     base_url: Option<&str>,
 ) -> Result<(), Failure> {
     setup::check(kind, config, secrets, base_url).map_err(Failure::of_field)
+}
+
+/// Tells whether what people write there comes in by calls.
+fn receives(view: &Value) -> bool {
+    let is_asked = view.pointer("/config/receive").and_then(Value::as_str) == Some("poll");
+    !is_asked && view.get("receives").and_then(Value::as_bool).unwrap_or(false)
 }
 
 /// Returns where the provider of a channel calls: all of the address, if this broker knows its own.
@@ -310,7 +316,7 @@ async fn show(config: &Config, one: &One) -> Result<(), Failure> {
     }
     row("secrets", names(&view).join(", "));
     row("base_url", text(&view, "base_url").to_owned());
-    row("hook", hook(config, &view));
+    row("hook", if receives(&view) { hook(config, &view) } else { String::new() });
     columns("", &rows);
     Ok(())
 }
@@ -483,7 +489,8 @@ fn view(channel: &Channel) -> Value {
     json!({
         "id": channel.id, "kind": channel.kind, "name": channel.name, "agent_id": channel.agent_id,
         "config": channel.config, "secrets": channel.secrets, "base_url": channel.base_url,
-        "enabled": channel.enabled, "hook": format!("/hooks/{}", channel.id), "waiting": null, "paused": null,
+        "enabled": channel.enabled, "hook": format!("/hooks/{}", channel.id),
+        "receives": setup::receives(channel.kind, &channel.config, &channel.secrets), "waiting": null, "paused": null,
         "created_at": iso(channel.created_at), "updated_at": iso(channel.updated_at),
     })
 }
