@@ -1,4 +1,5 @@
-//! `channel`: sets channels to people up and tells how they are; who may write on them is in `sender.rs`.
+//! `channel`: sets channels to people up and tells how they are. Changing one is in `channel_change.rs`, who may write on
+//! them in `sender.rs`.
 use std::path::Path;
 
 use clap::{Args, Subcommand};
@@ -9,13 +10,12 @@ use super::failure::Failure;
 use super::named::chosen;
 use super::offline::{self, Offline};
 use super::output::{columns, complain, json as print_json, say, text};
-use super::{Common, Format, agent, secrets, sender};
+use super::{Common, Format, agent, channel_change, secrets, sender};
 use crate::channels::setup;
 use crate::config::{Config, PublicUrl};
 use crate::domain::channel::{Channel, ChannelKind};
-use crate::domain::ids::AgentId;
 use crate::domain::time::iso;
-use crate::store::channels::{self, AddChannel, ChangeChannel, Changes, RemoveChannel, Secrets};
+use crate::store::channels::{self, AddChannel, RemoveChannel, Secrets};
 
 /// The API's bound.
 const NAME_BYTES_MAX: usize = 128;
@@ -29,7 +29,7 @@ pub(super) enum Action {
     /// Show a channel: its settings, which secrets are set, and where its provider calls
     Show(One),
     /// Change a channel; what is not named stays as it is
-    Change(Box<Change>),
+    Change(Box<channel_change::Change>),
     /// Ask a channel's provider who we are; exit status 1 if something is wrong
     Test(One),
     /// Remove a channel and its secrets; what waits for it is dead
@@ -65,38 +65,6 @@ pub(super) struct Add {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Change {
-    /// The channel: its id, or its name
-    channel: String,
-    /// What it is called from now on
-    #[arg(long)]
-    name: Option<String>,
-    /// A setting, for example `receive=poll`; may be given several times, and the others stay
-    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
-    set: Vec<(String, String)>,
-    /// A secret and the file that holds it; may be given several times, and the others stay
-    #[arg(long, value_name = "NAME=FILE", value_parser = pair)]
-    secret_file: Vec<(String, String)>,
-    /// The agent whose channel it is from now on
-    #[arg(long, value_name = "AGENT")]
-    agent: Option<String>,
-    /// Where the provider is from now on
-    #[arg(long, value_name = "URL")]
-    base_url: Option<String>,
-    /// What is taken away: a setting, a secret, `agent` or `base_url`; may be given several times
-    #[arg(long, value_name = "NAME")]
-    unset: Vec<String>,
-    /// Let it work again
-    #[arg(long, conflicts_with = "disable")]
-    enable: bool,
-    /// Have it send nothing and take nothing in; what waits for it waits
-    #[arg(long)]
-    disable: bool,
-    #[command(flatten)]
-    format: Format,
-}
-
-#[derive(Debug, Args)]
 pub(super) struct One {
     /// The channel: its id, or its name
     channel: String,
@@ -105,7 +73,7 @@ pub(super) struct One {
 }
 
 /// Reads `name=value`.
-fn pair(text: &str) -> Result<(String, String), String> {
+pub(super) fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("must be NAME=VALUE".to_owned()),
@@ -119,7 +87,7 @@ pub(super) async fn run(common: &Common, action: Action) -> Result<(), Failure> 
         Action::Add(add) => self::add(&config, &add).await,
         Action::List(format) => list(&config, &format).await,
         Action::Show(one) => show(&config, &one).await,
-        Action::Change(change) => self::change(&config, &change).await,
+        Action::Change(change) => channel_change::change(&config, &change).await,
         Action::Test(one) => test(&config, &one).await,
         Action::Remove(one) => remove(&config, &one).await,
         Action::Senders(of) => sender::list(&config, &of).await,
@@ -129,7 +97,7 @@ pub(super) async fn run(common: &Common, action: Action) -> Result<(), Failure> 
 }
 
 /// Refuses a name that the API would refuse, and returns it without the blanks around it.
-fn checked(name: &str) -> Result<String, Failure> {
+pub(super) fn checked(name: &str) -> Result<String, Failure> {
     let name = name.trim();
     if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
         return Err(Failure::usage(format!(
@@ -140,7 +108,7 @@ fn checked(name: &str) -> Result<String, Failure> {
 }
 
 /// Reads settings as they were given.
-fn settings(given: &[(String, String)]) -> Map<String, Value> {
+pub(super) fn settings(given: &[(String, String)]) -> Map<String, Value> {
     let value = |(name, text): &(String, String)| {
         // The one setting that is a number.
         let number = text.parse::<u64>().ok().filter(|_| name == "port");
@@ -150,7 +118,7 @@ fn settings(given: &[(String, String)]) -> Map<String, Value> {
 }
 
 /// Reads secrets from their files.
-fn secrets_of(given: &[(String, String)]) -> Result<Secrets, Failure> {
+pub(super) fn secrets_of(given: &[(String, String)]) -> Result<Secrets, Failure> {
     let mut all = Secrets::new();
     for (name, file) in given {
         all.insert(name.clone(), secrets::of_file(Path::new(file))?);
@@ -224,7 +192,7 @@ async fn add_alone(
 }
 
 /// Refuses settings that the API would refuse; `secrets` are the names of those that are set.
-fn check(
+pub(super) fn check(
     kind: ChannelKind,
     config: &Map<String, Value>,
     secrets: &[String],
@@ -281,7 +249,7 @@ async fn all(config: &Config) -> Result<Vec<Value>, Failure> {
     }
 }
 
-fn state(view: &Value) -> &'static str {
+pub(super) fn state(view: &Value) -> &'static str {
     let is = |field: &str| view.get(field).and_then(Value::as_bool).unwrap_or(false);
     match (is("enabled"), is("paused")) {
         (false, _) => "disabled",
@@ -322,104 +290,9 @@ async fn show(config: &Config, one: &One) -> Result<(), Failure> {
 }
 
 /// Reads the names of the secrets that are set.
-fn names(view: &Value) -> Vec<&str> {
+pub(super) fn names(view: &Value) -> Vec<&str> {
     let secrets = view.get("secrets").and_then(Value::as_array);
     secrets.into_iter().flatten().filter_map(Value::as_str).collect()
-}
-
-async fn change(config: &Config, change: &Change) -> Result<(), Failure> {
-    let view = match reach(config).await? {
-        Reach::Server(server) => {
-            let before = find(&server, &change.channel).await?;
-            let agent = match &change.agent {
-                Some(named) => Some(agent::id_of(&server, named).await?),
-                None => None,
-            };
-            let changes = change.to_be_made(&before, agent)?;
-            server.patch(&format!("/api/admin/channels/{}", escaped(text(&before, "id"))), &body(&changes)).await?
-        }
-        Reach::Alone(alone) => {
-            let changed = change_alone(&alone, change).await;
-            alone.close().await;
-            changed?
-        }
-    };
-    if change.format.json {
-        return print_json(&view);
-    }
-    say(format_args!("Channel `{}` is changed; it is {}.", text(&view, "id"), state(&view)));
-    Ok(())
-}
-
-impl Change {
-    /// Returns what changes of a channel as the API shows it.
-    fn to_be_made(&self, before: &Value, agent: Option<AgentId>) -> Result<Changes, Failure> {
-        let mut config = before.get("config").and_then(Value::as_object).cloned().unwrap_or_default();
-        let mut changes = Changes {
-            name: self.name.as_deref().map(checked).transpose()?,
-            agent_id: agent.map(Some),
-            base_url: self.base_url.clone().map(Some),
-            enabled: (self.enable || self.disable).then_some(self.enable),
-            ..Changes::default()
-        };
-        for name in &self.unset {
-            match name.as_str() {
-                "agent" => changes.agent_id = Some(None),
-                "base_url" => changes.base_url = Some(None),
-                name if config.contains_key(name) => drop(config.remove(name)),
-                name if names(before).contains(&name) => drop(changes.secrets.insert(name.to_owned(), None)),
-                name => return Err(Failure::usage(format!("the channel has no `{name}` that could be taken away"))),
-            }
-        }
-        config.extend(settings(&self.set));
-        for (name, secret) in secrets_of(&self.secret_file)? {
-            changes.secrets.insert(name, Some(secret));
-        }
-        changes.config = (before.get("config").and_then(Value::as_object) != Some(&config)).then_some(config);
-        Ok(changes)
-    }
-}
-
-/// Changes as the API takes them.
-fn body(changes: &Changes) -> Value {
-    let mut body = Map::new();
-    let mut field = |name: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            body.insert(name.to_owned(), value);
-        }
-    };
-    field("name", changes.name.as_ref().map(|name| json!(name)));
-    field("agent_id", changes.agent_id.as_ref().map(|id| json!(id)));
-    field("config", changes.config.as_ref().map(|config| json!(config)));
-    field("base_url", changes.base_url.as_ref().map(|url| json!(url)));
-    field("enabled", changes.enabled.map(Value::from));
-    let secrets = changes.secrets.iter();
-    let secrets: Map<String, Value> = secrets
-        .map(|(name, secret)| (name.clone(), secret.as_ref().map_or(Value::Null, |secret| secret.reveal().into())))
-        .collect();
-    field("secret", (!secrets.is_empty()).then_some(Value::Object(secrets)));
-    Value::Object(body)
-}
-
-async fn change_alone(alone: &Offline, change: &Change) -> Result<Value, Failure> {
-    let before = find_alone(alone, &change.channel).await?;
-    let agent = match &change.agent {
-        Some(named) => Some(agent::find_alone(alone, named).await?.id),
-        None => None,
-    };
-    let changes = change.to_be_made(&view(&before), agent)?;
-    let mut names: Vec<String> =
-        before.secrets.iter().filter(|name| !changes.secrets.contains_key(*name)).cloned().collect();
-    for (name, secret) in &changes.secrets {
-        if let Some(secret) = secret {
-            setup::check_secret(name, secret).map_err(Failure::of_field)?;
-            names.push(name.clone());
-        }
-    }
-    let url = changes.base_url.as_ref().map_or(before.base_url.as_deref(), Option::as_deref);
-    check(before.kind, changes.config.as_ref().unwrap_or(&before.config), &names, url)?;
-    let command = ChangeChannel { id: before.id, changes, actor: offline::actor(), vault: alone.vault.clone() };
-    Ok(view(&alone.store.write(command).await?))
 }
 
 async fn test(config: &Config, one: &One) -> Result<(), Failure> {
@@ -485,7 +358,7 @@ pub(super) async fn find_alone(alone: &Offline, named: &str) -> Result<Channel, 
 }
 
 /// A channel as the admin API shows it, but for what goes on there: without a server nothing does.
-fn view(channel: &Channel) -> Value {
+pub(super) fn view(channel: &Channel) -> Value {
     json!({
         "id": channel.id, "kind": channel.kind, "name": channel.name, "agent_id": channel.agent_id,
         "config": channel.config, "secrets": channel.secrets, "base_url": channel.base_url,

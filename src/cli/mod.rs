@@ -14,6 +14,7 @@ use crate::domain::secret::Secret;
 mod agent;
 mod backup;
 mod channel;
+mod channel_change;
 mod client;
 mod demo;
 mod doctor;
