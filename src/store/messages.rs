@@ -2,7 +2,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use diesel::dsl::sql;
 use diesel::prelude::*;
+use diesel::sql_types::Bool;
 
 use super::dialect::{Db, octet_length};
 use super::parties;
@@ -262,26 +264,15 @@ pub fn reply_to(
     Ok(lines(db, row.into_iter().collect())?.pop())
 }
 
-/// Reads what answers a line: a reply, or what a person said to it on a channel, which is a request of its own.
-pub fn answer_to(db: &mut Db, line: &Line) -> Result<Option<Arc<Line>>, Error> {
-    let reply = reply_to(db, line.conversation_id, line.seq, line.id)?;
-    if reply.is_some() || line.sender_kind != PartyKind::Agent {
-        return Ok(reply);
-    }
+/// Reads the reply to a request that an agent was to handle, by the index that lets it have one: much may have been said
+/// since, and it may have none.
+pub fn reply_of(db: &mut Db, id: MessageId) -> Result<Option<Arc<Line>>, Error> {
     let row = messages::table
-        .filter(
-            messages::conversation_id
-                .eq(line.conversation_id.as_bytes().as_slice())
-                .and(messages::seq.gt(line.seq))
-                .and(messages::in_reply_to.eq(line.id.as_bytes().as_slice())),
-        )
-        .filter(messages::kind.eq(MessageKind::Request as i32))
-        .filter(messages::sender_id.ne(line.sender_id.as_bytes().as_slice()))
-        .order(messages::seq.asc())
+        .filter(sql::<Bool>("(messages.kind = 2)").and(messages::in_reply_to.eq(id.as_bytes().as_slice())))
         .select(Row::as_select())
         .first(db)
         .optional()?;
-    Ok(lines(db, row.into_iter().collect())?.pop().filter(|said| said.sender_kind == PartyKind::Member))
+    Ok(lines(db, row.into_iter().collect())?.pop())
 }
 
 /// Returns the place of a line: its conversation and `seq`.
@@ -312,6 +303,27 @@ pub fn ended(db: &mut Db, id: MessageId) -> Result<Option<Ended>, Error> {
     let Some((Some(code), reason, at)) = row else { return Ok(None) };
     let state = DeliveryState::from_code(code).ok_or_else(|| Error::corrupt("a message with an unknown end state"))?;
     Ok(Some(Ended { state, reason, at }))
+}
+
+/// Reads what a person first said to a message of an agent: that is no reply, but a request of its own.
+pub fn said_back(db: &mut Db, line: &Line) -> Result<Option<Arc<Line>>, Error> {
+    if line.sender_kind != PartyKind::Agent {
+        return Ok(None);
+    }
+    let row = messages::table
+        .filter(
+            messages::conversation_id
+                .eq(line.conversation_id.as_bytes().as_slice())
+                .and(messages::seq.gt(line.seq))
+                .and(messages::in_reply_to.eq(line.id.as_bytes().as_slice())),
+        )
+        .filter(messages::kind.eq(MessageKind::Request as i32))
+        .filter(messages::sender_id.ne(line.sender_id.as_bytes().as_slice()))
+        .order(messages::seq.asc())
+        .select(Row::as_select())
+        .first(db)
+        .optional()?;
+    Ok(lines(db, row.into_iter().collect())?.pop().filter(|said| said.sender_kind == PartyKind::Member))
 }
 
 /// Turns rows into lines, with one query for all their senders.

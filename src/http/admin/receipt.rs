@@ -72,9 +72,9 @@ pub(super) async fn receipt(
     state: web::Data<AppState>,
 ) -> Result<HttpResponse, Error> {
     let line = call.target;
-    let (id, asked) = (line.id, line.clone());
+    let (id, conversation, seq) = (line.id, line.conversation_id, line.seq);
     let read = move |db: &mut Db| {
-        let reply = messages::answer_to(db, &asked)?;
+        let reply = messages::reply_to(db, conversation, seq, id)?;
         Ok::<_, Error>((of_message(db, id)?, messages::ended(db, id)?, reply))
     };
     let (found, ended, reply) = state.store.read(read).await?;
