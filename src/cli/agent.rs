@@ -8,7 +8,7 @@ use super::client::{Client, Reach, escaped, reach};
 use super::failure::Failure;
 use super::offline::{self, Offline};
 use super::output::{columns, complain, date, json as print_json, say, text};
-use super::{Common, Format, mail};
+use super::{Common, Format, mail, relation};
 use crate::actors::bootstrap::{digest, new_agent_key, prefix};
 use crate::config::Config;
 use crate::domain::agent::{ATTEMPTS, Agent, AgentKind, AgentState, LEASE_S, Slug};
@@ -37,6 +37,12 @@ pub(super) enum Action {
     Key(NewKey),
     /// Remove an agent: its keys end, its lines stay
     Remove(Remove),
+    /// Let an agent know a person or another agent: it may write to it, and its polls tell of it
+    Know(Box<relation::Know>),
+    /// List whom an agent knows
+    Known(relation::Of),
+    /// End that an agent knows somebody; what was said stays
+    Forget(relation::Forget),
     /// As an agent: get messages
     Poll(Box<mail::Poll>),
     /// As an agent: say that a message is done, with the answer to it
@@ -99,6 +105,9 @@ pub(super) async fn run(common: &Common, action: Action) -> Result<(), Failure> 
         Action::List(format) => list(&common.load_quietly()?, &format).await,
         Action::Key(new) => key(&common.load_quietly()?, new).await,
         Action::Remove(remove) => self::remove(&common.load_quietly()?, &remove).await,
+        Action::Know(know) => relation::know(&common.load_quietly()?, &know).await,
+        Action::Known(of) => relation::list(&common.load_quietly()?, &of).await,
+        Action::Forget(forget) => relation::forget(&common.load_quietly()?, &forget).await,
         // These need no settings of a server: they may run anywhere.
         Action::Poll(poll) => mail::poll(common, &poll).await,
         Action::Report(report) => mail::report(common, &report).await,
@@ -283,6 +292,11 @@ async fn remove_alone(alone: &Offline, named: &str) -> Result<String, Failure> {
     Ok(agent.slug)
 }
 
+/// Finds the id of an agent of the server.
+pub(super) async fn id_of(server: &Client, named: &str) -> Result<AgentId, Failure> {
+    Ok(text(&find(server, named).await?, "id").parse()?)
+}
+
 /// Finds an agent of the server by id, slug or name.
 async fn find(server: &Client, named: &str) -> Result<Value, Failure> {
     if named.parse::<AgentId>().is_ok() {
@@ -293,7 +307,7 @@ async fn find(server: &Client, named: &str) -> Result<Value, Failure> {
 }
 
 /// Finds an agent of the database by id, slug or name.
-async fn find_alone(alone: &Offline, named: &str) -> Result<Agent, Failure> {
+pub(super) async fn find_alone(alone: &Offline, named: &str) -> Result<Agent, Failure> {
     let wanted = named.to_owned();
     let found = alone.store.read(move |db| {
         let mut found = Vec::new();

@@ -24,6 +24,13 @@ impl Failure {
         Self { usage: true, ..Self::new(sentence) }
     }
 
+    /// A refusal of the API's own checks, where no server runs: it names the fields, as a server's refusal does.
+    pub(super) fn of_field(error: Error) -> Self {
+        let named = error.fields().iter().filter(|fault| !fault.field.is_empty());
+        let sentences: Vec<String> = named.map(|fault| format!("{}: {}", fault.field, fault.message)).collect();
+        if sentences.is_empty() { error.into() } else { Self::new(sentences.join("; ")) }
+    }
+
     /// Prints the sentence and returns the exit status.
     pub(super) fn report(&self) -> ExitCode {
         super::output::complain(format_args!("clawbroker: {}", self.sentence));

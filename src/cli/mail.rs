@@ -87,6 +87,10 @@ pub(super) struct Outgoing {
     /// The message because of which it is sent
     #[arg(long, value_name = "MESSAGE_ID")]
     in_reply_to: Option<MessageId>,
+    /// By which way: `agent`, or to a person `feishu`, `telegram`, `whatsapp`, `email` or `webhook` [default: the first
+    /// that works]
+    #[arg(long, value_name = "KIND")]
+    channel: Option<String>,
     #[command(flatten)]
     asker: As,
 }
@@ -150,12 +154,15 @@ pub(super) async fn send(common: &Common, send: &Outgoing) -> Result<(), Failure
     // Whoever does not know whether it was sent repeats it under the same name.
     let name = send.message_id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
     let mut body = json!({ "target": send.to, "content": given(&send.text)?, "message_id": name });
-    if let (Some(id), Some(fields)) = (send.in_reply_to, body.as_object_mut()) {
-        fields.insert("in_reply_to".to_owned(), id.to_string().into());
+    let because = send.in_reply_to.map(|id| id.to_string());
+    for (field, value) in [("in_reply_to", because), ("channel", send.channel.clone())] {
+        if let (Some(value), Some(fields)) = (value, body.as_object_mut()) {
+            fields.insert(field.to_owned(), value.into());
+        }
     }
     let sent = match mailbox.ask(Method::POST, "send-message", Some(&body), Duration::ZERO).await {
         Ok(answered) if answered.status.is_success() => answered.body,
-        Ok(answered) if answered.status.is_client_error() => return Err(refused(&answered)),
+        Ok(answered) if is_final(&answered) => return Err(refused(&answered)),
         Ok(answered) => return Err(unsure(&refused(&answered), &name)),
         Err(failure) => return Err(unsure(&failure, &name)),
     };
@@ -163,8 +170,24 @@ pub(super) async fn send(common: &Common, send: &Outgoing) -> Result<(), Failure
         return print_json(&sent);
     }
     let (id, target) = (text(&sent, "message_id"), plain(text(&sent, "target")));
-    say(format_args!("Message {id} to {target} is {}.", text(&sent, "status")));
+    let (status, channel) = (text(&sent, "status"), text(&sent, "channel"));
+    if channel.is_empty() {
+        say(format_args!("Message {id} to {target} is {status}."));
+    } else {
+        say(format_args!("Message {id} to {target} is {status} by {channel}."));
+        // What there is to know besides: that it waits, or was cut.
+        let more = plain(text(&sent, "message"));
+        if !more.is_empty() {
+            complain(more);
+        }
+    }
     Ok(())
+}
+
+/// Tells whether a repeat would get the same refusal: the call was wrong, or the provider will not take the message.
+fn is_final(answered: &Answered) -> bool {
+    let code = answered.body.pointer("/error/code").and_then(Value::as_str);
+    answered.status.is_client_error() || code == Some("channel_failed")
 }
 
 /// Reads a text that was given as an argument or comes from standard input.

@@ -14,6 +14,7 @@ use crate::domain::secret::Secret;
 mod agent;
 mod backup;
 mod channel;
+mod channel_change;
 mod client;
 mod demo;
 mod doctor;
@@ -23,11 +24,14 @@ mod logging;
 mod mail;
 mod member;
 mod migrate;
+mod named;
 mod offline;
 mod output;
+mod relation;
 mod restore;
 mod running;
 mod secrets;
+mod sender;
 mod serve;
 mod server_file;
 mod token;
@@ -100,12 +104,12 @@ enum Command {
     /// Register upstream gateways, and see how they are
     #[command(subcommand)]
     Gateway(gateway::Action),
-    /// Register agents and make their keys; poll and report as one of them
+    /// Register agents, make their keys, say whom they know; poll and report as one of them
     #[command(subcommand)]
     Agent(agent::Action),
     /// Write to an agent or a person, as an agent
     Send(Box<mail::Outgoing>),
-    /// Set channels to people up, and see how they are
+    /// Set channels to people up, see how they are, and say who may write on them
     #[command(subcommand)]
     Channel(channel::Action),
     /// Keep people who are reached on channels

@@ -28,6 +28,7 @@ mod users;
 
 use utoipa_actix_web::service_config::ServiceConfig;
 
+pub(crate) use self::members::{changes_of as member_changes, new_of as new_member};
 pub(super) use self::party::PartyView;
 
 /// Adds the routes of the admin API.

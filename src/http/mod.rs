@@ -31,3 +31,5 @@ pub mod request;
 pub mod server;
 pub mod state;
 pub mod ws;
+
+pub(crate) use self::admin::{member_changes, new_member};

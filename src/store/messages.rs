@@ -14,7 +14,7 @@ use crate::domain::delivery::DeliveryState;
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::ids::{ConversationId, MessageId, PartyId};
 use crate::domain::message::{Block, Line, MessageKind, MessageRole, Sender, bounded, plain_text};
-use crate::domain::party::Party;
+use crate::domain::party::{Party, PartyKind};
 
 /// Ids in one query.
 const IDS_MAX: usize = 1_000;
@@ -303,6 +303,27 @@ pub fn ended(db: &mut Db, id: MessageId) -> Result<Option<Ended>, Error> {
     let Some((Some(code), reason, at)) = row else { return Ok(None) };
     let state = DeliveryState::from_code(code).ok_or_else(|| Error::corrupt("a message with an unknown end state"))?;
     Ok(Some(Ended { state, reason, at }))
+}
+
+/// Reads what a person first said to a message of an agent: that is no reply, but a request of its own.
+pub fn said_back(db: &mut Db, line: &Line) -> Result<Option<Arc<Line>>, Error> {
+    if line.sender_kind != PartyKind::Agent {
+        return Ok(None);
+    }
+    let row = messages::table
+        .filter(
+            messages::conversation_id
+                .eq(line.conversation_id.as_bytes().as_slice())
+                .and(messages::seq.gt(line.seq))
+                .and(messages::in_reply_to.eq(line.id.as_bytes().as_slice())),
+        )
+        .filter(messages::kind.eq(MessageKind::Request as i32))
+        .filter(messages::sender_id.ne(line.sender_id.as_bytes().as_slice()))
+        .order(messages::seq.asc())
+        .select(Row::as_select())
+        .first(db)
+        .optional()?;
+    Ok(lines(db, row.into_iter().collect())?.pop().filter(|said| said.sender_kind == PartyKind::Member))
 }
 
 /// Turns rows into lines, with one query for all their senders.

@@ -1,6 +1,7 @@
 //! Members: people who are reached on channels, as whoever runs the broker keeps them.
 use actix_web::{HttpRequest, HttpResponse, delete, get, patch, post, web};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::agent_input::AgentName;
@@ -17,6 +18,7 @@ use crate::http::body::StrictJson;
 use crate::http::call::{self, Call, Target};
 use crate::http::done::Done;
 use crate::http::error::ErrorBody;
+use crate::http::fields::{self, Unknown};
 use crate::http::gateway_input::sent;
 use crate::http::idempotency::IdempotencyKey;
 use crate::http::page::{self, Listing, Page, Paging};
@@ -148,21 +150,39 @@ pub(super) async fn create(
     let key = key.read()?;
     let new = body.receive().await?;
     let idem = key.of("admin/members", &call.caller, new.digest);
-    let New { name, user_id, email, phone, feishu, telegram_chat_id, whatsapp, webhook_url } = new.value;
+    let (name, user_id, addresses) = new.value.parts();
     check_user(&state, "user_id", user_id).await?;
-    let (feishu_user_id, feishu_open_id) = feishu.map(|ids| (ids.user_id, ids.open_id)).unwrap_or_default();
-    let addresses = Addresses {
-        email: email.map(|email| email.0),
-        phone: phone.map(|phone| phone.0),
-        feishu_user_id: feishu_user_id.map(|id| id.0),
-        feishu_open_id: feishu_open_id.map(|id| id.0),
-        telegram_chat_id: telegram_chat_id.map(|id| id.0),
-        whatsapp: whatsapp.map(|number| number.0),
-        webhook_url: webhook_url.map(|webhook| webhook.0),
-    };
-    let command = AddMember { name: name.0, user_id, addresses, actor: info.actor(&call.caller), idem };
+    let command = AddMember { name, user_id, addresses, actor: info.actor(&call.caller), idem };
     let member = state.store.write(command).await?;
     Ok(HttpResponse::Created().json(View::from(member)))
+}
+
+impl New {
+    fn parts(self) -> (String, Option<UserId>, Addresses) {
+        let Self { name, user_id, email, phone, feishu, telegram_chat_id, whatsapp, webhook_url } = self;
+        let (feishu_user_id, feishu_open_id) = feishu.map(|ids| (ids.user_id, ids.open_id)).unwrap_or_default();
+        let addresses = Addresses {
+            email: email.map(|email| email.0),
+            phone: phone.map(|phone| phone.0),
+            feishu_user_id: feishu_user_id.map(|id| id.0),
+            feishu_open_id: feishu_open_id.map(|id| id.0),
+            telegram_chat_id: telegram_chat_id.map(|id| id.0),
+            whatsapp: whatsapp.map(|number| number.0),
+            webhook_url: webhook_url.map(|webhook| webhook.0),
+        };
+        (name.0, user_id, addresses)
+    }
+}
+
+/// Reads name and addresses of a new person from a body, for a command that keeps it without a server.
+pub(crate) fn new_of(body: Map<String, Value>) -> Result<(String, Addresses), Error> {
+    let (name, _, addresses) = fields::of_object::<New>(body, Unknown::Refused)?.parts();
+    Ok((name, addresses))
+}
+
+/// Reads what changes of a person from a body, for a command that changes it without a server.
+pub(crate) fn changes_of(body: Map<String, Value>) -> Result<Changes, Error> {
+    fields::of_object::<Change>(body, Unknown::Refused).map(Changes::from)
 }
 
 impl Target for Member {

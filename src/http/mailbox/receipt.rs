@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::domain::conversation::ConversationKind;
 use crate::domain::delivery::DeliveryState;
 use crate::domain::error::Error;
 use crate::domain::ids::{MessageId, PartyId};
@@ -43,7 +44,7 @@ pub(super) struct Receipt {
     events: Vec<Happened>,
     /// Its deliveries: all of them for its sender, for a recipient its own. None if they were removed since.
     deliveries: Vec<Chain>,
-    /// The answer to it.
+    /// The answer to it: a report, or what a person said to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     reply: Option<Reply>,
 }
@@ -161,6 +162,8 @@ fn find(db: &mut Db, party: PartyId, id: MessageId) -> Result<Option<Its>, Error
     let reply = messages::reply_of(db, id)?;
     let ended = if delivered.is_empty() { messages::ended(db, id)? } else { None };
     let delivered = deliveries::with_recipients(db, delivered)?;
+    let is_to_person = reply.is_none() && conversation.kind == ConversationKind::AgentMember;
+    let reply = if is_to_person { messages::said_back(db, &line)? } else { reply };
     Ok(Some(Its { line, key: conversation.key, party, delivered, ended, reply }))
 }
 

@@ -12,14 +12,14 @@ on_both_databases!(
 );
 
 /// Runs a command as the agent that has this key.
-fn by(database: &Database, key: &str, args: &[&str]) -> Ran {
+pub(super) fn by(database: &Database, key: &str, args: &[&str]) -> Ran {
     let mut command = command(database, args);
     command.env("CLAWBROKER_API_KEY", key);
     finish(command)
 }
 
 /// Makes a key of an agent.
-fn key(database: &Database, agent: &str) -> String {
+pub(super) fn key(database: &Database, agent: &str) -> String {
     let made = run(database, &["agent", "key", agent]).fine();
     let key = made.out.trim().to_owned();
     assert!(key.starts_with("oc-") && key.len() == 46, "{made:?}");

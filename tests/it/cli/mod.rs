@@ -4,6 +4,7 @@ mod channels;
 mod copies;
 mod gateways;
 mod node;
+mod people;
 mod servers;
 mod tokens;
 

@@ -196,6 +196,7 @@ fn the_skill_says_of_each_code_the_status_that_it_has() {
         "mailbox_full",
         "pair_rate_limited",
         "hop_limit",
+        "channel_failed",
         "store_busy",
     ] {
         assert!(told.contains(code), "{code}");
