@@ -30,7 +30,7 @@ pub use self::heard::{Hear, HeardAs};
 pub(super) use self::member::answer_to_member;
 pub use self::member::{ATTEMPTS_MAX, SendToMember, ToMember, sent_to_member, unreachable};
 pub use self::outbox::{
-    Arrived, EndSend, KeepUpdatesFrom, LeaseSend, Letter, RecoverSends, RetrySend, SendEnd, letter, open_of_channel,
+    Arrived, EndSend, LeaseSend, Letter, RecoverSends, RetrySend, SendEnd, letter, open_of_channel,
 };
 pub use self::senders::{AllowSender, Sender, count as count_senders, get as sender, page as senders};
 
@@ -54,7 +54,6 @@ struct Row {
     created_at: i64,
     updated_at: i64,
     secret_names: String,
-    updates_from: Option<i64>,
 }
 
 impl TryFrom<Row> for Channel {
@@ -71,7 +70,6 @@ impl TryFrom<Row> for Channel {
             secrets: row.secret_names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect(),
             base_url: row.base_url,
             enabled: row.enabled,
-            updates_from: row.updates_from,
             created_at: row.created_at,
             updated_at: row.updated_at,
         })
