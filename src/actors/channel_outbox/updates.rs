@@ -102,8 +102,5 @@ async fn hear(desk: &Desk, line: Inbound, intake: Intake, until: Instant) -> boo
 
 /// Tells whether the store can do it when this has passed, whatever the line is.
 fn passes(error: &Error) -> bool {
-    matches!(
-        error.code(),
-        ErrorCode::StoreBusy | ErrorCode::StorageFull | ErrorCode::Standby | ErrorCode::ShuttingDown
-    )
+    matches!(error.code(), ErrorCode::StoreBusy | ErrorCode::StorageFull | ErrorCode::Standby | ErrorCode::ShuttingDown)
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::loop_guards;
 use crate::domain::agent::AgentFacts;
 use crate::domain::channel::ChannelKind;
 use crate::domain::delivery::{DeliveryState, reason};
@@ -66,6 +67,8 @@ pub(super) async fn send(state: &AppState, from: Arc<AgentFacts>, to: &Member, s
         in_reply_to: said.in_reply_to,
         options: said.options,
         queue_max: state.config.channels.queue_max,
+        working: state.directory.channels().working(),
+        guards: loop_guards(&state.config),
     };
     let sent = state.store.write(command).await?;
     told(state, sent).await
