@@ -67,7 +67,7 @@ pub(super) async fn send(state: &AppState, from: Arc<AgentFacts>, to: &Member, s
         in_reply_to: said.in_reply_to,
         options: said.options,
         queue_max: state.config.channels.queue_max,
-        working: state.directory.channels().working(),
+        working: Some(state.directory.channels().working()),
         guards: loop_guards(&state.config),
     };
     let sent = state.store.write(command).await?;

@@ -96,7 +96,10 @@ impl Command for Hear {
         check_room(tx, &agent, 0, self.limits)?;
         let conversation_id = member::conversation(tx, &agent, &person)?;
         let in_reply_to = match answered {
-            Some(id) => messages::place_of(tx.read()?, id)?.filter(|(of, _)| *of == conversation_id).map(|_| id),
+            Some(id) => {
+                let place = readable(messages::place_of(tx.read()?, id), "where a line belongs")?;
+                place.filter(|(of, _)| *of == conversation_id).map(|_| id)
+            }
             None => None,
         };
         let now_ms = tx.now_ms();
@@ -197,5 +200,6 @@ fn talk(
 
 /// Returns an agent that has a mailbox.
 fn remote(tx: &mut Tx<'_>, id: AgentId) -> Result<Option<Arc<AgentFacts>>, Error> {
-    Ok(tx.agent(id)?.filter(|agent| agent.kind != AgentKind::Native))
+    let agent = readable(tx.agent(id), "an agent")?;
+    Ok(agent.filter(|agent| agent.kind != AgentKind::Native))
 }

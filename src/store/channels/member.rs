@@ -39,8 +39,9 @@ pub struct SendToMember {
     pub options: DeliveryOptions,
     /// Messages that may wait for one channel.
     pub queue_max: usize,
-    /// Channels whose providers work, as far as the caller knows: others would never bring it.
-    pub working: Vec<ChannelId>,
+    /// Channels whose providers could be made: others would never bring it. `None`: the caller does not know, and one that
+    /// is enabled is enough.
+    pub working: Option<Vec<ChannelId>>,
     pub guards: LoopGuards,
 }
 
@@ -70,8 +71,7 @@ impl Command for SendToMember {
             return Ok(sent);
         }
         let member = members::get(tx.read()?, self.to)?.ok_or_else(|| Error::not_found("member", self.to))?;
-        let works = |channel: &Channel| self.working.contains(&channel.id);
-        let channel = choose(tx.read()?, self.from.id, &member, self.kind, works)?;
+        let channel = choose(tx.read()?, self.from.id, &member, self.kind, self.working.as_deref())?;
         let channel = channel.ok_or_else(|| unreachable(&member, self.kind))?;
         let sender = tx.party(self.from.party_id)?.ok_or_else(|| Error::corrupt("an agent without its party"))?;
         let led_to_it = match self.in_reply_to {
@@ -172,11 +172,11 @@ fn choose(
     agent: AgentId,
     member: &Member,
     kind: Option<ChannelKind>,
-    works: impl Fn(&Channel) -> bool,
+    working: Option<&[ChannelId]>,
 ) -> Result<Option<Channel>, Error> {
     let contact = Contact::from(&member.addresses);
-    let usable: Vec<Channel> =
-        channels::list(db)?.into_iter().filter(|channel| channel.enabled && works(channel)).collect();
+    let works = |channel: &Channel| channel.enabled && working.is_none_or(|ids| ids.contains(&channel.id));
+    let usable: Vec<Channel> = channels::list(db)?.into_iter().filter(works).collect();
     let kinds = ChannelKind::BY_PREFERENCE.into_iter().filter(|one| kind.is_none_or(|kind| kind == *one));
     for kind in kinds.filter(|kind| !contact.addresses(*kind).is_empty()) {
         let of_kind = usable.iter().filter(|channel| channel.kind == kind);
@@ -261,7 +261,7 @@ pub(in crate::store) fn answer_to_member(
     let channel = match own {
         Some(own) if own.enabled => Some(own),
         // Which of them work is not known here: one that is enabled is enough.
-        own => choose(tx.read()?, agent, &person, None, |_| true)?.or(own),
+        own => choose(tx.read()?, agent, &person, None, None)?.or(own),
     };
     if let Some(channel) = channel {
         deliver(tx, answer, member.id, &channel, DeliveryOptions::default())?;
