@@ -9,6 +9,7 @@ use crate::mailbox::client::Agent;
 mod feishu;
 mod inbound;
 mod others;
+mod polling;
 mod setting_up;
 
 const SEND: &str = "/api/gateway/send-message";
