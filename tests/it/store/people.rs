@@ -300,7 +300,7 @@ async fn what_was_sent_makes_room(store: TestStore) {
 
 async fn damaged_rows_stop_no_answer(store: TestStore) {
     let (ann, eve, channel) = three(&store).await;
-    let odd = channel_of(&store, ChannelKind::Email).await;
+    channel_of(&store, ChannelKind::Email).await;
     let questions = [
         asked(&store, &ann, &eve, &channel, "1").await,
         asked(&store, &ann, &eve, &channel, "2").await,
@@ -311,7 +311,6 @@ async fn damaged_rows_stop_no_answer(store: TestStore) {
     damage("UPDATE channels SET kind = 99 WHERE kind = 4");
     let listed = store.read(channels::list).await.unwrap();
     assert_eq!(listed.iter().map(|channel| channel.id).collect::<Vec<_>>(), [channel.id]);
-    assert_ne!(odd.id, channel.id);
     let before = sent(&store, &ann, eve.id, "hello").await;
     assert_eq!(before.channel_id, Some(channel.id));
     // Nobody knows by what the question came.
