@@ -10,7 +10,7 @@ use super::directory::{read, write};
 use crate::channels::Inbound;
 use crate::channels::setup::{self, Provider};
 use crate::channels::ssrf::Reach;
-use crate::config::ChannelsConfig;
+use crate::config::{ChannelsConfig, Config};
 use crate::domain::channel::{Channel, ChannelKind};
 use crate::domain::delivery::Delivery;
 use crate::domain::error::Error;
@@ -18,7 +18,7 @@ use crate::domain::ids::{ChannelId, DeliveryId};
 use crate::domain::member::Way;
 use crate::store::Db;
 use crate::store::channels::{self, Hear, HeardAs};
-use crate::store::mailbox::MailLimits;
+use crate::store::mailbox::{LoopGuards, MailLimits};
 use crate::store::vault::Vault;
 
 /// A channel that is enabled, with its provider.
@@ -45,7 +45,7 @@ pub struct ChannelCounts {
     pub heard: AtomicU64,
     /// Lines that had come before.
     pub repeated: AtomicU64,
-    /// Lines of unknown people, and of people whom nobody could answer.
+    /// Lines of unknown people, of people whom nobody could answer, and of those who write too fast.
     pub refused: AtomicU64,
     /// Calls that were not believed.
     pub unproven: AtomicU64,
@@ -61,7 +61,7 @@ impl ChannelCounts {
         let counter = match heard {
             HeardAs::Line(_) => &self.heard,
             HeardAs::Repeated => &self.repeated,
-            HeardAs::Unknown | HeardAs::ForNobody | HeardAs::Closed => &self.refused,
+            HeardAs::Unknown | HeardAs::ForNobody | HeardAs::TooMany | HeardAs::Closed => &self.refused,
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
@@ -88,6 +88,11 @@ impl Channels {
     /// Returns all channels that are enabled, oldest first.
     pub fn all(&self) -> Vec<Arc<LiveChannel>> {
         read(&self.live).values().cloned().collect()
+    }
+
+    /// Returns the ids of all channels that are enabled and whose providers could be made.
+    pub fn working(&self) -> Vec<ChannelId> {
+        read(&self.live).keys().copied().collect()
     }
 
     /// Returns the ways to people that can be used now.
@@ -183,8 +188,35 @@ pub fn load_all(db: &mut Db, vault: &Vault, reach: Reach) -> Result<Vec<(Channel
     Ok(loaded)
 }
 
+/// How much of what people write is taken in.
+#[derive(Clone, Copy, Debug)]
+pub struct Intake {
+    pub limits: MailLimits,
+    pub guards: LoopGuards,
+    /// Unknown senders that are noted for one channel.
+    pub senders_max: usize,
+}
+
+impl Intake {
+    /// As the settings have it.
+    pub fn of(config: &Config) -> Self {
+        Self {
+            limits: MailLimits {
+                messages_max: config.limits.mailbox_messages_max,
+                attempts_max: i32::try_from(config.mailbox.attempts_max).unwrap_or(i32::MAX),
+            },
+            guards: LoopGuards {
+                hops_max: i32::try_from(config.mailbox.hops_max).unwrap_or(i32::MAX),
+                pair_requests_max: config.mailbox.pair_requests_max,
+                pair_window_ms: i64::try_from(config.mailbox.pair_window_s).unwrap_or(i64::MAX).saturating_mul(1_000),
+            },
+            senders_max: config.channels.senders_max,
+        }
+    }
+}
+
 /// Makes the command that takes in what a person wrote.
-pub fn hear(id: ChannelId, line: Inbound, limits: MailLimits, senders_max: usize) -> Hear {
+pub fn hear(id: ChannelId, line: Inbound, intake: Intake) -> Hear {
     Hear {
         channel_id: id,
         external_id: line.external_id,
@@ -195,8 +227,9 @@ pub fn hear(id: ChannelId, line: Inbound, limits: MailLimits, senders_max: usize
         text: line.text,
         reply_to: line.reply_to_external_id,
         said_at: line.sent_at,
-        limits,
-        senders_max,
+        limits: intake.limits,
+        guards: intake.guards,
+        senders_max: intake.senders_max,
     }
 }
 

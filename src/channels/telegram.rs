@@ -22,7 +22,7 @@ pub const BASE_URL: &str = "https://api.telegram.org";
 /// UTF-16 units of a message.
 const PART_UNITS: usize = 4_096;
 /// Updates of one page; Telegram gives at most this many.
-const PAGE: u32 = 100;
+pub const PAGE: u32 = 100;
 const LIMITS: Limits =
     Limits { channel: &[Rate { count: 30, per_ms: 1_000 }], address: Some(Rate { count: 1, per_ms: 1_000 }) };
 
@@ -46,9 +46,10 @@ pub struct Page {
 }
 
 impl Telegram {
-    /// Asks for what came since; waits up to `wait_s` seconds for something to come.
-    pub fn updates_request(&self, offset: Option<i64>, wait_s: u32) -> HttpRequest {
-        let mut body = json!({ "limit": PAGE, "timeout": wait_s, "allowed_updates": ["message"] });
+    /// Asks for what came since, at most `limit` updates of it, from 1 to [`PAGE`]; waits up to `wait_s` seconds for
+    /// something to come.
+    pub fn updates_request(&self, offset: Option<i64>, limit: u32, wait_s: u32) -> HttpRequest {
+        let mut body = json!({ "limit": limit, "timeout": wait_s, "allowed_updates": ["message"] });
         if let (Some(offset), Some(fields)) = (offset, body.as_object_mut()) {
             fields.insert("offset".to_owned(), offset.into());
         }

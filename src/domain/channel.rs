@@ -78,8 +78,6 @@ pub struct Channel {
     /// Where the provider is, if not at its usual place.
     pub base_url: Option<String>,
     pub enabled: bool,
-    /// What Telegram's `getUpdates` is asked from next.
-    pub updates_from: Option<i64>,
     pub created_at: i64,
     pub updated_at: i64,
 }

@@ -14,9 +14,8 @@ use utoipa_actix_web::service_config::ServiceConfig;
 use super::auth;
 use super::body::{ApiPath, RawBody};
 use super::error::ErrorBody;
-use super::mailbox::mail_limits;
 use super::state::AppState;
-use crate::actors::channels::{self, LiveChannel};
+use crate::actors::channels::{self, Intake, LiveChannel};
 use crate::channels::{Heard, Inbound, InboundCall, Method, Refused, Undelivered};
 use crate::domain::error::{Error, ErrorCode};
 use crate::store::channels::{NoteUndelivered, UndeliveredAs};
@@ -113,8 +112,7 @@ async fn take(
 
 /// Takes a line in. A full mailbox and a busy store are passing: the provider calls again.
 async fn hear(state: &AppState, live: &LiveChannel, line: Inbound) -> Result<(), Error> {
-    let limits = mail_limits(&state.config);
-    let command = channels::hear(live.channel.id, line, limits, state.config.channels.senders_max);
+    let command = channels::hear(live.channel.id, line, Intake::of(&state.config));
     let heard = state.store.write(command).await.map_err(|error| match error.code() {
         ErrorCode::MailboxFull => Error::store_busy(),
         _ => error,

@@ -29,6 +29,7 @@ use std::ops::RangeInclusive;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 pub(super) use self::socket::AgentDesk;
+use crate::actors::channels::Intake;
 use crate::config::{Config, MailboxConfig};
 use crate::domain::agent::AgentFacts;
 use crate::domain::error::Error;
@@ -53,10 +54,7 @@ pub(super) fn routes(cfg: &mut ServiceConfig) {
 
 /// Returns what bounds an agent's open messages.
 pub(super) fn mail_limits(config: &Config) -> MailLimits {
-    MailLimits {
-        messages_max: config.limits.mailbox_messages_max,
-        attempts_max: i32::try_from(config.mailbox.attempts_max).unwrap_or(i32::MAX),
-    }
+    Intake::of(config).limits
 }
 
 /// Returns for how long an agent has what it polls: as it asks, else as it was registered, else as the settings have
@@ -90,9 +88,5 @@ fn within<T: PartialOrd + Display>(
 
 /// Returns what ends the talk of agents that answer each other without end.
 fn loop_guards(config: &Config) -> LoopGuards {
-    LoopGuards {
-        hops_max: i32::try_from(config.mailbox.hops_max).unwrap_or(i32::MAX),
-        pair_requests_max: config.mailbox.pair_requests_max,
-        pair_window_ms: i64::try_from(config.mailbox.pair_window_s).unwrap_or(i64::MAX).saturating_mul(1_000),
-    }
+    Intake::of(config).guards
 }

@@ -14,7 +14,7 @@ use super::dialect::Db;
 use super::messages::Idem;
 use super::schema::{agent_keys, agents, deliveries};
 use super::tx::{Command, Tx};
-use super::{deliveries as moves, parties, relationships};
+use super::{channels, deliveries as moves, parties, relationships};
 use crate::domain::agent::{Agent, AgentKind, AgentState, Slug, fold, slug_of};
 use crate::domain::delivery::DeliveryState;
 use crate::domain::error::{Error, ErrorCode};
@@ -361,8 +361,8 @@ impl Command for ChangeAgent {
     }
 }
 
-/// Removes an agent: its keys end, its mailbox is closed, and it knows nobody any more; its lines stay. What is open for
-/// it is ended by [`EndMailStep`].
+/// Removes an agent: its keys end, its mailbox is closed, it knows nobody any more, and its channels are nobody's; its lines
+/// stay. What is open for it is ended by [`EndMailStep`].
 pub struct RemoveAgent {
     pub id: AgentId,
     pub actor: Actor,
@@ -382,6 +382,7 @@ impl Command for RemoveAgent {
             .set(agent_keys::revoked_at.eq(Some(now_ms)))
             .execute(tx.write()?)?;
         relationships::end_of_agent(tx, self.id)?;
+        channels::disown(tx, self.id)?;
         let target = self.id.to_string();
         audit::record(tx, &self.actor, "agent.remove", ("agent", &target), Some(&shown(&agent)), None)?;
         tx.note_registered_agents(-1);

@@ -31,9 +31,9 @@ pub use self::heard::{Hear, HeardAs};
 pub(super) use self::member::answer_to_member;
 pub use self::member::{ATTEMPTS_MAX, SendToMember, ToMember, sent_to_member, unreachable};
 pub use self::outbox::{
-    Arrived, EndSend, KeepUpdatesFrom, LeaseSend, Letter, RecoverSends, RetrySend, SendEnd, letter, open_of_channel,
+    Arrived, EndSend, LeaseSend, Letter, RecoverSends, RetrySend, SendEnd, letter, open_of_channel,
 };
-pub use self::senders::{AllowSender, Sender, count as count_senders, get as sender, page as senders};
+pub use self::senders::{AllowSender, ForgetSender, Sender, count as count_senders, get as sender, page as senders};
 pub use self::undelivered::{NoteUndelivered, UndeliveredAs};
 
 /// Why what waits for a removed channel ends.
@@ -56,7 +56,6 @@ struct Row {
     created_at: i64,
     updated_at: i64,
     secret_names: String,
-    updates_from: Option<i64>,
 }
 
 impl TryFrom<Row> for Channel {
@@ -73,21 +72,38 @@ impl TryFrom<Row> for Channel {
             secrets: row.secret_names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect(),
             base_url: row.base_url,
             enabled: row.enabled,
-            updates_from: row.updates_from,
             created_at: row.created_at,
             updated_at: row.updated_at,
         })
     }
 }
 
-/// Lists the channels, oldest first.
+/// Goes on without a row that cannot be read, and says so: it must not stop what can do without it (STO-3).
+fn readable<T>(found: Result<Option<T>, Error>, what: &str) -> Result<Option<T>, Error> {
+    match found {
+        Err(error) if error.is_unreadable() => {
+            log::error!("{what} cannot be read and is left out: {}", error.cause());
+            Ok(None)
+        }
+        found => found,
+    }
+}
+
+/// Lists the channels, oldest first. One that cannot be read is left out, and said in the log: the others work (STO-3).
 pub fn list(db: &mut Db) -> Result<Vec<Channel>, Error> {
     let rows: Vec<Row> = channels::table
         .filter(channels::deleted_at.is_null())
         .order(channels::id.asc())
         .select(Row::as_select())
         .load(db)?;
-    rows.into_iter().map(Channel::try_from).collect()
+    let stored = |row: Row| {
+        let id = ChannelId::try_from(row.id.as_slice());
+        Channel::try_from(row).inspect_err(|error| match id {
+            Ok(id) => log::error!("channel `{id}` cannot be read and is left out: {}", error.cause()),
+            Err(_) => log::error!("a channel cannot be read and is left out: {}", error.cause()),
+        })
+    };
+    Ok(rows.into_iter().filter_map(|row| stored(row).ok()).collect())
 }
 
 /// Reads one channel.
@@ -300,6 +316,25 @@ impl Command for ChangeChannel {
         tx.emit(Event::ChannelChanged { channel_id: self.id });
         Ok(after)
     }
+}
+
+/// Takes its channels from an agent that is removed: they are nobody's, and speak for it no more.
+pub(super) fn disown(tx: &mut Tx<'_>, agent: AgentId) -> Result<(), Error> {
+    let now_ms = tx.now_ms();
+    let is_its = || channels::agent_id.eq(agent.as_bytes().as_slice()).and(channels::deleted_at.is_null());
+    let ids: Vec<Vec<u8>> = channels::table.filter(is_its()).select(channels::id).load(tx.read()?)?;
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<ChannelId> = ids.iter().map(|id| ChannelId::try_from(id.as_slice())).collect::<Result<_, _>>()?;
+    diesel::update(channels::table)
+        .filter(is_its())
+        .set((channels::agent_id.eq(None::<Vec<u8>>), channels::updated_at.eq(now_ms)))
+        .execute(tx.write()?)?;
+    for channel_id in ids {
+        tx.emit(Event::ChannelChanged { channel_id });
+    }
+    Ok(())
 }
 
 /// Removes a channel and its secrets; what was said on it stays, and what still waits for it ends.

@@ -21,7 +21,7 @@ pub use self::ask::{Ask, OpenUserAgent};
 pub use self::hand_out::{Close, GiveBack, HandOut, HandedOut};
 pub use self::moves::{Acknowledge, Acknowledged, Extend, ExtendAll, Extended, Fail, Nack, Prolonging};
 pub use self::pair::LoopGuards;
-pub(super) use self::pair::Pairs;
+pub(super) use self::pair::{Pairs, admit_to_member, admits_member, note_request};
 pub use self::report::{Report, Reported};
 pub use self::retained::was_sent_to;
 pub use self::send::{Before, SendMessage, Sent, sent_before};

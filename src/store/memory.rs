@@ -12,7 +12,7 @@ use crate::domain::agent::AgentFacts;
 use crate::domain::conversation::ConversationKind;
 use crate::domain::delivery::DeliveryState;
 use crate::domain::event::Topic;
-use crate::domain::ids::{AgentId, ConversationId, DeliveryId, GatewayId, MessageId, PartyId, UserId};
+use crate::domain::ids::{AgentId, ChannelId, ConversationId, DeliveryId, GatewayId, MessageId, PartyId, UserId};
 use crate::domain::message::MessageKind;
 use crate::domain::party::{Party, PartyKind};
 
@@ -90,6 +90,8 @@ pub(super) struct Memory {
     pub(super) open: HashMap<ConversationId, usize>,
     /// How many deliveries of a recipient are open.
     pub(super) open_of: HashMap<PartyId, usize>,
+    /// How many deliveries that a channel is to bring are open.
+    pub(super) open_by: HashMap<ChannelId, usize>,
     /// Open deliveries of agents.
     pub(super) mail: MailMemory,
     /// What agents have written to each other of late.

@@ -166,7 +166,6 @@ diesel::table! {
         idem_key -> Nullable<Text>,
         idem_hash -> Nullable<Binary>,
         secret_names -> Text,
-        updates_from -> Nullable<BigInt>,
     }
 }
 

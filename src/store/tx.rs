@@ -244,7 +244,11 @@ impl<'a> Tx<'a> {
         let is_open = delivery.state.is_open();
         let of_conversation = self.memory.open.get_mut(&delivery.conversation_id);
         let of_recipient = self.memory.open_of.get_mut(&delivery.recipient_id);
-        for open in of_conversation.into_iter().chain(of_recipient) {
+        let of_channel = match &delivery.channel_id {
+            Some(id) => self.memory.open_by.get_mut(id),
+            None => None,
+        };
+        for open in of_conversation.into_iter().chain(of_recipient).chain(of_channel) {
             *open = (*open + usize::from(is_open)).saturating_sub(usize::from(was_open));
         }
     }

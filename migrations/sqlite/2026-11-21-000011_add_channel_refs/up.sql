@@ -2,9 +2,8 @@
 ALTER TABLE deliveries ADD COLUMN channel_id BLOB;
 CREATE INDEX deliveries_open_by_channel ON deliveries (channel_id, n) WHERE state < 2 AND channel_id IS NOT NULL;
 
--- Which secrets are sealed in `secret`, by name, and what Telegram is asked for next.
+-- Which secrets are sealed in `secret`, by name.
 ALTER TABLE channels ADD COLUMN secret_names TEXT NOT NULL DEFAULT '';
-ALTER TABLE channels ADD COLUMN updates_from BIGINT;
 CREATE INDEX channels_by_idem_key ON channels (idem_key) WHERE idem_key IS NOT NULL;
 
 -- Which message is which at a provider. What comes again is known by it.

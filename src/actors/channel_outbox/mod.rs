@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use self::pace::Breaker;
 use self::queue::Queue;
 use self::sending::{Desk, Done};
-use super::channels::LiveChannel;
+use super::channels::{Intake, LiveChannel};
 use super::directory::Directory;
 use super::messages::{Observe, Report, Stop};
 use super::supervisor::{Child, ChildStopped};
@@ -37,7 +37,6 @@ use crate::domain::ids::{ConversationId, DeliveryId};
 use crate::store::Store;
 use crate::store::channels::{RecoverSends, open_of_channel};
 use crate::store::deliveries::Stored;
-use crate::store::mailbox::MailLimits;
 
 /// Deliveries that are read at a time.
 const PAGE: i64 = 1_000;
@@ -54,7 +53,7 @@ pub struct OutboxParts {
     pub clock: Arc<dyn Clock>,
     pub config: ChannelsConfig,
     /// For lines of people.
-    pub limits: MailLimits,
+    pub intake: Intake,
     pub parent: Recipient<ChildStopped>,
 }
 
@@ -76,7 +75,7 @@ pub struct Finish;
 pub struct ChannelOutbox {
     desk: Rc<Desk>,
     config: ChannelsConfig,
-    limits: MailLimits,
+    intake: Intake,
     parent: Recipient<ChildStopped>,
     queue: Queue,
     breaker: Breaker,
@@ -93,7 +92,7 @@ enum Phase {
 
 impl ChannelOutbox {
     pub fn new(parts: OutboxParts) -> Self {
-        let OutboxParts { live, store, directory, clock, config, limits, parent } = parts;
+        let OutboxParts { live, store, directory, clock, config, intake, parent } = parts;
         let patience = Duration::from_secs(config.timeout_s);
         let breaker = Breaker::new(
             config.pause_after,
@@ -104,7 +103,7 @@ impl ChannelOutbox {
         Self {
             desk: Rc::new(Desk::new(live, store, directory, clock, patience)),
             config,
-            limits,
+            intake,
             parent,
             queue: Queue::default(),
             breaker,
@@ -242,7 +241,7 @@ impl Actor for ChannelOutbox {
         self.load(ctx);
         if let Provider::Telegram { bot, polls: true } = &self.desk.live.provider {
             let (desk, bot) = (self.desk.clone(), bot.clone());
-            updates::ask(desk, bot, self.limits, self.config.senders_max).into_actor(self).spawn(ctx);
+            updates::ask(desk, bot, self.intake).into_actor(self).spawn(ctx);
         }
     }
 

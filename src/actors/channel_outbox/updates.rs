@@ -1,19 +1,21 @@
 //! Asks Telegram for what people wrote, where no call of Telegram can reach us.
 //!
 //! Invariants
-//! - A page is asked for no more only when its lines are on disk; what comes again is known by its id.
+//! - A page is confirmed to Telegram only when its lines are on disk or refused for good; what comes again is known by its
+//!   id. So nothing is kept of where we are: Telegram begins with what was not confirmed.
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
 use super::carry::Carrier;
 use super::sending::Desk;
-use crate::actors::channels;
-use crate::channels::telegram::Telegram;
+use crate::actors::channels::{self, Intake};
+use crate::channels::telegram::{PAGE, Telegram};
 use crate::channels::{Inbound, Outcome};
-use crate::store::channels::KeepUpdatesFrom;
-use crate::store::mailbox::MailLimits;
+use crate::domain::error::{Error, ErrorCode};
+use crate::store::channels::HeardAs;
 
 /// How long Telegram waits for something to come, in seconds.
 const WAIT_S: u32 = 25;
@@ -24,11 +26,14 @@ const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Wait before a line is offered again that could not be taken in.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How long the lines of a page may hold up those behind them, where what stops them may never pass.
+const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Asks until the actor ends.
-pub(super) async fn ask(desk: Rc<Desk>, bot: Telegram, limits: MailLimits, senders_max: usize) {
+/// Asks until the actor ends, or the channel is closed: what is heard then is left with Telegram.
+pub(super) async fn ask(desk: Rc<Desk>, bot: Telegram, intake: Intake) {
     let carrier = Carrier::new(Duration::from_secs(u64::from(WAIT_S)) + GRACE);
-    let mut from = desk.live.channel.updates_from;
+    let mut from = None;
+    let mut limit = PAGE;
     let mut pause = PAUSE_MIN;
     loop {
         if !desk.may_act() {
@@ -36,23 +41,28 @@ pub(super) async fn ask(desk: Rc<Desk>, bot: Telegram, limits: MailLimits, sende
             continue;
         }
         let asked = Instant::now();
-        let answer = carrier.http(bot.updates_request(from, WAIT_S), None).await;
+        let answer = carrier.http(bot.updates_request(from, limit, WAIT_S), None).await;
         match bot.updates(&answer) {
             Ok(page) => {
                 pause = PAUSE_MIN;
+                limit = limit.saturating_mul(2).min(PAGE);
+                let until = Instant::now() + PATIENCE;
                 for line in page.lines {
-                    hear(&desk, line, limits, senders_max).await;
+                    if !hear(&desk, line, intake, until).await {
+                        return;
+                    }
                 }
-                let Some(next) = page.offset else {
+                // After an empty page all is confirmed. Telegram may begin its numbers anew, and an old one above them
+                // would confirm what nobody has seen.
+                from = page.offset;
+                if from.is_none() {
                     // A server that does not wait must not be asked without end.
                     sleep(PAUSE_MIN.saturating_sub(asked.elapsed())).await;
-                    continue;
-                };
-                from = Some(next);
-                let channel_id = desk.live.channel.id;
-                desk.write(|| KeepUpdatesFrom { channel_id, from: next }).await;
+                }
             }
             Err(outcome) => {
+                // The page may have been too long to be read; one line is not.
+                limit = 1;
                 let (after_ms, why) = match outcome {
                     Outcome::Retry { after_ms, why } => (after_ms, why),
                     // A wrong token is mended by an operator, whose change begins this anew.
@@ -66,16 +76,31 @@ pub(super) async fn ask(desk: Rc<Desk>, bot: Telegram, limits: MailLimits, sende
     }
 }
 
-/// Takes a line in; waits while its agent's mailbox is full or the store is busy.
-async fn hear(desk: &Desk, line: Inbound, limits: MailLimits, senders_max: usize) {
+/// Takes a line in; waits while the store is busy, and until then while its agent's mailbox is full or something else
+/// stops it. Tells whether the channel is open.
+async fn hear(desk: &Desk, line: Inbound, intake: Intake, until: Instant) -> bool {
+    let id = desk.live.channel.id;
     loop {
-        let command = channels::hear(desk.live.channel.id, line.clone(), limits, senders_max);
-        match desk.store.write(command).await {
-            Ok(heard) => return desk.live.counts.count_heard(&heard),
-            Err(error) => {
-                log::warn!(channel:% = desk.live.channel.id; "a line of a person is not taken in yet: {}", error.cause());
+        match desk.store.write(channels::hear(id, line.clone(), intake)).await {
+            Ok(HeardAs::Closed) => return false,
+            Ok(heard) => {
+                desk.live.counts.count_heard(&heard);
+                return true;
+            }
+            Err(error) if passes(&error) || Instant::now() < until => {
+                log::warn!(channel:% = id; "a line of a person is not taken in yet: {}", error.cause());
                 sleep(AGAIN).await;
+            }
+            Err(error) => {
+                log::error!(channel:% = id; "a line of a person is given up: {}", error.cause());
+                desk.live.counts.refused.fetch_add(1, Ordering::Relaxed);
+                return true;
             }
         }
     }
+}
+
+/// Tells whether the store can do it when this has passed, whatever the line is.
+fn passes(error: &Error) -> bool {
+    matches!(error.code(), ErrorCode::StoreBusy | ErrorCode::StorageFull | ErrorCode::Standby | ErrorCode::ShuttingDown)
 }

@@ -7,10 +7,9 @@ use actix::prelude::*;
 
 use super::{ASK, Supervisor};
 use crate::actors::channel_outbox::{ChannelOutbox, Finish, Leave, OutboxParts, SendMoved};
-use crate::actors::channels;
+use crate::actors::channels::{self, Intake};
 use crate::domain::delivery::Delivery;
 use crate::domain::ids::ChannelId;
-use crate::store::mailbox::MailLimits;
 
 /// How long a stop waits for messages that are on their way: their outcome would be unknown.
 const FINISH: Duration = Duration::from_secs(5);
@@ -26,10 +25,7 @@ impl Supervisor {
             directory: self.parts.directory.clone(),
             clock: self.parts.clock.clone(),
             config: config.channels.clone(),
-            limits: MailLimits {
-                messages_max: config.limits.mailbox_messages_max,
-                attempts_max: i32::try_from(config.mailbox.attempts_max).unwrap_or(i32::MAX),
-            },
+            intake: Intake::of(config),
             parent: ctx.address().recipient(),
         };
         self.outboxes.insert(id, ChannelOutbox::new(parts).start());

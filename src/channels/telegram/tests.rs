@@ -157,10 +157,13 @@ fn what_is_no_text_is_heard_by_a_word() {
 
 #[test]
 fn pages_are_asked_for_and_forgotten_by_offset() {
-    let request = telegram().updates_request(None, 50);
+    let request = telegram().updates_request(None, PAGE, 50);
     assert_eq!(request.url.reveal(), "https://telegram.test/bothidden-value/getUpdates");
     assert_eq!(body(&request), json!({ "limit": 100, "timeout": 50, "allowed_updates": ["message"] }));
-    assert_eq!(body(&telegram().updates_request(Some(12), 0))["offset"], 12);
+    assert_eq!(
+        body(&telegram().updates_request(Some(12), 1, 0)),
+        json!({ "limit": 1, "timeout": 0, "allowed_updates": ["message"], "offset": 12 })
+    );
 
     let page = |result: Value| telegram().updates(&answer(200, json!({ "ok": true, "result": result })));
     assert_eq!(page(json!([])), Ok(Page { lines: vec![], offset: None }));

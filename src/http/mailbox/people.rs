@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::loop_guards;
 use crate::actors::channels::reach;
 use crate::channels::ssrf;
 use crate::domain::agent::AgentFacts;
@@ -81,6 +82,8 @@ pub(super) async fn send(state: &AppState, from: Arc<AgentFacts>, to: &Member, s
         in_reply_to: said.in_reply_to,
         options: said.options,
         queue_max: state.config.channels.queue_max,
+        working: Some(state.directory.channels().working()),
+        guards: loop_guards(&state.config),
     };
     let sent = state.store.write(command).await?;
     told(state, sent, long).await

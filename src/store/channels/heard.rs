@@ -2,20 +2,20 @@
 use std::sync::Arc;
 
 use crate::domain::agent::{AgentFacts, AgentKind};
-use crate::domain::channel::Channel;
+use crate::domain::channel::{Channel, ChannelKind, Contact};
 use crate::domain::conversation::{ConversationKind, agent_and_member_of_key};
 use crate::domain::error::Error;
-use crate::domain::ids::{AgentId, ChannelId, ConversationId, MessageId};
+use crate::domain::ids::{AgentId, ChannelId, ConversationId, MemberId, MessageId};
 use crate::domain::member::Member;
 use crate::domain::message::{Line, MessageKind, MessageRole};
 use crate::store::channel_refs::{self, ChannelRef, Direction};
 use crate::store::deliveries::DeliveryOptions;
-use crate::store::mailbox::{MailLimits, append, check_room, deliver};
+use crate::store::mailbox::{LoopGuards, MailLimits, admits_member, append, check_room, deliver, note_request};
 use crate::store::messages::{self, NewLine};
 use crate::store::tx::{Command, Tx};
-use crate::store::{channels, conversations};
+use crate::store::{channels, conversations, members};
 
-use super::{member, senders};
+use super::{member, readable, senders};
 
 /// Messages of a chat among which the newest one of this person is looked for; others may talk in a group.
 const LOOKED_AT: i64 = 20;
@@ -40,6 +40,7 @@ pub struct Hear {
     /// When it was said, by the provider's clock.
     pub said_at: Option<i64>,
     pub limits: MailLimits,
+    pub guards: LoopGuards,
     /// Unknown senders that are noted for one channel.
     pub senders_max: usize,
 }
@@ -55,6 +56,8 @@ pub enum HeardAs {
     Unknown,
     /// There is no agent whom it could be for.
     ForNobody,
+    /// This person has written too much to the agent of late (RTE-1): refused.
+    TooMany,
     /// The channel is gone or disabled.
     Closed,
 }
@@ -69,26 +72,39 @@ impl Command for Hear {
         if channel_refs::message(tx.read()?, channel.id, &self.chat, &self.external_id)?.is_some() {
             return Ok(HeardAs::Repeated);
         }
-        let refs: Vec<&str> = std::iter::once(self.sender_ref.as_str()).chain(self.sender_alias.as_deref()).collect();
-        let Some(person) = senders::member(tx, channel.id, &refs)? else {
-            senders::note(tx, channel.id, &self.sender_ref, self.sender_name.as_deref(), self.senders_max)?;
-            return Ok(HeardAs::Unknown);
-        };
         let answered = match &self.reply_to {
             Some(external_id) => channel_refs::message(tx.read()?, channel.id, &self.chat, external_id)?,
             None => None,
         };
-        let Some(agent) = self.agent(tx, &channel, &person, answered)? else { return Ok(HeardAs::ForNobody) };
+        let mut lines: Vec<MessageId> = answered.into_iter().collect();
+        lines.extend(channel_refs::newest(tx.read()?, channel.id, &self.chat, LOOKED_AT)?);
+        let refs: Vec<&str> = std::iter::once(self.sender_ref.as_str()).chain(self.sender_alias.as_deref()).collect();
+        let person = match senders::member(tx, channel.id, &refs)? {
+            Some(person) => Some(person),
+            None => self.written_to(tx, channel.kind, &lines)?,
+        };
+        let Some(person) = person else {
+            senders::note(tx, channel.id, &self.sender_ref, self.sender_name.as_deref(), self.senders_max)?;
+            return Ok(HeardAs::Unknown);
+        };
+        let Some(agent) = agent(tx, &channel, &person, &lines)? else { return Ok(HeardAs::ForNobody) };
+        if !admits_member(tx, &person, &agent, self.guards)? {
+            log::warn!(channel:% = channel.id, member:% = person.id, agent:% = agent.id; "a person's line is one too many");
+            return Ok(HeardAs::TooMany);
+        }
         let sender = tx.party(person.party_id)?.ok_or_else(|| Error::corrupt("a member without its party"))?;
         check_room(tx, &agent, 0, self.limits)?;
         let conversation_id = member::conversation(tx, &agent, &person)?;
         let in_reply_to = match answered {
-            Some(id) => messages::place_of(tx.read()?, id)?.filter(|(of, _)| *of == conversation_id).map(|_| id),
+            Some(id) => {
+                let place = readable(messages::place_of(tx.read()?, id), "where a line belongs")?;
+                place.filter(|(of, _)| *of == conversation_id).map(|_| id)
+            }
             None => None,
         };
         let now_ms = tx.now_ms();
         let new = NewLine {
-            // No request of another agent led to what a person asks.
+            // What a person asks begins anew: no request of another agent led to it.
             kind: Some(MessageKind::Request),
             in_reply_to,
             // A provider's clock may be wrong; nothing is said tomorrow.
@@ -97,6 +113,7 @@ impl Command for Hear {
         };
         let line = append(tx, conversation_id, new)?;
         deliver(tx, &line, &agent, DeliveryOptions::default(), self.limits)?;
+        note_request(tx, person.party_id, agent.party_id, self.guards);
         let known = ChannelRef {
             channel_id: channel.id,
             chat: self.chat.clone(),
@@ -110,46 +127,79 @@ impl Command for Hear {
 }
 
 impl Hear {
-    /// Finds the agent whom a line is for.
-    fn agent(
-        &self,
-        tx: &mut Tx<'_>,
-        channel: &Channel,
-        person: &Member,
-        answered: Option<MessageId>,
-    ) -> Result<Option<Arc<AgentFacts>>, Error> {
-        let mut lines: Vec<MessageId> = answered.into_iter().collect();
-        lines.extend(channel_refs::newest(tx.read()?, channel.id, &self.chat, LOOKED_AT)?);
-        let mut seen: Vec<ConversationId> = Vec::new();
-        for id in lines {
-            let Some((conversation_id, _)) = messages::place_of(tx.read()?, id)? else { continue };
-            if seen.contains(&conversation_id) {
-                continue;
-            }
-            seen.push(conversation_id);
-            if let Some(agent) = self.agent_of(tx, conversation_id, person)? {
-                return Ok(Some(agent));
+    /// Finds the person to whom we wrote on this chat, and who writes from just the address that an operator gave for it:
+    /// the provider has proven that. A group's own address proves nobody.
+    fn written_to(&self, tx: &mut Tx<'_>, kind: ChannelKind, lines: &[MessageId]) -> Result<Option<Member>, Error> {
+        let mut seen = Vec::new();
+        for line in lines {
+            let Some((_, id)) = talk(tx, *line, &mut seen)? else { continue };
+            let member = readable(members::get(tx.read()?, id), "a member")?;
+            if let Some(member) = member.filter(|member| self.is_at(kind, member)) {
+                return Ok(Some(member));
             }
         }
-        match channel.agent_id {
-            Some(id) => remote(tx, id),
-            None => Ok(None),
-        }
+        Ok(None)
     }
 
-    /// Returns the agent who talks to this person in a conversation that is open.
-    fn agent_of(&self, tx: &mut Tx<'_>, id: ConversationId, person: &Member) -> Result<Option<Arc<AgentFacts>>, Error> {
-        let open = conversations::get(tx.read()?, id)?;
-        let key = open.filter(|open| open.kind == ConversationKind::AgentMember).map(|open| open.key);
-        // What others talk about is not theirs (SEC-2).
-        match key.and_then(|key| agent_and_member_of_key(&key)) {
-            Some((agent, member)) if member == person.id => remote(tx, agent),
-            _ => Ok(None),
+    /// Tells whether it comes from one of a person's addresses.
+    fn is_at(&self, kind: ChannelKind, member: &Member) -> bool {
+        let known = Contact::from(&member.addresses).addresses(kind);
+        let is_known = |said: &str| known.iter().any(|address| address.as_str() == said);
+        match kind {
+            ChannelKind::Feishu => is_known(&self.sender_ref) || self.sender_alias.as_deref().is_some_and(is_known),
+            // The alias is a name, and names change hands.
+            ChannelKind::Telegram => is_known(&self.sender_ref),
+            ChannelKind::WhatsApp => known.iter().any(|address| digits(address.as_str()) == digits(&self.sender_ref)),
+            // Who speaks there is whoever the caller says, and no address.
+            ChannelKind::Email | ChannelKind::Webhook => false,
         }
     }
 }
 
+fn digits(number: &str) -> String {
+    number.chars().filter(char::is_ascii_digit).collect()
+}
+
+/// Finds the agent whom a line of a person is for: who talks to it in these lines, else whose channel it is.
+fn agent(
+    tx: &mut Tx<'_>,
+    channel: &Channel,
+    person: &Member,
+    lines: &[MessageId],
+) -> Result<Option<Arc<AgentFacts>>, Error> {
+    let mut seen = Vec::new();
+    for line in lines {
+        // What others talk about is not theirs (SEC-2).
+        if let Some((id, member)) = talk(tx, *line, &mut seen)?
+            && member == person.id
+            && let Some(agent) = remote(tx, id)?
+        {
+            return Ok(Some(agent));
+        }
+    }
+    match channel.agent_id {
+        Some(id) => remote(tx, id),
+        None => Ok(None),
+    }
+}
+
+/// Finds which agent talks to which person in the conversation of a line. `None`: it is another kind of conversation, is not
+/// open, cannot be read, or has been seen.
+fn talk(
+    tx: &mut Tx<'_>,
+    line: MessageId,
+    seen: &mut Vec<ConversationId>,
+) -> Result<Option<(AgentId, MemberId)>, Error> {
+    let place = readable(messages::place_of(tx.read()?, line), "where a line belongs")?;
+    let Some((id, _)) = place.filter(|(id, _)| !seen.contains(id)) else { return Ok(None) };
+    seen.push(id);
+    let open = readable(conversations::get(tx.read()?, id), "a conversation with a person")?;
+    let of_kind = open.filter(|open| open.kind == ConversationKind::AgentMember);
+    Ok(of_kind.and_then(|open| agent_and_member_of_key(&open.key)))
+}
+
 /// Returns an agent that has a mailbox.
 fn remote(tx: &mut Tx<'_>, id: AgentId) -> Result<Option<Arc<AgentFacts>>, Error> {
-    Ok(tx.agent(id)?.filter(|agent| agent.kind != AgentKind::Native))
+    let agent = readable(tx.agent(id), "an agent")?;
+    Ok(agent.filter(|agent| agent.kind != AgentKind::Native))
 }

@@ -8,17 +8,19 @@ use crate::domain::conversation::{ConversationKind, agent_and_member_of_key, age
 use crate::domain::delivery::{Delivery, DeliveryState, Move, reason};
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::Event;
-use crate::domain::ids::{AgentId, ConversationId, MemberId, MessageId, PartyId};
+use crate::domain::ids::{AgentId, ChannelId, ConversationId, MemberId, MessageId, PartyId};
 use crate::domain::member::{Addresses, Member};
 use crate::domain::message::{Line, MessageKind, MessageRole};
 use crate::domain::party::{Party, PartyKind};
 use crate::store::channel_refs::{self, Direction};
 use crate::store::deliveries::{self, DeliveryOptions, NewDelivery};
 use crate::store::dialect::Db;
-use crate::store::mailbox::scoped;
+use crate::store::mailbox::{LoopGuards, admit_to_member, note_request, scoped};
 use crate::store::messages::{self, Idem, NewLine, Place};
 use crate::store::tx::{Command, Tx};
 use crate::store::{channels, conversations, members, parties};
+
+use super::readable;
 
 /// Attempts before a message to a person is dead: with the growing wait between them they last for more than an hour.
 pub const ATTEMPTS_MAX: i32 = 12;
@@ -37,6 +39,10 @@ pub struct SendToMember {
     pub options: DeliveryOptions,
     /// Messages that may wait for one channel.
     pub queue_max: usize,
+    /// Channels whose providers could be made: others would never bring it. `None`: the caller does not know, and one that
+    /// is enabled is enough.
+    pub working: Option<Vec<ChannelId>>,
+    pub guards: LoopGuards,
 }
 
 /// A message to a person.
@@ -57,26 +63,27 @@ impl Command for SendToMember {
     type Output = ToMember;
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<ToMember, Error> {
+        // Its key counted when the call came; it may have been removed since.
+        if tx.agent(self.from.id)?.is_none() {
+            return Err(Error::new(ErrorCode::Unauthenticated, "Invalid API key"));
+        }
         if let Some(sent) = self.repeated(tx)? {
             return Ok(sent);
         }
         let member = members::get(tx.read()?, self.to)?.ok_or_else(|| Error::not_found("member", self.to))?;
-        let channel = choose(tx.read()?, self.from.id, &member, self.kind)?;
+        let channel = choose(tx.read()?, self.from.id, &member, self.kind, self.working.as_deref())?;
         let channel = channel.ok_or_else(|| unreachable(&member, self.kind))?;
         let sender = tx.party(self.from.party_id)?.ok_or_else(|| Error::corrupt("an agent without its party"))?;
-        let hops = match self.in_reply_to {
-            None => 0,
-            Some(id) => {
-                let hops = tx.hops_of(id, self.from.party_id)?.ok_or_else(|| Error::not_found("message", id))?;
-                hops.saturating_add(1)
-            }
+        let led_to_it = match self.in_reply_to {
+            None => None,
+            Some(id) => Some(tx.hops_of(id, self.from.party_id)?.ok_or_else(|| Error::not_found("message", id))?),
         };
         let options = self.options();
         let replaced = match &options.coalesce_key {
             Some(key) => deliveries::waiting_by_key(tx.read()?, member.party_id, key)?,
             None => Vec::new(),
         };
-        let open = deliveries::count_open_by_channel(tx.read()?, channel.id)?.saturating_sub(replaced.len());
+        let open = tx.open_by(channel.id)?.saturating_sub(replaced.len());
         if open >= self.queue_max {
             return Err(Error::new(
                 ErrorCode::MailboxFull,
@@ -86,6 +93,7 @@ impl Command for SendToMember {
                 ),
             ));
         }
+        let hops = admit_to_member(tx, &self.from, &member, led_to_it, self.guards)?;
         for stored in replaced {
             let action = Move::Cancel { reason: Some(reason::COALESCED.to_owned()) };
             deliveries::apply_to(tx, stored, &action, true)?;
@@ -102,6 +110,7 @@ impl Command for SendToMember {
         let topic = tx.topic(conversation_id)?;
         tx.emit(Event::Line { topic, line: line.clone(), ack_to: None, end: None });
         let delivery = deliver(tx, &line, member.party_id, &channel, options)?;
+        note_request(tx, self.from.party_id, member.party_id, self.guards);
         Ok(ToMember {
             message_id: line.id,
             target: member.name,
@@ -156,15 +165,27 @@ pub fn sent_to_member(db: &mut Db, id: MessageId) -> Result<Option<ToMember>, Er
 }
 
 /// Chooses the channel that brings a message to a person: of the kinds in their order the first for which there is a
-/// channel and the person has an address. The sender's own channel goes before the others of its kind.
-fn choose(db: &mut Db, agent: AgentId, member: &Member, kind: Option<ChannelKind>) -> Result<Option<Channel>, Error> {
+/// channel that works and the person has an address. The sender's own channel goes before those of nobody, and these before
+/// other agents'.
+fn choose(
+    db: &mut Db,
+    agent: AgentId,
+    member: &Member,
+    kind: Option<ChannelKind>,
+    working: Option<&[ChannelId]>,
+) -> Result<Option<Channel>, Error> {
     let contact = Contact::from(&member.addresses);
-    let enabled: Vec<Channel> = channels::list(db)?.into_iter().filter(|channel| channel.enabled).collect();
+    let works = |channel: &Channel| channel.enabled && working.is_none_or(|ids| ids.contains(&channel.id));
+    let usable: Vec<Channel> = channels::list(db)?.into_iter().filter(works).collect();
     let kinds = ChannelKind::BY_PREFERENCE.into_iter().filter(|one| kind.is_none_or(|kind| kind == *one));
     for kind in kinds.filter(|kind| !contact.addresses(*kind).is_empty()) {
-        let mut of_kind = enabled.iter().filter(|channel| channel.kind == kind).peekable();
-        let first = of_kind.peek().copied();
-        if let Some(channel) = of_kind.find(|channel| channel.agent_id == Some(agent)).or(first) {
+        let of_kind = usable.iter().filter(|channel| channel.kind == kind);
+        let first = of_kind.min_by_key(|channel| match channel.agent_id {
+            Some(id) if id == agent => 0,
+            None => 1,
+            Some(_) => 2,
+        });
+        if let Some(channel) = first {
             return Ok(Some(channel.clone()));
         }
     }
@@ -217,7 +238,8 @@ fn deliver(
 }
 
 /// Sends an agent's answer to the person who asked: back by the channel on which the question came, or by another one if
-/// that is gone. Where there is none it is a line that is read in the console.
+/// that is gone or disabled. Where there is none it waits for its own; if that is gone it is a line that is read in the
+/// console. What cannot be read is done without: the answer stands (STO-3).
 pub(in crate::store) fn answer_to_member(
     tx: &mut Tx<'_>,
     answer: &Arc<Line>,
@@ -225,16 +247,21 @@ pub(in crate::store) fn answer_to_member(
     member: &Party,
     agent: AgentId,
 ) -> Result<(), Error> {
-    let id: MemberId = member.reference.parse()?;
-    let Some(person) = members::get(tx.read()?, id)? else { return Ok(()) };
-    let came_by = channel_refs::of_message(tx.read()?, asked)?.into_iter().find(|one| one.direction == Direction::In);
-    let channel = match came_by {
-        Some(known) => channels::get(tx.read()?, known.channel_id)?,
+    let Ok(id) = member.reference.parse::<MemberId>() else {
+        log::error!("which person party `{}` stands for cannot be read", member.id);
+        return Ok(());
+    };
+    let Some(person) = readable(members::get(tx.read()?, id), "a member")? else { return Ok(()) };
+    let known = readable(channel_refs::of_message(tx.read()?, asked).map(Some), "how a line came in")?;
+    let came_by = known.unwrap_or_default().into_iter().find(|one| one.direction == Direction::In);
+    let own = match came_by {
+        Some(known) => readable(channels::get(tx.read()?, known.channel_id), "a channel")?,
         None => None,
     };
-    let channel = match channel {
-        Some(channel) => Some(channel),
-        None => choose(tx.read()?, agent, &person, None)?,
+    let channel = match own {
+        Some(own) if own.enabled => Some(own),
+        // Which of them work is not known here: one that is enabled is enough.
+        own => choose(tx.read()?, agent, &person, None, None)?.or(own),
     };
     if let Some(channel) = channel {
         deliver(tx, answer, member.id, &channel, DeliveryOptions::default())?;

@@ -1,6 +1,4 @@
 //! The moves of a channel's outbox: a delivery is leased before anything is sent, and ended or given back afterwards.
-use diesel::prelude::*;
-
 use crate::domain::channel::{Address, Channel, ChannelKind, Contact};
 use crate::domain::delivery::{Delivery, DeliveryState, Move, Outcome, reason};
 use crate::domain::error::{Error, ErrorCode};
@@ -9,7 +7,6 @@ use crate::domain::party::PartyKind;
 use crate::store::channel_refs::{self, ChannelRef, Direction};
 use crate::store::deliveries::{self, Stored};
 use crate::store::dialect::Db;
-use crate::store::schema::channels;
 use crate::store::tx::{Command, Tx};
 use crate::store::{members, messages, parties};
 
@@ -211,23 +208,6 @@ impl Command for RecoverSends {
                 Move::Fail { attempt: None, reason: reason::OUTCOME_UNKNOWN.to_owned() }
             })?;
         }
-        Ok(())
-    }
-}
-
-/// Keeps what Telegram is asked from next; what came before it is on disk.
-pub struct KeepUpdatesFrom {
-    pub channel_id: ChannelId,
-    pub from: i64,
-}
-
-impl Command for KeepUpdatesFrom {
-    type Output = ();
-
-    fn apply(&self, tx: &mut Tx<'_>) -> Result<(), Error> {
-        diesel::update(channels::table.find(self.channel_id.as_bytes().as_slice()))
-            .set(channels::updates_from.eq(Some(self.from)))
-            .execute(tx.write()?)?;
         Ok(())
     }
 }

@@ -11,6 +11,8 @@ use crate::store::schema::channel_senders;
 use crate::store::tx::{Command, Tx};
 use crate::store::{channels, members};
 
+use super::readable;
+
 /// Somebody who has written on a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sender {
@@ -84,9 +86,10 @@ pub fn get(db: &mut Db, channel: ChannelId, sender_ref: &str) -> Result<Option<S
 /// Finds which person writes, by the first of these refs that was let in.
 pub(super) fn member(tx: &mut Tx<'_>, channel: ChannelId, refs: &[&str]) -> Result<Option<Member>, Error> {
     for sender_ref in refs {
-        let known = get(tx.read()?, channel, sender_ref)?.filter(|sender| sender.allowed_at.is_some());
-        if let Some(id) = known.and_then(|sender| sender.member_id)
-            && let Some(member) = members::get(tx.read()?, id)?
+        let known = readable(get(tx.read()?, channel, sender_ref), "a sender")?;
+        let allowed = known.filter(|sender| sender.allowed_at.is_some());
+        if let Some(id) = allowed.and_then(|sender| sender.member_id)
+            && let Some(member) = readable(members::get(tx.read()?, id), "a member")?
         {
             return Ok(Some(member));
         }
@@ -94,8 +97,8 @@ pub(super) fn member(tx: &mut Tx<'_>, channel: ChannelId, refs: &[&str]) -> Resu
     Ok(None)
 }
 
-/// Notes that somebody has written, so that an operator can say who it is. New ones are noted while there are fewer than
-/// `senders_max`.
+/// Notes that somebody has written, so that an operator can say who it is. Of those whom nobody has let in `senders_max` are
+/// noted: who has not written for longest goes, so that strangers keep nobody out.
 pub(super) fn note(
     tx: &mut Tx<'_>,
     channel: ChannelId,
@@ -110,8 +113,20 @@ pub(super) fn note(
             .execute(tx.write()?)?;
         return Ok(());
     }
-    if usize::try_from(count(tx.read()?, channel)?).unwrap_or(usize::MAX) >= senders_max {
-        return Ok(());
+    let unknown = || {
+        let of_channel = channel_senders::channel_id.eq(channel.as_bytes().as_slice());
+        channel_senders::table.filter(of_channel.and(channel_senders::allowed_at.is_null()))
+    };
+    let known: i64 = unknown().count().get_result(tx.read()?)?;
+    if usize::try_from(known).unwrap_or(usize::MAX) >= senders_max {
+        let oldest: Option<String> = unknown()
+            .order((channel_senders::last_seen_at.asc(), channel_senders::sender_ref.asc()))
+            .select(channel_senders::sender_ref)
+            .first(tx.read()?)
+            .optional()?;
+        let Some(oldest) = oldest.filter(|_| senders_max > 0) else { return Ok(()) };
+        diesel::delete(channel_senders::table.find((channel.as_bytes().as_slice(), oldest.as_str())))
+            .execute(tx.write()?)?;
     }
     diesel::insert_into(channel_senders::table)
         .values((
@@ -156,5 +171,29 @@ impl Command for AllowSender {
         let (was, is) = (shown(before.member_id), shown(Some(self.member_id)));
         audit::record(tx, &self.actor, "channel.allow", ("channel", &id), Some(&was), Some(&is))?;
         Ok(Sender { member_id: Some(self.member_id), allowed_at: Some(now_ms), ..before })
+    }
+}
+
+/// Forgets a sender, and with it that somebody let it in: what it writes is refused from now on, unless it writes from the
+/// very address of a person.
+pub struct ForgetSender {
+    pub channel_id: ChannelId,
+    pub sender_ref: String,
+    pub actor: Actor,
+}
+
+impl Command for ForgetSender {
+    /// Whether there was one.
+    type Output = bool;
+
+    fn apply(&self, tx: &mut Tx<'_>) -> Result<bool, Error> {
+        channels::get(tx.read()?, self.channel_id)?.ok_or_else(|| Error::not_found("channel", self.channel_id))?;
+        let Some(before) = get(tx.read()?, self.channel_id, &self.sender_ref)? else { return Ok(false) };
+        let row = channel_senders::table.find((self.channel_id.as_bytes().as_slice(), self.sender_ref.as_str()));
+        diesel::delete(row).execute(tx.write()?)?;
+        let id = self.channel_id.to_string();
+        let was = json!({ "sender": self.sender_ref, "member_id": before.member_id });
+        audit::record(tx, &self.actor, "channel.forget", ("channel", &id), Some(&was), None)?;
+        Ok(true)
     }
 }

@@ -10,7 +10,7 @@ use super::{MailLimits, pair};
 use crate::domain::agent::AgentFacts;
 use crate::domain::delivery::{Delivery, DeliveryState, reason};
 use crate::domain::error::{Error, ErrorCode};
-use crate::domain::ids::{ConversationId, PartyId};
+use crate::domain::ids::{AgentId, ConversationId, PartyId};
 use crate::domain::message::{MessageKind, MessageRole};
 use crate::domain::party::{Party, PartyKind};
 use crate::store::channels;
@@ -106,9 +106,11 @@ impl Lost {
                 deliver(tx, &notice, &agent, DeliveryOptions::default(), LIMITS)?;
                 pair::note_came_back(tx, party.id, recipient.id, notice.hops);
             }
-            Some((person, None)) if person.kind == PartyKind::Member => {
-                channels::answer_to_member(tx, &notice, delivery.message_id, &person, recipient.reference.parse()?)?;
-            }
+            Some((person, None)) if person.kind == PartyKind::Member => match recipient.reference.parse::<AgentId>() {
+                Ok(agent) => channels::answer_to_member(tx, &notice, delivery.message_id, &person, agent)?,
+                // The end of the request stands (STO-3).
+                Err(_) => log::error!("which agent party `{}` stands for cannot be read", recipient.id),
+            },
             // A user sees the line; an agent that was removed meanwhile gets nothing.
             Some(_) | None => {}
         }

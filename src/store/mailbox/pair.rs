@@ -1,4 +1,5 @@
-//! What two agents have written to each other of late, so that they do not go on for ever (RTE-1).
+//! What two agents, or an agent and a person, have written to each other of late, so that they do not go on for ever
+//! (RTE-1).
 //!
 //! The writer reads it once for each ordered pair and keeps it from then on: requests that were accepted, requests that
 //! were handed out to whoever writes, replies and notices that it got. After a restart it is read from the same rows.
@@ -7,11 +8,12 @@ use std::collections::{BTreeMap, HashMap};
 use diesel::prelude::*;
 
 use crate::domain::agent::AgentFacts;
-use crate::domain::conversation::ConversationKind;
+use crate::domain::conversation::{ConversationKind, agent_member_key};
 use crate::domain::delivery::DeliveryState;
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::ids::{AgentId, ConversationId, PartyId};
 use crate::domain::loop_guard::{Highest, Window, hops, is_over};
+use crate::domain::member::Member;
 use crate::domain::message::MessageKind;
 use crate::store::deliveries as moves;
 use crate::store::dialect::Db;
@@ -59,11 +61,7 @@ impl Pair {
             let since = now_ms.saturating_sub(REPLIES_MS.max(guards.pair_window_ms));
             // Requests of one, and what came back to it: nobody else asks or answers here.
             let lines = lines_since(tx.read()?, id, since)?;
-            let requests = || lines.iter().rev().filter(|line| line.is(MessageKind::Request));
-            let newest = requests().count().saturating_sub(guards.pair_requests_max);
-            for line in requests().skip(newest) {
-                pair.requests.note(line.created_at.min(now_ms));
-            }
+            pair.note_requests(&lines, from.party_id, guards, now_ms);
             let came_back = |line: &&Brief| line.is(MessageKind::Reply) || line.is(MessageKind::Notice);
             for line in lines.iter().rev().filter(came_back) {
                 pair.replies.note(line.created_at.min(now_ms), line.hops);
@@ -75,6 +73,28 @@ impl Pair {
             }
         }
         Ok(pair)
+    }
+
+    /// Reads what `from` has written of late in the conversation of this key, in which an agent and a person talk.
+    fn read_talk(tx: &mut Tx<'_>, key: &str, from: PartyId, guards: LoopGuards) -> Result<Self, Error> {
+        let now_ms = tx.now_ms();
+        let mut pair = Self { is_read: true, ..Self::default() };
+        if let Some(id) = tx.named(ConversationKind::AgentMember, key)? {
+            let lines = lines_since(tx.read()?, id, now_ms.saturating_sub(guards.pair_window_ms))?;
+            pair.note_requests(&lines, from, guards, now_ms);
+        }
+        Ok(pair)
+    }
+
+    /// Notes the newest requests of `from` among these lines, which are the newest first.
+    fn note_requests(&mut self, lines: &[Brief], from: PartyId, guards: LoopGuards, now_ms: i64) {
+        let is_its =
+            |line: &&Brief| line.is(MessageKind::Request) && line.sender_id.as_slice() == from.as_bytes().as_slice();
+        let requests = || lines.iter().rev().filter(is_its);
+        let newest = requests().count().saturating_sub(guards.pair_requests_max);
+        for line in requests().skip(newest) {
+            self.requests.note(line.created_at.min(now_ms));
+        }
     }
 
     fn note_held(&mut self, hops: i32, is_held: bool) {
@@ -141,7 +161,7 @@ pub(super) fn admit(
     guards: LoopGuards,
 ) -> Result<i32, Error> {
     let now_ms = tx.now_ms();
-    let pair = known(tx, from, to, guards)?;
+    let pair = known(tx, (from.party_id, to.party_id), guards, |tx| Pair::read(tx, from, to, guards))?;
     let held = pair.held.last_key_value().map(|(hops, _)| *hops);
     let hops = hops(in_reply_to, held, pair.replies.of_late(now_ms, REPLIES_MS));
     if is_over(hops, guards.hops_max) {
@@ -152,8 +172,51 @@ pub(super) fn admit(
     Ok(hops)
 }
 
+/// The same for what an agent writes to a person. What a person writes begins anew, so only `in_reply_to` leads to it.
+pub(in crate::store) fn admit_to_member(
+    tx: &mut Tx<'_>,
+    from: &AgentFacts,
+    to: &Member,
+    in_reply_to: Option<i32>,
+    guards: LoopGuards,
+) -> Result<i32, Error> {
+    let hops = hops(in_reply_to, None, None);
+    if is_over(hops, guards.hops_max) {
+        return Err(too_far(hops, &to.name, guards.hops_max));
+    }
+    let key = agent_member_key(from.id, to.id);
+    match check_talk(tx, &key, (from.party_id, to.party_id), guards)? {
+        Ok(()) => Ok(hops),
+        Err(wait_s) => Err(too_fast(wait_s, &to.name, guards)),
+    }
+}
+
+/// Tells whether a person may write to an agent now, or has written too much of late: it may be a machine that answers by
+/// itself. Nothing is noted.
+pub(in crate::store) fn admits_member(
+    tx: &mut Tx<'_>,
+    from: &Member,
+    to: &AgentFacts,
+    guards: LoopGuards,
+) -> Result<bool, Error> {
+    let key = agent_member_key(to.id, from.id);
+    Ok(check_talk(tx, &key, (from.party_id, to.party_id), guards)?.is_ok())
+}
+
+/// Checks the rate of one of the two in the conversation of this key; the inner error says how many seconds to wait.
+fn check_talk(
+    tx: &mut Tx<'_>,
+    key: &str,
+    (from, to): (PartyId, PartyId),
+    guards: LoopGuards,
+) -> Result<Result<(), u32>, Error> {
+    let now_ms = tx.now_ms();
+    let talk = known(tx, (from, to), guards, |tx| Pair::read_talk(tx, key, from, guards))?;
+    Ok(talk.requests.check(now_ms, guards.pair_requests_max, guards.pair_window_ms))
+}
+
 /// Notes a request that was accepted.
-pub(super) fn note_request(tx: &mut Tx<'_>, from: PartyId, to: PartyId, guards: LoopGuards) {
+pub(in crate::store) fn note_request(tx: &mut Tx<'_>, from: PartyId, to: PartyId, guards: LoopGuards) {
     let now_ms = tx.now_ms();
     if guards.pair_requests_max > 0
         && let Some(pair) = tx.pairs().get_mut(from, to)
@@ -173,18 +236,18 @@ pub(super) fn note_came_back(tx: &mut Tx<'_>, asker: PartyId, asked: PartyId, ho
 /// Returns what is known of a pair, read if nothing is. Where nothing is bounded it is counted from here on only.
 fn known<'t>(
     tx: &'t mut Tx<'_>,
-    from: &AgentFacts,
-    to: &AgentFacts,
+    (from, to): (PartyId, PartyId),
     guards: LoopGuards,
+    read: impl FnOnce(&mut Tx<'_>) -> Result<Pair, Error>,
 ) -> Result<&'t mut Pair, Error> {
     let is_bounded = guards.hops_max > 0 || guards.pair_requests_max > 0;
-    let is_enough = tx.pairs().get_mut(from.party_id, to.party_id).map(|pair| pair.is_read || !is_bounded);
+    let is_enough = tx.pairs().get_mut(from, to).map(|pair| pair.is_read || !is_bounded);
     if is_enough != Some(true) {
-        let pair = if is_bounded { Pair::read(tx, from, to, guards)? } else { Pair::default() };
-        tx.pairs().add(from.party_id, to.party_id, pair);
+        let pair = if is_bounded { read(tx)? } else { Pair::default() };
+        tx.pairs().add(from, to, pair);
     }
-    let known = tx.pairs().get_mut(from.party_id, to.party_id);
-    known.ok_or_else(|| Error::internal("a pair of agents was forgotten as it was read"))
+    let known = tx.pairs().get_mut(from, to);
+    known.ok_or_else(|| Error::internal("a pair was forgotten as it was read"))
 }
 
 fn too_far(hops: i32, to: &str, hops_max: i32) -> Error {
@@ -211,6 +274,7 @@ fn too_fast(wait_s: u32, to: &str, guards: LoopGuards) -> Error {
 struct Brief {
     seq: i64,
     kind: Option<i32>,
+    sender_id: Vec<u8>,
     hops: i32,
     created_at: i64,
 }
@@ -230,7 +294,7 @@ fn lines_since(db: &mut Db, id: ConversationId, since_ms: i64) -> Result<Vec<Bri
             .filter(messages::conversation_id.eq(id.as_bytes().as_slice()).and(messages::seq.lt(before)))
             .order(messages::seq.desc())
             .limit(LINES_AT_A_TIME)
-            .select((messages::seq, messages::kind, messages::hops, messages::created_at))
+            .select((messages::seq, messages::kind, messages::sender_id, messages::hops, messages::created_at))
             .load(db)?;
         let Some(oldest) = page.last() else { break };
         before = oldest.seq;

@@ -7,7 +7,7 @@ use super::Tx;
 use crate::domain::agent::{Agent, AgentFacts};
 use crate::domain::conversation::ConversationKind;
 use crate::domain::error::Error;
-use crate::domain::ids::{AgentId, ConversationId, DeliveryId, MessageId, PartyId};
+use crate::domain::ids::{AgentId, ChannelId, ConversationId, DeliveryId, MessageId, PartyId};
 use crate::domain::party::{Party, PartyKind};
 use crate::store::deliveries::{self, Mail};
 use crate::store::mailbox::Pairs;
@@ -93,6 +93,16 @@ impl Tx<'_> {
         }
         let open = deliveries::count_open_of_recipient(self.read()?, id)?;
         remember(&mut self.memory.open_of, id, open);
+        Ok(open)
+    }
+
+    /// Returns how many deliveries that a channel is to bring are open.
+    pub(in crate::store) fn open_by(&mut self, id: ChannelId) -> Result<usize, Error> {
+        if let Some(open) = self.memory.open_by.get(&id) {
+            return Ok(*open);
+        }
+        let open = deliveries::count_open_by_channel(self.read()?, id)?;
+        remember(&mut self.memory.open_by, id, open);
         Ok(open)
     }
 

@@ -82,7 +82,7 @@ async fn telegrams_updates_are_read_page_by_page() {
     let mut offset = None;
     let mut texts = Vec::new();
     loop {
-        let answer = carry_http(channel.updates_request(offset, 0), PATIENCE).await;
+        let answer = carry_http(channel.updates_request(offset, 100, 0), PATIENCE).await;
         let page = channel.updates(&answer).expect("a page");
         texts.extend(page.lines.into_iter().map(|line| line.text));
         let Some(next) = page.offset else { break };
@@ -91,7 +91,7 @@ async fn telegrams_updates_are_read_page_by_page() {
     assert_eq!(texts, (1..=150).map(|id| format!("line {id}")).collect::<Vec<_>>());
     assert!(provider.with(|rules| rules.updates.is_empty()));
     provider.with(|rules| rules.webhook = true);
-    let answer = carry_http(channel.updates_request(offset, 0), PATIENCE).await;
+    let answer = carry_http(channel.updates_request(offset, 100, 0), PATIENCE).await;
     assert!(matches!(channel.updates(&answer), Err(Outcome::Retry { why, .. }) if why.contains("webhook")));
 }
 

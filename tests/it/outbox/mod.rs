@@ -14,6 +14,7 @@ mod kills;
 mod limits;
 mod lists;
 mod others;
+mod polling;
 mod proofs;
 mod secrets;
 mod setting_up;

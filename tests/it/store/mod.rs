@@ -21,6 +21,7 @@ mod messages;
 mod migrations;
 mod pairs;
 mod parties;
+mod people;
 mod pooling;
 mod readers;
 mod relationships;
