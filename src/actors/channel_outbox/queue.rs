@@ -3,19 +3,44 @@
 //! Invariants
 //! - DLV-4: of one conversation only the oldest message is on its way; what failed for a while goes before what came
 //!   after it.
+//! - Whoever waits for the turn of an address waits here, and holds up nobody else.
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
 
 use crate::domain::delivery::{Delivery, DeliveryState};
-use crate::domain::ids::{ConversationId, DeliveryId};
+use crate::domain::ids::{ConversationId, DeliveryId, PartyId};
 
 /// A message that waits.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Slot {
     id: DeliveryId,
+    recipient: PartyId,
+    /// From 0 to 2; of two that may go out the higher one goes first.
+    priority: i32,
     /// Order of acceptance over all.
     n: i64,
     /// It may be sent now.
     ready: bool,
+    /// Where it goes, once that is known.
+    address: Option<String>,
+}
+
+/// A message that goes out now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Picked {
+    pub(super) id: DeliveryId,
+    pub(super) conversation: ConversationId,
+    pub(super) recipient: PartyId,
+}
+
+/// What is to be done next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    Send(Picked),
+    /// All that might go out wait for their turn: the first one so long.
+    Wait(Duration),
+    Nothing,
 }
 
 /// The open deliveries of a channel.
@@ -38,30 +63,60 @@ impl Queue {
         let place = (delivery.conversation_id, delivery.seq);
         let ready = delivery.state == DeliveryState::Pending && !delivery.must_wait(now_ms);
         self.places.insert(delivery.id, place);
-        self.talks.entry(place.0).or_default().insert(place.1, Slot { id: delivery.id, n: delivery.n, ready });
+        let slot = Slot {
+            id: delivery.id,
+            recipient: delivery.recipient_id,
+            priority: delivery.priority,
+            n: delivery.n,
+            ready,
+            address: None,
+        };
+        self.talks.entry(place.0).or_default().insert(place.1, slot);
     }
 
     /// Lets a message be sent now that could not be for a reason of ours.
     pub(super) fn again(&mut self, id: DeliveryId) {
-        if let Some((conversation, seq)) = self.places.get(&id)
-            && let Some(slot) = self.talks.get_mut(conversation).and_then(|talk| talk.get_mut(seq))
-        {
+        if let Some(slot) = self.slot(id) {
             slot.ready = true;
         }
     }
 
-    /// Picks the message that has waited longest of those that may go out; its conversation is busy until
-    /// [`done`](Self::done).
-    pub(super) fn pick(&mut self) -> Option<(DeliveryId, ConversationId)> {
+    /// Lets a message be sent as soon as it is the turn of its address.
+    pub(super) fn wait_for_turn(&mut self, id: DeliveryId, address: String) {
+        if let Some(slot) = self.slot(id) {
+            (slot.ready, slot.address) = (true, Some(address));
+        }
+    }
+
+    fn slot(&mut self, id: DeliveryId) -> Option<&mut Slot> {
+        let (conversation, seq) = self.places.get(&id)?;
+        self.talks.get_mut(conversation)?.get_mut(seq)
+    }
+
+    /// Picks the message of the highest priority, and of these the one that has waited longest, of those that may go out;
+    /// its conversation is busy until [`done`](Self::done). `turn` says how long a message to an address has to wait, or
+    /// to one that is not known yet.
+    pub(super) fn pick(&mut self, mut turn: impl FnMut(Option<&str>) -> Duration) -> Next {
         let heads = self.talks.iter().filter(|(id, _)| !self.busy.contains(id));
-        let heads = heads.filter_map(|(id, talk)| talk.first_key_value().map(|(seq, slot)| (*id, *seq, *slot)));
-        let (conversation, seq, slot) = heads.filter(|(.., slot)| slot.ready).min_by_key(|(.., slot)| slot.n)?;
-        self.busy.insert(conversation);
+        let heads = heads.filter_map(|(id, talk)| Some((*id, talk.first_key_value()?.1)));
+        let mut best: Option<((Reverse<i32>, i64), Picked)> = None;
+        let mut soonest: Option<Duration> = None;
+        for (conversation, slot) in heads.filter(|(_, slot)| slot.ready) {
+            let wait = turn(slot.address.as_deref());
+            let order = (Reverse(slot.priority), slot.n);
+            if wait > Duration::ZERO {
+                soonest = Some(soonest.map_or(wait, |known| known.min(wait)));
+            } else if best.is_none_or(|(known, _)| order < known) {
+                best = Some((order, Picked { id: slot.id, conversation, recipient: slot.recipient }));
+            }
+        }
+        let Some((_, picked)) = best else { return soonest.map_or(Next::Nothing, Next::Wait) };
+        self.busy.insert(picked.conversation);
         // What becomes of it is told by its events.
-        if let Some(slot) = self.talks.get_mut(&conversation).and_then(|talk| talk.get_mut(&seq)) {
+        if let Some(slot) = self.slot(picked.id) {
             slot.ready = false;
         }
-        Some((slot.id, conversation))
+        Next::Send(picked)
     }
 
     /// A message of this conversation is on its way no more.
@@ -115,6 +170,14 @@ mod tests {
         }
     }
 
+    /// Picks where nobody has to wait.
+    fn pick(queue: &mut Queue) -> Option<DeliveryId> {
+        match queue.pick(|_| Duration::ZERO) {
+            Next::Send(picked) => Some(picked.id),
+            Next::Wait(_) | Next::Nothing => None,
+        }
+    }
+
     #[test]
     fn one_message_of_a_conversation_is_on_its_way_at_a_time() {
         let (one, two) = (ConversationId::new(), ConversationId::new());
@@ -123,13 +186,14 @@ mod tests {
         for delivery in [&second, &other, &first] {
             queue.on_delivery(delivery, 0);
         }
-        assert_eq!(queue.pick(), Some((first.id, one)));
-        assert_eq!(queue.pick(), Some((other.id, two)));
-        assert_eq!((queue.pick(), queue.len()), (None, 3));
+        let picked = Picked { id: first.id, conversation: one, recipient: first.recipient_id };
+        assert_eq!(queue.pick(|_| Duration::ZERO), Next::Send(picked));
+        assert_eq!(pick(&mut queue), Some(other.id));
+        assert_eq!((queue.pick(|_| Duration::ZERO), queue.len()), (Next::Nothing, 3));
         queue.on_delivery(&Delivery { state: DeliveryState::Completed, ..first }, 0);
-        assert_eq!(queue.pick(), None, "the first one's work is not over");
+        assert_eq!(pick(&mut queue), None, "the first one's work is not over");
         queue.done(one);
-        assert_eq!((queue.pick(), queue.len()), (Some((second.id, one)), 2));
+        assert_eq!((pick(&mut queue), queue.len()), (Some(second.id), 2));
     }
 
     #[test]
@@ -139,18 +203,52 @@ mod tests {
         let mut queue = Queue::default();
         queue.on_delivery(&first, 0);
         queue.on_delivery(&second, 0);
-        assert_eq!(queue.pick(), Some((first.id, talk)));
+        assert_eq!(pick(&mut queue), Some(first.id));
         queue.on_delivery(&Delivery { available_at: 500, attempt: 1, ..first.clone() }, 100);
         queue.done(talk);
-        assert_eq!(queue.pick(), None);
+        assert_eq!(pick(&mut queue), None);
         queue.on_delivery(&Delivery { attempt: 1, ..first.clone() }, 500);
-        assert_eq!(queue.pick(), Some((first.id, talk)));
+        assert_eq!(pick(&mut queue), Some(first.id));
         queue.done(talk);
-        assert_eq!(queue.pick(), None, "nothing has happened to it");
+        assert_eq!(pick(&mut queue), None, "nothing has happened to it");
         queue.again(first.id);
-        assert_eq!(queue.pick(), Some((first.id, talk)));
+        assert_eq!(pick(&mut queue), Some(first.id));
         queue.on_delivery(&Delivery { state: DeliveryState::Cancelled, ..first }, 500);
         queue.done(talk);
-        assert_eq!(queue.pick(), Some((second.id, talk)));
+        assert_eq!(pick(&mut queue), Some(second.id));
+    }
+
+    #[test]
+    fn the_higher_priority_goes_first() {
+        let talk = ConversationId::new();
+        let low = delivery(ConversationId::new(), 1);
+        let high = Delivery { priority: 2, ..delivery(talk, 2) };
+        let higher_but_later_in_its_talk = Delivery { priority: 2, ..delivery(low.conversation_id, 3) };
+        let mut queue = Queue::default();
+        for delivery in [&low, &high, &higher_but_later_in_its_talk] {
+            queue.on_delivery(delivery, 0);
+        }
+        assert_eq!([pick(&mut queue), pick(&mut queue), pick(&mut queue)], [Some(high.id), Some(low.id), None]);
+    }
+
+    #[test]
+    fn whoever_waits_for_an_address_holds_up_nobody_else() {
+        let (slow, other) = (delivery(ConversationId::new(), 1), delivery(ConversationId::new(), 2));
+        let mut queue = Queue::default();
+        queue.on_delivery(&slow, 0);
+        queue.on_delivery(&other, 0);
+        assert_eq!(pick(&mut queue), Some(slow.id));
+        queue.wait_for_turn(slow.id, "slow".to_owned());
+        queue.done(slow.conversation_id);
+        let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
+        let turn = |address: Option<&str>| if address == Some("slow") { second } else { Duration::ZERO };
+        assert!(matches!(queue.pick(turn), Next::Send(picked) if picked.id == other.id));
+        assert_eq!(queue.pick(turn), Next::Wait(second));
+        queue.again(other.id);
+        queue.done(other.conversation_id);
+        // Now the whole channel has to wait.
+        let turn = |address: Option<&str>| if address.is_some() { minute } else { second };
+        assert_eq!(queue.pick(turn), Next::Wait(second), "as long as the first one that may go");
+        assert_eq!(pick(&mut queue), Some(slow.id));
     }
 }
