@@ -181,10 +181,9 @@ async fn check_agent(state: &AppState, id: Option<AgentId>) -> Result<(), Error>
 /// Takes a channel in as it is now. The supervisor does the same when it hears of it; the caller may ask before.
 async fn refresh(state: &AppState, id: ChannelId) -> Result<(), Error> {
     let (vault, reach) = (state.vault.clone(), live::reach(&state.config.channels));
-    match state.store.read(move |db| live::load(db, &vault, reach, id)).await? {
-        Some((channel, provider)) => state.directory.put_channel(channel, provider),
-        None => state.directory.remove_channel(id),
-    }
+    let reading = state.directory.channels().begin_reading();
+    let found = state.store.read(move |db| live::load(db, &vault, reach, id)).await?;
+    state.directory.set_channel(id, reading, found);
     Ok(())
 }
 
