@@ -88,7 +88,7 @@ pub fn letter(db: &mut Db, channel: &Channel, id: DeliveryId) -> Result<Option<L
 fn addresses(db: &mut Db, kind: ChannelKind, delivery: &Delivery) -> Result<Vec<Address>, Error> {
     let party = parties::get(db, delivery.recipient_id)?.filter(|party| party.kind == PartyKind::Member);
     let Some(party) = party else { return Ok(Vec::new()) };
-    let id: MemberId = party.reference.parse()?;
+    let id: MemberId = party.reference.parse().map_err(|_| Error::corrupt("whose the party of a person is"))?;
     let member = members::get(db, id)?;
     Ok(member.map(|member| Contact::from(&member.addresses).addresses(kind)).unwrap_or_default())
 }

@@ -37,6 +37,7 @@ on_both_databases!(
     what_was_leased_at_the_start_is_settled,
     what_may_have_arrived_is_not_forgotten,
     what_cannot_be_read_holds_nobody_up,
+    a_message_that_cannot_be_read_can_be_ended,
     what_is_on_its_way_when_its_channel_goes_is_of_unknown_outcome,
     a_removed_channel_ends_what_waits_for_it,
     a_line_is_heard_once,
@@ -322,6 +323,28 @@ async fn what_cannot_be_read_holds_nobody_up(store: TestStore) {
     let removed = channel.id;
     assert_eq!(store.read(move |db| channels::get(db, removed)).await.unwrap(), None);
     assert_eq!(now(&store, damaged).await.state, DeliveryState::Leased);
+}
+
+async fn a_message_that_cannot_be_read_can_be_ended(store: TestStore) {
+    let (ann, eve, channel) = three(&store).await;
+    let id = sent(&store, &ann, eve.id, "hello").await.id;
+    let unreadable = async |store: &TestStore| {
+        let read = channel.clone();
+        let refused = store.read(move |db| channels::letter(db, &read, id)).await.map(drop).unwrap_err();
+        refused.is_unreadable()
+    };
+    let whose = format!("UPDATE parties SET reference = 'x' WHERE reference = '{}'", eve.id);
+    let back = format!("UPDATE parties SET reference = '{}' WHERE reference = 'x'", eve.id);
+    sql::run(&mut store.database.connect(), &whose);
+    assert!(unreadable(&store).await, "nobody knows to whom");
+    sql::run(&mut store.database.connect(), &back);
+    sql::run(&mut store.database.connect(), "UPDATE messages SET blocks = 'not blocks'");
+    // Another process, which remembers nothing.
+    let store = TestStore::with(store.database.clone(), roomy());
+    assert!(unreadable(&store).await);
+    store.write(end(&channel, id, 0, &[], SendEnd::Dead("lost".into()))).await.unwrap();
+    let dead = now(&store, id).await;
+    assert_eq!((dead.state, dead.reason.as_deref()), (DeliveryState::Dead, Some("lost")));
 }
 
 async fn what_is_on_its_way_when_its_channel_goes_is_of_unknown_outcome(store: TestStore) {
