@@ -104,8 +104,8 @@ impl Channels {
         self.readings.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    /// Keeps a channel as a reading found it, or takes it out that is removed or disabled; changes nothing if a later reading
-    /// has told of it already.
+    /// Keeps a channel as a reading found it, or takes it out that is removed or disabled; changes nothing if a later
+    /// reading has told of it already.
     pub fn set(&self, id: ChannelId, reading: u64, found: Option<(Channel, Provider)>) {
         // Held to the end: what is written below goes by the order of the numbers.
         let mut known_by = write(&self.known_by);

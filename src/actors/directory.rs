@@ -138,8 +138,8 @@ impl Directory {
         &self.channels
     }
 
-    /// Keeps a channel as it was found by a [reading](Channels::begin_reading), or takes it out; agents are told by which
-    /// ways people can be reached.
+    /// Keeps a channel as it was found by a [reading](Channels::begin_reading), or takes it out; agents are told by
+    /// which ways people can be reached.
     pub fn set_channel(&self, id: ChannelId, reading: u64, found: Option<(Channel, Provider)>) {
         self.channels.set(id, reading, found);
         self.agents.cards().forget_related();

@@ -7,8 +7,8 @@
 //! - D5: what is found leased at the start is of unknown outcome, unless the provider recognises it by our id.
 //! - DLV-4: of one conversation one message is on its way.
 //! - LIM-1: `channels.queue_max` messages wait at most, `channels.in_flight_max` are on their way.
-//! - Whatever it waits for is looked at anew each time, and the next time is planned: no wait depends on the end of another
-//!   message.
+//! - Whatever it waits for is looked at anew each time, and the next time is planned: no wait depends on the end of
+//!   another message.
 pub(crate) mod carry;
 mod pace;
 mod queue;

@@ -79,7 +79,8 @@ impl Pace {
     }
 }
 
-/// Pauses a channel after failures in a row. Of one person they may be that person's own: those of different ones count.
+/// Pauses a channel after failures in a row. Of one person they may be that person's own: those of different ones
+/// count.
 #[derive(Debug)]
 pub(super) struct Breaker {
     /// Different recipients that it takes.
@@ -106,8 +107,8 @@ impl Breaker {
         (self.asked, self.pauses, self.until) = (None, 0, None);
     }
 
-    /// A message to this recipient failed for a reason that passes, and the provider asked to wait so long. Returns how long
-    /// the pause is that begins now, if one does.
+    /// A message to this recipient failed for a reason that passes, and the provider asked to wait so long. Returns how
+    /// long the pause is that begins now, if one does.
     pub(super) fn on_failure(&mut self, recipient: PartyId, asked: Duration, now: Instant) -> Option<Duration> {
         if !self.is_full() {
             self.failed.insert(recipient);

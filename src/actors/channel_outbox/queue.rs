@@ -93,9 +93,9 @@ impl Queue {
         self.talks.get_mut(conversation)?.get_mut(seq)
     }
 
-    /// Picks the message of the highest priority, and of these the one that has waited longest, of those that may go out;
-    /// its conversation is busy until [`done`](Self::done). `turn` says how long a message to an address has to wait, or
-    /// to one that is not known yet.
+    /// Picks the message of the highest priority, and of these the one that has waited longest, of those that may go
+    /// out; its conversation is busy until [`done`](Self::done). `turn` says how long a message to an address has to
+    /// wait, or to one that is not known yet.
     pub(super) fn pick(&mut self, mut turn: impl FnMut(Option<&str>) -> Duration) -> Next {
         let heads = self.talks.iter().filter(|(id, _)| !self.busy.contains(id));
         let heads = heads.filter_map(|(id, talk)| Some((*id, talk.first_key_value()?.1)));

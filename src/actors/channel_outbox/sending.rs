@@ -2,10 +2,10 @@
 //!
 //! Invariants
 //! - DLV-1: nothing is sent without a lease, and a lease is taken once.
-//! - D5: before each request the node's own lease is looked at; past it nothing is sent, and whoever is on the way waits:
-//!   the lease comes back, or this outbox is stopped.
-//! - What may have arrived is not sent again, unless the provider recognises it by our id. That is looked at before each
-//!   request: the time for which it does so may end while a message waits.
+//! - D5: before each request the node's own lease is looked at; past it nothing is sent, and whoever is on the way
+//!   waits: the lease comes back, or this outbox is stopped.
+//! - What may have arrived is not sent again, unless the provider recognises it by our id. That is looked at before
+//!   each request: the time for which it does so may end while a message waits.
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
@@ -344,8 +344,8 @@ impl Desk {
         Verdict::Sent
     }
 
-    /// Waits before a part is tried again of which others are out already. Tells whether it may be: after some tries it may
-    /// not, nor once this outbox leaves.
+    /// Waits before a part is tried again of which others are out already. Tells whether it may be: after some tries it
+    /// may not, nor once this outbox leaves.
     async fn rest(&self, tries: &mut i32, after_ms: Option<u64>) -> bool {
         *tries += 1;
         let wait = u64::try_from(backoff_ms(*tries)).unwrap_or(0).max(after_ms.unwrap_or(0));
@@ -416,8 +416,8 @@ impl Desk {
         self.write(|| EndSend { channel_id, id, attempt, arrived: arrived.clone(), end: end.clone() }).await
     }
 
-    /// Writes until it is on disk: what was sent must not be forgotten. Tells whether it is; this node may stand by now, or
-    /// stop, and then the next start settles it.
+    /// Writes until it is on disk: what was sent must not be forgotten. Tells whether it is; this node may stand by
+    /// now, or stop, and then the next start settles it.
     pub(super) async fn write<C: Command>(&self, command: impl Fn() -> C) -> bool {
         loop {
             let error = match self.store.write(command()).await {

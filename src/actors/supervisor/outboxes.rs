@@ -12,8 +12,8 @@ use crate::domain::delivery::Delivery;
 use crate::domain::ids::ChannelId;
 use crate::store::mailbox::MailLimits;
 
-/// How long a stop waits for messages that are on their way: their outcome would be unknown. It is less than what is left of
-/// a lease that is renewed no more.
+/// How long a stop waits for messages that are on their way: their outcome would be unknown. It is less than what is
+/// left of a lease that is renewed no more.
 const FINISH: Duration = Duration::from_secs(3);
 
 impl Supervisor {

@@ -242,7 +242,8 @@ impl Command for KeepUpdatesFrom {
     }
 }
 
-/// Moves a delivery of a channel, if it may be moved so now. What belongs to it and cannot be read keeps it where it is.
+/// Moves a delivery of a channel, if it may be moved so now. What belongs to it and cannot be read keeps it where it
+/// is.
 fn moved(
     tx: &mut Tx<'_>,
     channel_id: ChannelId,
