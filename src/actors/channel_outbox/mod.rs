@@ -15,6 +15,7 @@ mod queue;
 mod sending;
 mod token;
 mod updates;
+mod window;
 
 use std::rc::Rc;
 use std::sync::Arc;

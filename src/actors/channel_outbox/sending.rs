@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 use super::carry::{Carried, Carrier};
 use super::pace::Pace;
 use super::token::Shared;
+use super::window::Window;
 use crate::actors::channels::LiveChannel;
 use crate::actors::directory::Directory;
 use crate::channels::setup::Provider;
@@ -169,8 +170,8 @@ impl Desk {
             return Done::NotNow;
         }
         let first_leased_at = letter.first_leased_at.unwrap_or_else(|| self.clock.now_ms());
-        let again_until = first_leased_at.saturating_add(self.repeat_ms());
-        if letter.may_have_arrived && self.clock.now_ms() >= again_until {
+        let window = Window::new(first_leased_at, self.repeat_ms());
+        if letter.may_have_arrived && window.is_over(self.clock.now_ms()) {
             let end = SendEnd::Dead(reason::OUTCOME_UNKNOWN.to_owned());
             let written = self.end(id, letter.delivery.attempt, Vec::new(), end).await;
             return if written { Done::Lapsed(lapsed()) } else { Done::NotNow };
@@ -185,8 +186,8 @@ impl Desk {
             Err(_) => return Done::StoreFailed,
         };
         let mut arrived = Vec::new();
-        let verdict = self.steps(&letter, again_until, &mut arrived).await;
-        self.settle(&letter, attempt, again_until, arrived, verdict).await
+        let verdict = self.steps(&letter, window, &mut arrived).await;
+        self.settle(&letter, attempt, window, arrived, verdict).await
     }
 
     /// Ends a message that cannot be read: it would hold up its conversation for ever.
@@ -209,7 +210,7 @@ impl Desk {
         &self,
         letter: &Letter,
         attempt: i32,
-        again_until: i64,
+        window: Window,
         arrived: Vec<Arrived>,
         verdict: Verdict,
     ) -> Done {
@@ -224,8 +225,7 @@ impl Desk {
         };
         // Whether it may be repeated when it comes again.
         let again = |after_ms: Option<u64>| {
-            let at = self.clock.now_ms().saturating_add(wait_ms(after_ms));
-            at < again_until && attempt < letter.delivery.attempts_max
+            window.may_come_again(self.clock.now_ms(), wait_ms(after_ms), attempt, letter.delivery.attempts_max)
         };
         let unknown = |why: &str| format!("{}: {why}", reason::OUTCOME_UNKNOWN);
         let (written, done) = match verdict {
@@ -259,7 +259,7 @@ impl Desk {
     }
 
     /// Carries the parts over, one after the other, each to the first address that takes it.
-    async fn steps(&self, letter: &Letter, again_until: i64, arrived: &mut Vec<Arrived>) -> Verdict {
+    async fn steps(&self, letter: &Letter, window: Window, arrived: &mut Vec<Arrived>) -> Verdict {
         let channel = self.live.provider.channel();
         let subject = format!("Message from {}", letter.from);
         let parts = channel.parts(&letter.text);
@@ -289,7 +289,7 @@ impl Desk {
                 }
             };
             self.until_may_act().await;
-            if may_repeat && self.clock.now_ms() >= again_until {
+            if may_repeat && window.is_over(self.clock.now_ms()) {
                 return Verdict::Unknown(lapsed());
             }
             let out = Outgoing {
@@ -330,7 +330,7 @@ impl Desk {
                         return Verdict::Partly(after_ms, why);
                     }
                 }
-                Outcome::Unknown { why } if arrived.is_empty() || self.clock.now_ms() >= again_until => {
+                Outcome::Unknown { why } if arrived.is_empty() || window.is_over(self.clock.now_ms()) => {
                     return Verdict::Unknown(why);
                 }
                 Outcome::Unknown { why } => {
