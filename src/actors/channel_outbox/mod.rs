@@ -169,7 +169,7 @@ impl ChannelOutbox {
         for _ in 0..self.breaker.room(now, self.desk.acting(), self.config.in_flight_max) {
             let next = {
                 let mut pace = self.desk.pace.borrow_mut();
-                self.queue.pick(|address| pace.wait(address, now))
+                self.queue.pick(|address| pace.wait(address, now), |recipient| self.breaker.is_down(recipient))
             };
             match next {
                 Next::Send(picked) => self.send(picked, ctx),
@@ -211,12 +211,12 @@ impl ChannelOutbox {
         match done {
             Done::Sent => {
                 counts.sent.fetch_add(1, Ordering::Relaxed);
-                self.breaker.on_answer();
+                self.breaker.on_answer(picked.recipient);
                 self.last_error = None;
             }
             Done::Failed(why) => {
                 counts.failed.fetch_add(1, Ordering::Relaxed);
-                self.breaker.on_answer();
+                self.breaker.on_answer(picked.recipient);
                 self.last_error = Some(why);
             }
             Done::Refused(why) => {

@@ -89,6 +89,8 @@ pub(super) struct Breaker {
     longest: Duration,
     /// Who was not reached since the provider answered last.
     failed: HashSet<PartyId>,
+    /// Who was not reached the last time.
+    down: HashSet<PartyId>,
     /// How long the provider wants to be left alone: what all of these failures have asked for.
     asked: Option<Duration>,
     pauses: u32,
@@ -98,11 +100,13 @@ pub(super) struct Breaker {
 impl Breaker {
     pub(super) fn new(after: u32, first: Duration, longest: Duration) -> Self {
         let after = usize::try_from(after).unwrap_or(usize::MAX);
-        Self { after, first, longest, failed: HashSet::new(), asked: None, pauses: 0, until: None }
+        let (failed, down) = (HashSet::new(), HashSet::new());
+        Self { after, first, longest, failed, down, asked: None, pauses: 0, until: None }
     }
 
-    /// The provider answered.
-    pub(super) fn on_answer(&mut self) {
+    /// The provider answered to a message to this recipient.
+    pub(super) fn on_answer(&mut self, recipient: PartyId) {
+        self.down.remove(&recipient);
         self.failed.clear();
         (self.asked, self.pauses, self.until) = (None, 0, None);
     }
@@ -110,6 +114,7 @@ impl Breaker {
     /// A message to this recipient failed for a reason that passes, and the provider asked to wait so long. Returns how
     /// long the pause is that begins now, if one does.
     pub(super) fn on_failure(&mut self, recipient: PartyId, asked: Duration, now: Instant) -> Option<Duration> {
+        self.down.insert(recipient);
         if !self.is_full() {
             self.failed.insert(recipient);
         }
@@ -128,6 +133,11 @@ impl Breaker {
     /// Tells whether so many have failed that the provider must have.
     fn is_full(&self) -> bool {
         self.failed.len() >= self.after
+    }
+
+    /// Tells whether the last message to this recipient failed for a reason that passes.
+    pub(super) fn is_down(&self, recipient: PartyId) -> bool {
+        self.down.contains(&recipient)
     }
 
     /// Tells whether it pauses.
@@ -211,7 +221,7 @@ mod tests {
         assert_eq!(fail(&mut breaker, at(12)), Some(Duration::from_secs(20)));
         assert_eq!(fail(&mut breaker, at(40)), Some(Duration::from_secs(30)));
         assert!(breaker.is_open(at(69)) && !breaker.is_open(at(70)));
-        breaker.on_answer();
+        breaker.on_answer(PartyId::new());
         assert_eq!((breaker.room(at(41), 0, 8), fail(&mut breaker, at(41))), (8, None));
     }
 
@@ -224,6 +234,10 @@ mod tests {
         }
         assert_eq!(breaker.room(now, 0, 8), 8);
         assert_eq!(fail(&mut breaker, now), Some(Duration::from_secs(10)), "what only one of them asked for");
+        breaker.on_answer(PartyId::new());
+        assert!(breaker.is_down(eve), "somebody else was reached");
+        breaker.on_answer(eve);
+        assert!(!breaker.is_down(eve));
     }
 
     #[test]

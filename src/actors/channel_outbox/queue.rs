@@ -4,8 +4,9 @@
 //! - DLV-4: of one conversation only the oldest message is on its way; what failed for a while goes before what came
 //!   after it.
 //! - Whoever waits for the turn of an address waits here, and holds up nobody else.
+//! - To a person who could not be reached one message at a time is on its way: who is silent does not take all places.
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use crate::domain::delivery::{Delivery, DeliveryState};
@@ -48,8 +49,8 @@ pub(super) enum Next {
 pub(super) struct Queue {
     /// Each conversation's, by their place in it.
     talks: HashMap<ConversationId, BTreeMap<i64, Slot>>,
-    /// Conversations of which a message is on its way.
-    busy: HashSet<ConversationId>,
+    /// Conversations of which a message is on its way, and to whom.
+    busy: HashMap<ConversationId, PartyId>,
     places: HashMap<DeliveryId, (ConversationId, i64)>,
 }
 
@@ -95,13 +96,19 @@ impl Queue {
 
     /// Picks the message of the highest priority, and of these the one that has waited longest, of those that may go
     /// out; its conversation is busy until [`done`](Self::done). `turn` says how long a message to an address has to
-    /// wait, or to one that is not known yet.
-    pub(super) fn pick(&mut self, mut turn: impl FnMut(Option<&str>) -> Duration) -> Next {
-        let heads = self.talks.iter().filter(|(id, _)| !self.busy.contains(id));
+    /// wait, or to one that is not known yet; `is_down` says who could not be reached.
+    pub(super) fn pick(
+        &mut self,
+        mut turn: impl FnMut(Option<&str>) -> Duration,
+        is_down: impl Fn(PartyId) -> bool,
+    ) -> Next {
+        let heads = self.talks.iter().filter(|(id, _)| !self.busy.contains_key(*id));
         let heads = heads.filter_map(|(id, talk)| Some((*id, talk.first_key_value()?.1)));
         let mut best: Option<((Reverse<i32>, i64), Picked)> = None;
         let mut soonest: Option<Duration> = None;
-        for (conversation, slot) in heads.filter(|(_, slot)| slot.ready) {
+        let is_busy = |recipient: PartyId| self.busy.values().any(|busy| *busy == recipient);
+        let may_go = |slot: &Slot| slot.ready && !(is_down(slot.recipient) && is_busy(slot.recipient));
+        for (conversation, slot) in heads.filter(|(_, slot)| may_go(slot)) {
             let wait = turn(slot.address.as_deref());
             let order = (Reverse(slot.priority), slot.n);
             if wait > Duration::ZERO {
@@ -111,7 +118,7 @@ impl Queue {
             }
         }
         let Some((_, picked)) = best else { return soonest.map_or(Next::Nothing, Next::Wait) };
-        self.busy.insert(picked.conversation);
+        self.busy.insert(picked.conversation, picked.recipient);
         // What becomes of it is told by its events.
         if let Some(slot) = self.slot(picked.id) {
             slot.ready = false;
@@ -143,7 +150,7 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::ids::{ChannelId, MessageId, PartyId};
+    use crate::domain::ids::{ChannelId, MessageId};
 
     fn delivery(conversation_id: ConversationId, n: i64) -> Delivery {
         Delivery {
@@ -170,9 +177,13 @@ mod tests {
         }
     }
 
-    /// Picks where nobody has to wait.
+    /// What is next where nobody has to wait and everybody can be reached.
+    fn next(queue: &mut Queue) -> Next {
+        queue.pick(|_| Duration::ZERO, |_| false)
+    }
+
     fn pick(queue: &mut Queue) -> Option<DeliveryId> {
-        match queue.pick(|_| Duration::ZERO) {
+        match next(queue) {
             Next::Send(picked) => Some(picked.id),
             Next::Wait(_) | Next::Nothing => None,
         }
@@ -187,9 +198,9 @@ mod tests {
             queue.on_delivery(delivery, 0);
         }
         let picked = Picked { id: first.id, conversation: one, recipient: first.recipient_id };
-        assert_eq!(queue.pick(|_| Duration::ZERO), Next::Send(picked));
+        assert_eq!(next(&mut queue), Next::Send(picked));
         assert_eq!(pick(&mut queue), Some(other.id));
-        assert_eq!((queue.pick(|_| Duration::ZERO), queue.len()), (Next::Nothing, 3));
+        assert_eq!((next(&mut queue), queue.len()), (Next::Nothing, 3));
         queue.on_delivery(&Delivery { state: DeliveryState::Completed, ..first }, 0);
         assert_eq!(pick(&mut queue), None, "the first one's work is not over");
         queue.done(one);
@@ -242,13 +253,30 @@ mod tests {
         queue.done(slow.conversation_id);
         let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
         let turn = |address: Option<&str>| if address == Some("slow") { second } else { Duration::ZERO };
-        assert!(matches!(queue.pick(turn), Next::Send(picked) if picked.id == other.id));
-        assert_eq!(queue.pick(turn), Next::Wait(second));
+        assert!(matches!(queue.pick(turn, |_| false), Next::Send(picked) if picked.id == other.id));
+        assert_eq!(queue.pick(turn, |_| false), Next::Wait(second));
         queue.again(other.id);
         queue.done(other.conversation_id);
         // Now the whole channel has to wait.
         let turn = |address: Option<&str>| if address.is_some() { minute } else { second };
-        assert_eq!(queue.pick(turn), Next::Wait(second), "as long as the first one that may go");
+        assert_eq!(queue.pick(turn, |_| false), Next::Wait(second), "as long as the first one that may go");
         assert_eq!(pick(&mut queue), Some(slow.id));
+    }
+
+    #[test]
+    fn who_cannot_be_reached_takes_one_place() {
+        let silent = delivery(ConversationId::new(), 1);
+        let again = Delivery { recipient_id: silent.recipient_id, ..delivery(ConversationId::new(), 2) };
+        let other = delivery(ConversationId::new(), 3);
+        let mut queue = Queue::default();
+        for delivery in [&silent, &again, &other] {
+            queue.on_delivery(delivery, 0);
+        }
+        let mut picked = || match queue.pick(|_| Duration::ZERO, |recipient| recipient == silent.recipient_id) {
+            Next::Send(picked) => Some(picked.id),
+            Next::Wait(_) | Next::Nothing => None,
+        };
+        assert_eq!([picked(), picked(), picked()], [Some(silent.id), Some(other.id), None]);
+        assert_eq!(pick(&mut queue), Some(again.id), "once it can be reached");
     }
 }
