@@ -73,6 +73,10 @@ type Waiting = HashMap<DeliveryId, Vec<oneshot::Sender<Arc<Delivery>>>>;
 #[derive(Default)]
 pub struct Channels {
     live: RwLock<BTreeMap<ChannelId, Arc<LiveChannel>>>,
+    /// Numbers readings of channels.
+    readings: AtomicU64,
+    /// By which reading each channel is known, or known not to be there.
+    known_by: RwLock<HashMap<ChannelId, u64>>,
     counts: RwLock<HashMap<ChannelId, Arc<ChannelCounts>>>,
     waiting: RwLock<Waiting>,
     /// Calls of providers that are worked on.
@@ -102,18 +106,27 @@ impl Channels {
         ChannelKind::BY_PREFERENCE.into_iter().filter(is_there).map(Way::from).collect()
     }
 
-    /// Keeps a channel as it is now.
-    pub fn put(&self, channel: Channel, provider: Provider) -> Arc<LiveChannel> {
-        let id = channel.id;
-        let counts = write(&self.counts).entry(id).or_default().clone();
-        let live = Arc::new(LiveChannel { channel, provider, counts });
-        write(&self.live).insert(id, live.clone());
-        live
+    /// Numbers a reading that begins now: it finds whatever was committed before.
+    pub fn begin_reading(&self) -> u64 {
+        self.readings.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    /// Takes a channel out that was removed or disabled.
-    pub fn remove(&self, id: ChannelId) {
-        write(&self.live).remove(&id);
+    /// Keeps a channel as a reading found it, or takes it out that is removed or disabled; changes nothing if a later
+    /// reading has told of it already.
+    pub fn set(&self, id: ChannelId, reading: u64, found: Option<(Channel, Provider)>) {
+        // Held to the end: what is written below goes by the order of the numbers.
+        let mut known_by = write(&self.known_by);
+        let known = known_by.entry(id).or_default();
+        if reading < *known {
+            return;
+        }
+        *known = reading;
+        let Some((channel, provider)) = found else {
+            write(&self.live).remove(&id);
+            return;
+        };
+        let counts = write(&self.counts).entry(id).or_default().clone();
+        write(&self.live).insert(id, Arc::new(LiveChannel { channel, provider, counts }));
     }
 
     /// Forgets all of them: this node may not use them any more.
@@ -236,6 +249,8 @@ pub fn hear(id: ChannelId, line: Inbound, intake: Intake) -> Hear {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::ids::PartyId;
+    use crate::domain::secret::Secret;
 
     #[test]
     fn no_more_calls_are_taken_than_there_are_places() {
@@ -244,6 +259,38 @@ mod tests {
         assert!(one.is_some() && two.is_some() && channels.call(2).is_none());
         drop(one);
         assert!(channels.call(2).is_some(), "a place that was refused is free as well");
+    }
+
+    #[test]
+    fn what_was_read_earlier_changes_nothing_later() {
+        let (channels, id) = (Channels::default(), ChannelId::new());
+        let channel = |name: &str| Channel {
+            id,
+            party_id: PartyId::new(),
+            kind: ChannelKind::Webhook,
+            name: name.to_owned(),
+            agent_id: None,
+            config: serde_json::Map::new(),
+            secrets: vec!["secret".to_owned()],
+            base_url: None,
+            enabled: true,
+            created_at: 0,
+            updated_at: 0,
+        };
+        let secrets = BTreeMap::from([("secret".to_owned(), Secret::new("s"))]);
+        let reach = Reach { plain: false, private: false };
+        let provider = setup::build(ChannelKind::Webhook, &serde_json::Map::new(), &secrets, None, reach);
+        let provider = provider.expect("all that it asks for");
+        let name = || channels.get(id).map(|live| live.channel.name.clone());
+        let readings: Vec<u64> = (0..3).map(|_| channels.begin_reading()).collect();
+        channels.set(id, readings[1], Some((channel("new"), provider.clone())));
+        channels.set(id, readings[0], Some((channel("old"), provider.clone())));
+        assert_eq!(name().as_deref(), Some("new"));
+        channels.set(id, readings[2], None);
+        channels.set(id, readings[1], Some((channel("new"), provider.clone())));
+        assert_eq!(name(), None, "it was disabled since");
+        channels.set(id, channels.begin_reading(), Some((channel("newest"), provider)));
+        assert_eq!(name().as_deref(), Some("newest"));
     }
 
     #[test]

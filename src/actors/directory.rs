@@ -138,16 +138,16 @@ impl Directory {
         &self.channels
     }
 
-    /// Keeps a channel as it is now; agents are told by which ways people can be reached.
-    pub fn put_channel(&self, channel: Channel, provider: Provider) {
-        self.channels.put(channel, provider);
+    /// Keeps a channel as it was found by a [reading](Channels::begin_reading), or takes it out; agents are told by
+    /// which ways people can be reached.
+    pub fn set_channel(&self, id: ChannelId, reading: u64, found: Option<(Channel, Provider)>) {
+        self.channels.set(id, reading, found);
         self.agents.cards().forget_related();
     }
 
-    /// Takes a channel out that was removed or disabled.
+    /// Takes a channel out that has just been removed.
     pub fn remove_channel(&self, id: ChannelId) {
-        self.channels.remove(id);
-        self.agents.cards().forget_related();
+        self.set_channel(id, self.channels.begin_reading(), None);
     }
 
     /// Returns all gateways, by id.

@@ -11,7 +11,7 @@ mod lease;
 mod mailboxes;
 mod outboxes;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -121,8 +121,8 @@ pub struct Supervisor {
     /// Links that are told to stop and are started again when they have.
     restarting: HashMap<GatewayId, bool>,
     outboxes: HashMap<ChannelId, Addr<ChannelOutbox>>,
-    /// Outboxes that end what is on its way and are started again then.
-    reloading: HashSet<ChannelId>,
+    /// The newest reading of each channel that is read anew.
+    reading: HashMap<ChannelId, u64>,
     restarts: HashMap<Child, Restarts>,
     stopping: bool,
     standby_said: bool,
@@ -147,7 +147,7 @@ impl Supervisor {
             links: HashMap::new(),
             restarting: HashMap::new(),
             outboxes: HashMap::new(),
-            reloading: HashSet::new(),
+            reading: HashMap::new(),
             restarts: HashMap::new(),
             stopping: false,
             standby_said: false,
@@ -189,7 +189,7 @@ impl Supervisor {
         for (_, link) in self.links.drain() {
             link.do_send(Stop);
         }
-        self.reloading.clear();
+        self.reading.clear();
         for (_, outbox) in self.outboxes.drain() {
             outbox.do_send(Stop);
         }
@@ -387,32 +387,29 @@ impl Handler<ChildStopped> for Supervisor {
             }
             return;
         }
-        if let (Child::Outbox(id), true, false) = (&msg.child, msg.clean, self.stopping) {
-            self.on_outbox_left(*id, ctx);
+        if !msg.clean && !self.stopping {
+            self.start_again(msg.child, ctx);
         }
-        if msg.clean || self.stopping {
-            return;
-        }
-        let verdict = self.restarts.entry(msg.child.clone()).or_default().on_end(self.parts.clock.now_ms());
+    }
+}
+
+impl Supervisor {
+    /// Starts a child again that ended without being told to, after a growing delay.
+    fn start_again(&mut self, child: Child, ctx: &mut Context<Self>) {
+        let verdict = self.restarts.entry(child.clone()).or_default().on_end(self.parts.clock.now_ms());
         match verdict {
             Verdict::RestartIn { ms } => {
-                log::error!(delay_ms = ms; "{:?} ended unexpectedly and is started again", msg.child);
-                ctx.run_later(Duration::from_millis(ms), move |this, ctx| match msg.child {
+                log::error!(delay_ms = ms; "{child:?} ended unexpectedly and is started again");
+                ctx.run_later(Duration::from_millis(ms), move |this, ctx| match child {
                     Child::Link(id) => this.reload_link(id, ctx),
                     Child::Scheduler => this.start_scheduler(ctx),
                     Child::StoreWriter => this.start_writer(ctx),
                     Child::Upkeep => this.start_upkeep(ctx),
-                    Child::Outbox(id) => {
-                        this.outboxes.remove(&id);
-                        this.reloading.remove(&id);
-                        this.reload_channel(id, ctx);
-                    }
+                    Child::Outbox(id) => this.reload_channel(id, ctx),
                     Child::Mailbox(_) => {}
                 });
             }
-            Verdict::Park => {
-                log::error!("{:?} ended too often and is not started again; restart clawbroker", msg.child)
-            }
+            Verdict::Park => log::error!("{child:?} ended too often and is not started again; restart clawbroker"),
         }
     }
 }

@@ -12,7 +12,7 @@ pub struct ChannelsConfig {
     pub timeout_s: u64,
     /// Messages of one channel that are on their way at once; those of one conversation go one after the other.
     pub in_flight_max: usize,
-    /// Passing failures in a row after which a channel pauses.
+    /// People in a row who could not be reached for a reason that passes, after which a channel pauses.
     pub pause_after: u32,
     /// Its first pause; the next ones double.
     pub pause_s: u64,

@@ -20,7 +20,7 @@ use super::schema::channels;
 use super::tx::{Command, Tx};
 use super::vault::Vault;
 use crate::domain::channel::{Channel, ChannelKind};
-use crate::domain::delivery::Move;
+use crate::domain::delivery::{DeliveryState, Move, reason};
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::Event;
 use crate::domain::ids::{AgentId, ChannelId, PartyId};
@@ -359,8 +359,21 @@ impl Command for RemoveChannel {
         // Nobody brings it any more (DLV-2). There are no more of them than `channels.queue_max` allows.
         let (waiting, _) = deliveries::open_by_channel(tx.read()?, self.id, 0, i64::MAX)?;
         for stored in waiting {
-            let action = Move::Fail { attempt: None, reason: REMOVED.to_owned() };
-            deliveries::apply_to(tx, stored, &action, true)?;
+            // What cannot be read is left as it is: the channel goes all the same (STO-3).
+            if deliveries::surroundings(tx, &stored.delivery)?.is_none() {
+                continue;
+            }
+            let id = stored.delivery.id;
+            // What is leased is at the provider, or has been.
+            let is_out = stored.delivery.state == DeliveryState::Leased;
+            let reason = if is_out { reason::OUTCOME_UNKNOWN } else { REMOVED };
+            let action = Move::Fail { attempt: None, reason: reason.to_owned() };
+            match deliveries::apply_to(tx, stored, &action, true) {
+                Err(error) if error.is_unreadable() => {
+                    log::error!("delivery `{id}` of a removed channel cannot be ended: {}", error.cause());
+                }
+                done => drop(done?),
+            }
         }
         let target = self.id.to_string();
         audit::record(tx, &self.actor, "channel.remove", ("channel", &target), Some(&shown(&channel)), None)?;

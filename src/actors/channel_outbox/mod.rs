@@ -7,11 +7,15 @@
 //! - D5: what is found leased at the start is of unknown outcome, unless the provider recognises it by our id.
 //! - DLV-4: of one conversation one message is on its way.
 //! - LIM-1: `channels.queue_max` messages wait at most, `channels.in_flight_max` are on their way.
+//! - Whatever it waits for is looked at anew each time, and the next time is planned: no wait depends on the end of
+//!   another message.
 pub(crate) mod carry;
 mod pace;
 mod queue;
 mod sending;
+mod token;
 mod updates;
+mod window;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,18 +26,17 @@ use actix::prelude::*;
 use tokio::time::Instant;
 
 use self::pace::Breaker;
-use self::queue::Queue;
+use self::queue::{Next, Picked, Queue};
 use self::sending::{Desk, Done};
 use super::channels::{Intake, LiveChannel};
 use super::directory::Directory;
 use super::messages::{Observe, Report, Stop};
-use super::supervisor::{Child, ChildStopped};
 use crate::channels::setup::Provider;
 use crate::config::ChannelsConfig;
 use crate::domain::clock::Clock;
 use crate::domain::delivery::{Delivery, DeliveryState};
 use crate::domain::error::Error;
-use crate::domain::ids::{ConversationId, DeliveryId};
+use crate::domain::ids::{ChannelId, DeliveryId, PartyId};
 use crate::store::Store;
 use crate::store::channels::{RecoverSends, open_of_channel};
 use crate::store::deliveries::Stored;
@@ -54,7 +57,17 @@ pub struct OutboxParts {
     pub config: ChannelsConfig,
     /// For lines of people.
     pub intake: Intake,
-    pub parent: Recipient<ChildStopped>,
+    pub parent: Recipient<OutboxLeft>,
+}
+
+/// An outbox has ended; `clean` when it was told to.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct OutboxLeft {
+    pub id: ChannelId,
+    /// Which one: another one of the same channel may run by now.
+    pub outbox: Addr<ChannelOutbox>,
+    pub clean: bool,
 }
 
 /// A delivery of this channel was accepted or has moved.
@@ -76,12 +89,13 @@ pub struct ChannelOutbox {
     desk: Rc<Desk>,
     config: ChannelsConfig,
     intake: Intake,
-    parent: Recipient<ChildStopped>,
+    parent: Recipient<OutboxLeft>,
     queue: Queue,
     breaker: Breaker,
     phase: Phase,
     last_error: Option<String>,
-    leaving: bool,
+    /// The next time it looks at what may go out.
+    planned: Option<(Instant, SpawnHandle)>,
 }
 
 enum Phase {
@@ -101,7 +115,7 @@ impl ChannelOutbox {
         );
         live.counts.paused.store(false, Ordering::Relaxed);
         Self {
-            desk: Rc::new(Desk::new(live, store, directory, clock, patience)),
+            desk: Rc::new(Desk::new(live, store, directory, clock, patience, config.in_flight_max)),
             config,
             intake,
             parent,
@@ -109,7 +123,7 @@ impl ChannelOutbox {
             breaker,
             phase: Phase::Loading(Vec::new()),
             last_error: None,
-            leaving: false,
+            planned: None,
         }
     }
 
@@ -136,74 +150,120 @@ impl ChannelOutbox {
             .spawn(ctx);
     }
 
-    /// Sends what may go out now.
+    /// Sends what may go out now, and plans when to look again at what may not.
     fn go_on(&mut self, ctx: &mut Context<Self>) {
-        let counts = &self.desk.live.counts;
+        let now = Instant::now();
+        let (counts, pause) = (&self.desk.live.counts, self.breaker.wait(now));
         counts.waiting.store(self.queue.len(), Ordering::Relaxed);
-        counts.paused.store(self.breaker.is_open(Instant::now()), Ordering::Relaxed);
-        if self.leaving || matches!(self.phase, Phase::Loading(_)) || !self.desk.may_act() {
+        counts.paused.store(pause > Duration::ZERO, Ordering::Relaxed);
+        if self.desk.leaving.get() || matches!(self.phase, Phase::Loading(_)) {
             return;
         }
-        let in_flight = self.desk.in_flight.get();
-        for _ in 0..self.breaker.room(Instant::now(), in_flight, self.config.in_flight_max) {
-            let Some((id, conversation)) = self.queue.pick() else { return };
-            self.desk.in_flight.set(self.desk.in_flight.get() + 1);
-            let desk = self.desk.clone();
-            async move { desk.send(id).await }
-                .into_actor(self)
-                .map(move |done, this, ctx| this.on_done(id, conversation, done, ctx))
-                .spawn(ctx);
+        if pause > Duration::ZERO {
+            return self.go_on_in(pause, ctx);
+        }
+        if !self.desk.may_act() {
+            return self.go_on_in(RETRY, ctx);
+        }
+        for _ in 0..self.breaker.room(now, self.desk.acting(), self.config.in_flight_max) {
+            let next = {
+                let mut pace = self.desk.pace.borrow_mut();
+                self.queue.pick(|address| pace.wait(address, now), |recipient| self.breaker.is_down(recipient))
+            };
+            match next {
+                Next::Send(picked) => self.send(picked, ctx),
+                Next::Wait(wait) => return self.go_on_in(wait, ctx),
+                Next::Nothing => return,
+            }
+        }
+        // No place is left. Who waits between two parts frees one without a word.
+        self.go_on_in(RETRY, ctx);
+    }
+
+    /// Looks again after so long, unless that is planned for sooner.
+    fn go_on_in(&mut self, wait: Duration, ctx: &mut Context<Self>) {
+        let at = Instant::now() + wait;
+        if self.planned.as_ref().is_some_and(|(planned, _)| *planned <= at) {
+            return;
+        }
+        let timer = ctx.run_later(wait, |this, ctx| {
+            this.planned = None;
+            this.go_on(ctx);
+        });
+        if let Some((_, before)) = self.planned.replace((at, timer)) {
+            ctx.cancel_future(before);
         }
     }
 
-    fn on_done(&mut self, id: DeliveryId, conversation: ConversationId, done: Done, ctx: &mut Context<Self>) {
+    fn send(&mut self, picked: Picked, ctx: &mut Context<Self>) {
+        self.desk.in_flight.set(self.desk.in_flight.get() + 1);
+        let desk = self.desk.clone();
+        async move { desk.send(picked.id).await }
+            .into_actor(self)
+            .map(move |done, this, ctx| this.on_done(picked, done, ctx))
+            .spawn(ctx);
+    }
+
+    fn on_done(&mut self, picked: Picked, done: Done, ctx: &mut Context<Self>) {
         self.desk.in_flight.set(self.desk.in_flight.get().saturating_sub(1));
         let counts = &self.desk.live.counts;
         match done {
             Done::Sent => {
                 counts.sent.fetch_add(1, Ordering::Relaxed);
-                self.breaker.on_answer();
+                self.breaker.on_answer(picked.recipient);
                 self.last_error = None;
             }
             Done::Failed(why) => {
                 counts.failed.fetch_add(1, Ordering::Relaxed);
-                self.breaker.on_answer();
+                self.breaker.on_answer(picked.recipient);
+                self.last_error = Some(why);
+            }
+            Done::Refused(why) => {
+                counts.failed.fetch_add(1, Ordering::Relaxed);
+                self.last_error = Some(why);
+            }
+            Done::Lapsed(why) => {
+                counts.unknown.fetch_add(1, Ordering::Relaxed);
                 self.last_error = Some(why);
             }
             Done::Unknown(why) => {
                 counts.unknown.fetch_add(1, Ordering::Relaxed);
-                self.on_failure(why, ctx);
+                self.on_failure(picked.recipient, None, why);
             }
-            Done::Passing(why) => {
+            Done::Passing(after_ms, why) => {
                 counts.retried.fetch_add(1, Ordering::Relaxed);
-                self.on_failure(why, ctx);
+                self.on_failure(picked.recipient, after_ms, why);
             }
+            Done::NotYet(address) => self.queue.wait_for_turn(picked.id, address),
             Done::NotNow => {}
             Done::StoreFailed => {
                 // Its conversation waits as long.
                 ctx.run_later(RETRY, move |this, ctx| {
-                    this.queue.again(id);
-                    this.queue.done(conversation);
+                    this.queue.again(picked.id);
+                    this.queue.done(picked.conversation);
                     this.go_on(ctx);
                 });
                 return;
             }
         }
-        self.queue.done(conversation);
+        self.queue.done(picked.conversation);
+        if self.desk.broken.get() && !self.desk.leaving.replace(true) {
+            // It is started anew, and settles what is leased as at a start.
+            self.leave(ctx);
+        }
         self.go_on(ctx);
     }
 
-    fn on_failure(&mut self, why: String, ctx: &mut Context<Self>) {
-        if let Some(pause) = self.breaker.on_failure(Instant::now()) {
+    fn on_failure(&mut self, recipient: PartyId, after_ms: Option<u64>, why: String) {
+        let asked = Duration::from_millis(after_ms.unwrap_or(0));
+        if let Some(pause) = self.breaker.on_failure(recipient, asked, Instant::now()) {
             log::warn!(channel:% = self.desk.live.channel.id, pause_s = pause.as_secs(); "a channel pauses: {why}");
-            ctx.run_later(pause, Self::go_on);
         }
         self.last_error = Some(why);
     }
 
     /// Ends when nothing is on its way any more.
     fn leave(&mut self, ctx: &mut Context<Self>) {
-        self.leaving = true;
         if self.desk.in_flight.get() == 0 {
             ctx.stop();
         } else {
@@ -227,9 +287,15 @@ async fn load(desk: &Desk) -> Result<Vec<Stored>, Error> {
         .filter(|stored| stored.delivery.state == DeliveryState::Leased)
         .map(|stored| stored.delivery.id)
         .collect();
-    if !leased.is_empty() {
-        let repeat_ms = desk.repeat_ms();
-        desk.store.write(RecoverSends { channel_id, ids: leased, repeat_ms }).await?;
+    let repeat_ms = desk.repeat_ms();
+    // Each by itself: one that cannot be moved takes no other back with it. There are few.
+    for id in leased {
+        match desk.store.write(RecoverSends { channel_id, ids: vec![id], repeat_ms }).await {
+            Err(error) if error.is_unreadable() => {
+                log::error!(delivery:% = id; "what was leased cannot be settled and stays as it is: {}", error.cause());
+            }
+            settled => settled?,
+        }
     }
     Ok(open)
 }
@@ -245,9 +311,9 @@ impl Actor for ChannelOutbox {
         }
     }
 
-    fn stopped(&mut self, _ctx: &mut Self::Context) {
-        let child = Child::Outbox(self.desk.live.channel.id);
-        self.parent.do_send(ChildStopped { child, clean: self.leaving });
+    fn stopped(&mut self, ctx: &mut Self::Context) {
+        let clean = self.desk.leaving.get() && !self.desk.broken.get();
+        self.parent.do_send(OutboxLeft { id: self.desk.live.channel.id, outbox: ctx.address(), clean });
     }
 }
 
@@ -279,6 +345,7 @@ impl Handler<Observe> for ChannelOutbox {
                 "name": channel.name,
                 "waiting": self.queue.len(),
                 "in_flight": self.desk.in_flight.get(),
+                "leaving": self.desk.leaving.get(),
                 "paused": self.breaker.is_open(Instant::now()),
                 "sent_total": count(&counts.sent),
                 "failed_total": count(&counts.failed),
@@ -296,7 +363,9 @@ impl Handler<Leave> for ChannelOutbox {
     type Result = ();
 
     fn handle(&mut self, _: Leave, ctx: &mut Self::Context) {
-        self.leave(ctx);
+        if !self.desk.leaving.replace(true) {
+            self.leave(ctx);
+        }
     }
 }
 
@@ -304,7 +373,7 @@ impl Handler<Finish> for ChannelOutbox {
     type Result = ResponseFuture<()>;
 
     fn handle(&mut self, _: Finish, _ctx: &mut Self::Context) -> Self::Result {
-        self.leaving = true;
+        self.desk.leaving.set(true);
         let desk = self.desk.clone();
         Box::pin(async move {
             while desk.in_flight.get() > 0 {
@@ -318,7 +387,7 @@ impl Handler<Stop> for ChannelOutbox {
     type Result = ();
 
     fn handle(&mut self, _: Stop, ctx: &mut Self::Context) {
-        self.leaving = true;
+        self.desk.leaving.set(true);
         ctx.stop();
     }
 }

@@ -1,10 +1,11 @@
 //! Keeping to what a provider allows, and pausing when it fails. Pure; times are monotonic.
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::channels::{Limits, Rate};
+use crate::domain::ids::PartyId;
 
 /// Addresses that are remembered; those that were quiet for long are forgotten first.
 const ADDRESSES_MAX: usize = 1_000;
@@ -54,70 +55,104 @@ impl Pace {
         }
     }
 
+    /// Says how long until there may be a place for a message to this address, or to one that is not known yet.
+    pub(super) fn wait(&mut self, address: Option<&str>, now: Instant) -> Duration {
+        let of_channel = self.channel.iter_mut().map(|log| log.wait(now)).max().unwrap_or_default();
+        let log = address.and_then(|address| self.addresses.get_mut(address));
+        of_channel.max(log.map_or(Duration::ZERO, |log| log.wait(now)))
+    }
+
     /// Takes a place for a message to this address, or says how long until there may be one.
     pub(super) fn take(&mut self, address: &str, now: Instant) -> Result<(), Duration> {
-        if self.addresses.len() >= ADDRESSES_MAX {
-            self.addresses.retain(|_, log| log.wait(now) > Duration::ZERO || !log.sent.is_empty());
-        }
-        let of_channel = self.channel.iter_mut().map(|log| log.wait(now)).max().unwrap_or_default();
-        let of_address = match self.address {
-            Some(rate) => self.addresses.entry(address.to_owned()).or_insert_with(|| Log::new(rate)).wait(now),
-            None => Duration::ZERO,
-        };
-        let wait = of_channel.max(of_address);
+        let wait = self.wait(Some(address), now);
         if wait > Duration::ZERO {
             return Err(wait);
         }
         self.channel.iter_mut().for_each(|log| log.sent.push_back(now));
-        if let Some(log) = self.addresses.get_mut(address) {
-            log.sent.push_back(now);
+        if let Some(rate) = self.address {
+            if self.addresses.len() >= ADDRESSES_MAX {
+                self.addresses.retain(|_, log| log.wait(now) > Duration::ZERO || !log.sent.is_empty());
+            }
+            self.addresses.entry(address.to_owned()).or_insert_with(|| Log::new(rate)).sent.push_back(now);
         }
         Ok(())
     }
 }
 
-/// Pauses a channel after failures in a row.
+/// Pauses a channel after failures in a row. Of one person they may be that person's own: those of different ones
+/// count.
 #[derive(Debug)]
 pub(super) struct Breaker {
-    /// Failures that it takes.
-    after: u32,
+    /// Different recipients that it takes.
+    after: usize,
     first: Duration,
     longest: Duration,
-    in_a_row: u32,
+    /// Who was not reached since the provider answered last.
+    failed: HashSet<PartyId>,
+    /// Who was not reached the last time.
+    down: HashSet<PartyId>,
+    /// How long the provider wants to be left alone: what all of these failures have asked for.
+    asked: Option<Duration>,
     pauses: u32,
     until: Option<Instant>,
 }
 
 impl Breaker {
     pub(super) fn new(after: u32, first: Duration, longest: Duration) -> Self {
-        Self { after, first, longest, in_a_row: 0, pauses: 0, until: None }
+        let after = usize::try_from(after).unwrap_or(usize::MAX);
+        let (failed, down) = (HashSet::new(), HashSet::new());
+        Self { after, first, longest, failed, down, asked: None, pauses: 0, until: None }
     }
 
-    /// The provider answered.
-    pub(super) fn on_answer(&mut self) {
-        (self.in_a_row, self.pauses, self.until) = (0, 0, None);
+    /// The provider answered to a message to this recipient.
+    pub(super) fn on_answer(&mut self, recipient: PartyId) {
+        self.down.remove(&recipient);
+        self.failed.clear();
+        (self.asked, self.pauses, self.until) = (None, 0, None);
     }
 
-    /// It failed for a reason that passes; returns how long the pause is that begins now, if one does.
-    pub(super) fn on_failure(&mut self, now: Instant) -> Option<Duration> {
-        self.in_a_row = self.in_a_row.saturating_add(1);
-        if self.in_a_row < self.after || self.is_open(now) {
+    /// A message to this recipient failed for a reason that passes, and the provider asked to wait so long. Returns how
+    /// long the pause is that begins now, if one does.
+    pub(super) fn on_failure(&mut self, recipient: PartyId, asked: Duration, now: Instant) -> Option<Duration> {
+        self.down.insert(recipient);
+        if !self.is_full() {
+            self.failed.insert(recipient);
+        }
+        self.asked = Some(self.asked.map_or(asked, |known| known.min(asked)));
+        if !self.is_full() || self.is_open(now) {
             return None;
         }
-        let pause = self.first.saturating_mul(1 << self.pauses.min(16)).min(self.longest);
+        let grown = self.first.saturating_mul(1 << self.pauses.min(16)).min(self.longest);
+        // The next pause is as long as whoever fails then asks for.
+        let pause = grown.max(self.asked.take().unwrap_or_default());
         self.pauses += 1;
         self.until = Some(now + pause);
         Some(pause)
     }
 
+    /// Tells whether so many have failed that the provider must have.
+    fn is_full(&self) -> bool {
+        self.failed.len() >= self.after
+    }
+
+    /// Tells whether the last message to this recipient failed for a reason that passes.
+    pub(super) fn is_down(&self, recipient: PartyId) -> bool {
+        self.down.contains(&recipient)
+    }
+
     /// Tells whether it pauses.
     pub(super) fn is_open(&self, now: Instant) -> bool {
-        self.until.is_some_and(|until| now < until)
+        self.wait(now) > Duration::ZERO
+    }
+
+    /// How long it pauses still.
+    pub(super) fn wait(&self, now: Instant) -> Duration {
+        self.until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
     }
 
     /// How many more may be on their way: after a pause one goes first, to see whether it is over.
     pub(super) fn room(&self, now: Instant, in_flight: usize, in_flight_max: usize) -> usize {
-        let max = match (self.is_open(now), self.in_a_row >= self.after) {
+        let max = match (self.is_open(now), self.is_full()) {
             (true, _) => 0,
             (false, true) => 1,
             (false, false) => in_flight_max,
@@ -157,17 +192,62 @@ mod tests {
     }
 
     #[test]
+    fn asking_takes_nothing() {
+        let (mut pace, start) = (Pace::new(LIMITS), Instant::now());
+        for _ in 0..5 {
+            assert_eq!(pace.wait(Some("a"), start), Duration::ZERO);
+        }
+        assert_eq!((pace.take("a", start), pace.take("a", start)), (Ok(()), Ok(())));
+        let second = Duration::from_secs(1);
+        assert_eq!((pace.wait(Some("a"), start), pace.wait(Some("b"), start)), (second, Duration::ZERO));
+        assert_eq!(pace.wait(None, start), Duration::ZERO);
+        assert_eq!((pace.take("b", start), pace.wait(None, start)), (Ok(()), second), "of the channel");
+    }
+
+    /// Fails for another person each time.
+    fn fail(breaker: &mut Breaker, now: Instant) -> Option<Duration> {
+        breaker.on_failure(PartyId::new(), Duration::ZERO, now)
+    }
+
+    #[test]
     fn pauses_grow_and_end_with_the_first_answer() {
         let (mut breaker, start) = (Breaker::new(2, Duration::from_secs(10), Duration::from_secs(30)), Instant::now());
         let at = |s: u64| start + Duration::from_secs(s);
-        assert_eq!((breaker.on_failure(at(0)), breaker.room(at(0), 3, 8)), (None, 5));
-        assert_eq!(breaker.on_failure(at(1)), Some(Duration::from_secs(10)));
-        assert_eq!((breaker.room(at(2), 0, 8), breaker.on_failure(at(2))), (0, None), "one that was on its way");
+        assert_eq!((fail(&mut breaker, at(0)), breaker.room(at(0), 3, 8)), (None, 5));
+        assert_eq!(fail(&mut breaker, at(1)), Some(Duration::from_secs(10)));
+        assert_eq!((breaker.room(at(2), 0, 8), fail(&mut breaker, at(2))), (0, None), "one that was on its way");
+        assert_eq!(breaker.wait(at(2)), Duration::from_secs(9));
         assert_eq!((breaker.room(at(11), 0, 8), breaker.room(at(11), 1, 8)), (1, 0));
-        assert_eq!(breaker.on_failure(at(12)), Some(Duration::from_secs(20)));
-        assert_eq!(breaker.on_failure(at(40)), Some(Duration::from_secs(30)));
+        assert_eq!(fail(&mut breaker, at(12)), Some(Duration::from_secs(20)));
+        assert_eq!(fail(&mut breaker, at(40)), Some(Duration::from_secs(30)));
         assert!(breaker.is_open(at(69)) && !breaker.is_open(at(70)));
-        breaker.on_answer();
-        assert_eq!((breaker.room(at(41), 0, 8), breaker.on_failure(at(41))), (8, None));
+        breaker.on_answer(PartyId::new());
+        assert_eq!((breaker.room(at(41), 0, 8), fail(&mut breaker, at(41))), (8, None));
+    }
+
+    #[test]
+    fn one_person_who_cannot_be_reached_pauses_nobody() {
+        let (mut breaker, now) = (Breaker::new(2, Duration::from_secs(10), Duration::from_secs(30)), Instant::now());
+        let eve = PartyId::new();
+        for _ in 0..100 {
+            assert_eq!(breaker.on_failure(eve, Duration::from_secs(60), now), None);
+        }
+        assert_eq!(breaker.room(now, 0, 8), 8);
+        assert_eq!(fail(&mut breaker, now), Some(Duration::from_secs(10)), "what only one of them asked for");
+        breaker.on_answer(PartyId::new());
+        assert!(breaker.is_down(eve), "somebody else was reached");
+        breaker.on_answer(eve);
+        assert!(!breaker.is_down(eve));
+    }
+
+    #[test]
+    fn a_pause_is_as_long_as_the_provider_asks() {
+        let (mut breaker, start) = (Breaker::new(2, Duration::from_secs(10), Duration::from_secs(30)), Instant::now());
+        let at = |s: u64| start + Duration::from_secs(s);
+        let (short, long) = (Duration::from_secs(60), Duration::from_secs(90));
+        assert_eq!(breaker.on_failure(PartyId::new(), long, at(0)), None);
+        assert_eq!(breaker.on_failure(PartyId::new(), short, at(0)), Some(short));
+        assert_eq!(breaker.on_failure(PartyId::new(), long, at(60)), Some(long));
+        assert_eq!(fail(&mut breaker, at(150)), Some(Duration::from_secs(30)), "it asks no more");
     }
 }

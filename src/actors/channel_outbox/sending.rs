@@ -2,8 +2,10 @@
 //!
 //! Invariants
 //! - DLV-1: nothing is sent without a lease, and a lease is taken once.
-//! - D5: before each request the node's own lease is looked at; past it nothing is sent and nothing is written.
-//! - What may have arrived is not sent again, unless the provider recognises it by our id.
+//! - D5: before each request the node's own lease is looked at; past it nothing is sent, and whoever is on the way
+//!   waits: the lease comes back, or this outbox is stopped.
+//! - What may have arrived is not sent again, unless the provider recognises it by our id. That is looked at before
+//!   each request: the time for which it does so may end while a message waits.
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +14,8 @@ use tokio::time::{Instant, sleep};
 
 use super::carry::{Carried, Carrier};
 use super::pace::Pace;
+use super::token::Shared;
+use super::window::Window;
 use crate::actors::channels::LiveChannel;
 use crate::actors::directory::Directory;
 use crate::channels::setup::Provider;
@@ -21,12 +25,16 @@ use crate::domain::delivery::{backoff_ms, reason};
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::ids::DeliveryId;
 use crate::store::channels::{Arrived, EndSend, LeaseSend, Letter, RetrySend, SendEnd, letter};
-use crate::store::{Command, Store};
+use crate::store::{Command, Store, deliveries};
 
 /// How often a part of a message is tried while the rest of it is out already.
 const PART_TRIES: i32 = 5;
 /// Wait before something is asked of a store again that could not do it.
 const STORE_RETRY: Duration = Duration::from_secs(1);
+/// How often whoever waits looks at what it waits for.
+const LOOK: Duration = Duration::from_millis(100);
+/// Why a message ends that cannot be read.
+const UNREADABLE: &str = "what is stored of it cannot be read";
 /// Longest reason that is stored, in characters.
 const REASON_CHARS_MAX: usize = 500;
 
@@ -38,10 +46,18 @@ pub(super) struct Desk {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) carrier: Carrier,
     pub(super) pace: RefCell<Pace>,
-    token: RefCell<Option<(Token, Instant)>>,
+    token: RefCell<Shared>,
     /// Held by whoever asks for a token: the others wait and use it.
     asking: tokio::sync::Mutex<()>,
+    /// Messages that are on their way.
     pub(super) in_flight: Cell<usize>,
+    /// Those of them that wait between two parts.
+    resting: Cell<usize>,
+    in_flight_max: usize,
+    /// Nothing new is sent, and what is on its way comes to an end soon.
+    pub(super) leaving: Cell<bool>,
+    /// Something could not be written down: what is leased must be settled as at a start.
+    pub(super) broken: Cell<bool>,
 }
 
 /// What came of a message.
@@ -50,10 +66,16 @@ pub(super) enum Done {
     Sent,
     /// Dead, in the provider's words.
     Failed(String),
+    /// Dead, for a reason of ours: it was not asked of the provider.
+    Refused(String),
     /// Dead: nobody knows whether it arrived.
     Unknown(String),
-    /// Given back for a reason that passes.
-    Passing(String),
+    /// The same, and the provider was not asked again.
+    Lapsed(String),
+    /// Given back for a reason that passes; with how long the provider asks to wait, in milliseconds.
+    Passing(Option<u64>, String),
+    /// It is not the turn of its address yet.
+    NotYet(String),
     /// Somebody else has moved it, or it must wait; its events tell.
     NotNow,
     /// The store could not say; it is tried again.
@@ -64,11 +86,13 @@ pub(super) enum Done {
 enum Verdict {
     Sent,
     Permanent(String),
+    /// It cannot be asked of the provider.
+    Refused(String),
     /// Before anything was out; with how long the provider asks to wait.
     Passing(Option<u64>, String),
+    /// The same with a part that is out.
+    Partly(Option<u64>, String),
     Unknown(String),
-    /// This node may not send any more.
-    LostLease,
 }
 
 impl Desk {
@@ -78,6 +102,7 @@ impl Desk {
         directory: Arc<Directory>,
         clock: Arc<dyn Clock>,
         patience: Duration,
+        in_flight_max: usize,
     ) -> Self {
         Self {
             pace: RefCell::new(Pace::new(live.provider.channel().limits())),
@@ -86,15 +111,31 @@ impl Desk {
             directory,
             clock,
             carrier: Carrier::new(patience),
-            token: RefCell::new(None),
+            token: RefCell::default(),
             asking: tokio::sync::Mutex::new(()),
             in_flight: Cell::new(0),
+            resting: Cell::new(0),
+            in_flight_max,
+            leaving: Cell::new(false),
+            broken: Cell::new(false),
         }
+    }
+
+    /// Messages on their way that do not wait between two parts.
+    pub(super) fn acting(&self) -> usize {
+        self.in_flight.get().saturating_sub(self.resting.get())
     }
 
     /// Tells whether this node may still act for the database.
     pub(super) fn may_act(&self) -> bool {
         self.directory.lease_holds(self.clock.now_ms())
+    }
+
+    /// Waits until it may. A node whose lease is lost stops this outbox meanwhile.
+    async fn until_may_act(&self) {
+        while !self.may_act() {
+            sleep(LOOK).await;
+        }
     }
 
     /// For how long the provider recognises a repeat, in milliseconds; 0 if it does not.
@@ -112,6 +153,7 @@ impl Desk {
         let letter = match self.store.read(move |db| letter(db, &channel, id)).await {
             Ok(Some(letter)) => letter,
             Ok(None) => return Done::NotNow,
+            Err(error) if error.is_unreadable() => return self.give_up(id, &error).await,
             Err(error) => {
                 log::warn!("a message to a person cannot be read: {}", error.cause());
                 return Done::StoreFailed;
@@ -120,22 +162,47 @@ impl Desk {
         let Some(first) = letter.to.first() else {
             let words = format!("the person has no address for {}", self.live.channel.kind.as_str());
             let end = self.end(id, letter.delivery.attempt, Vec::new(), SendEnd::Dead(words.clone()));
-            return if end.await { Done::Failed(words) } else { Done::NotNow };
+            return if end.await { Done::Refused(words) } else { Done::NotNow };
         };
-        self.wait_for_turn(first.as_str()).await;
-        if !self.may_act() {
+        self.until_may_act().await;
+        if self.leaving.get() {
+            // The next one reads it.
             return Done::NotNow;
+        }
+        let first_leased_at = letter.first_leased_at.unwrap_or_else(|| self.clock.now_ms());
+        let window = Window::new(first_leased_at, self.repeat_ms());
+        if letter.may_have_arrived && window.is_over(self.clock.now_ms()) {
+            let end = SendEnd::Dead(reason::OUTCOME_UNKNOWN.to_owned());
+            let written = self.end(id, letter.delivery.attempt, Vec::new(), end).await;
+            return if written { Done::Lapsed(lapsed()) } else { Done::NotNow };
+        }
+        let turn = self.pace.borrow_mut().take(first.as_str(), Instant::now());
+        if turn.is_err() {
+            return Done::NotYet(first.as_str().to_owned());
         }
         let attempt = match self.store.write(LeaseSend { channel_id: self.live.channel.id, id }).await {
             Ok(Some(attempt)) => attempt,
             Ok(None) => return Done::NotNow,
             Err(_) => return Done::StoreFailed,
         };
-        let first_leased_at = letter.first_leased_at.unwrap_or_else(|| self.clock.now_ms());
-        let again_until = first_leased_at.saturating_add(self.repeat_ms());
         let mut arrived = Vec::new();
-        let verdict = self.steps(&letter, again_until, &mut arrived).await;
-        self.settle(&letter, attempt, again_until, arrived, verdict).await
+        let verdict = self.steps(&letter, window, &mut arrived).await;
+        self.settle(&letter, attempt, window, arrived, verdict).await
+    }
+
+    /// Ends a message that cannot be read: it would hold up its conversation for ever.
+    async fn give_up(&self, id: DeliveryId, error: &Error) -> Done {
+        log::error!(delivery:% = id; "a message to a person cannot be read and is given up: {}", error.cause());
+        let stored = match self.store.read(move |db| deliveries::get(db, id)).await {
+            Ok(Some(stored)) => stored,
+            Ok(None) => return Done::NotNow,
+            // It is its own row: that is left as it is (STO-3).
+            Err(error) if error.is_unreadable() => return Done::NotNow,
+            Err(_) => return Done::StoreFailed,
+        };
+        let end = SendEnd::Dead(UNREADABLE.to_owned());
+        let written = self.end(id, stored.delivery.attempt, Vec::new(), end).await;
+        if written { Done::Refused(UNREADABLE.to_owned()) } else { Done::NotNow }
     }
 
     /// Writes down how it ended.
@@ -143,28 +210,44 @@ impl Desk {
         &self,
         letter: &Letter,
         attempt: i32,
-        again_until: i64,
+        window: Window,
         arrived: Vec<Arrived>,
         verdict: Verdict,
     ) -> Done {
         let id = letter.delivery.id;
-        let nothing_is_out = arrived.is_empty();
-        let retry = |after_ms: Option<u64>, why: String| {
+        let wait_ms = |after_ms: Option<u64>| {
             let asked = after_ms.and_then(|ms| i64::try_from(ms).ok()).unwrap_or(0);
-            let wait_ms = backoff_ms(attempt).max(asked);
-            RetrySend { channel_id: self.live.channel.id, id, attempt, wait_ms, why: bounded(&why) }
+            backoff_ms(attempt).max(asked)
         };
+        let retry = |after_ms: Option<u64>, why: &str| {
+            let wait_ms = wait_ms(after_ms);
+            RetrySend { channel_id: self.live.channel.id, id, attempt, wait_ms, why: bounded(why) }
+        };
+        // Whether it may be repeated when it comes again.
+        let again = |after_ms: Option<u64>| {
+            window.may_come_again(self.clock.now_ms(), wait_ms(after_ms), attempt, letter.delivery.attempts_max)
+        };
+        let unknown = |why: &str| format!("{}: {why}", reason::OUTCOME_UNKNOWN);
         let (written, done) = match verdict {
-            Verdict::LostLease => return Done::NotNow,
             Verdict::Sent => (self.end(id, attempt, arrived, SendEnd::Sent).await, Done::Sent),
             Verdict::Permanent(why) => {
                 (self.end(id, attempt, arrived, SendEnd::Dead(bounded(&why))).await, Done::Failed(why))
             }
-            Verdict::Passing(after_ms, why) => (self.write(|| retry(after_ms, why.clone())).await, Done::Passing(why)),
-            Verdict::Unknown(why)
-                if nothing_is_out && self.clock.now_ms() < again_until && attempt < letter.delivery.attempts_max =>
-            {
-                (self.write(|| retry(None, why.clone())).await, Done::Passing(why))
+            Verdict::Refused(why) => {
+                (self.end(id, attempt, arrived, SendEnd::Dead(bounded(&why))).await, Done::Refused(why))
+            }
+            Verdict::Passing(after_ms, why) => {
+                (self.write(|| retry(after_ms, &why)).await, Done::Passing(after_ms, why))
+            }
+            Verdict::Partly(after_ms, why) if again(after_ms) => {
+                (self.write(|| retry(after_ms, &unknown(&why))).await, Done::Passing(after_ms, why))
+            }
+            Verdict::Partly(_, why) => {
+                let words = format!("a part of it was sent, the rest was not: {why}");
+                (self.end(id, attempt, arrived, SendEnd::Dead(bounded(&words))).await, Done::Refused(words))
+            }
+            Verdict::Unknown(why) if again(None) => {
+                (self.write(|| retry(None, &unknown(&why))).await, Done::Passing(None, why))
             }
             Verdict::Unknown(why) => {
                 log::warn!(channel:% = self.live.channel.id, delivery:% = id; "whether a message arrived is not known: {why}");
@@ -176,20 +259,20 @@ impl Desk {
     }
 
     /// Carries the parts over, one after the other, each to the first address that takes it.
-    async fn steps(&self, letter: &Letter, again_until: i64, arrived: &mut Vec<Arrived>) -> Verdict {
+    async fn steps(&self, letter: &Letter, window: Window, arrived: &mut Vec<Arrived>) -> Verdict {
         let channel = self.live.provider.channel();
         let subject = format!("Message from {}", letter.from);
         let parts = channel.parts(&letter.text);
         let mut step = Step::default();
         let mut tries = 0;
+        // The next request may repeat one that has arrived.
+        let mut may_repeat = letter.may_have_arrived;
         while step.part < parts {
             if step != Step::default() {
                 let address = letter.to.get(step.address).map_or("", |address| address.as_str());
                 self.wait_for_turn(address).await;
             }
-            if !self.may_act() {
-                return Verdict::LostLease;
-            }
+            self.until_may_act().await;
             let token = match self.token().await {
                 Ok(token) => token,
                 Err(Outcome::Permanent { why }) => return Verdict::Permanent(why),
@@ -197,13 +280,17 @@ impl Desk {
                     let (after_ms, why) = passing(outcome);
                     return Verdict::Passing(after_ms, why);
                 }
-                Err(outcome) => match self.rest(&mut tries, passing(outcome)).await {
-                    Some(verdict) => return verdict,
-                    None => continue,
-                },
+                Err(outcome) => {
+                    let (after_ms, why) = passing(outcome);
+                    if self.rest(&mut tries, after_ms).await {
+                        continue;
+                    }
+                    return Verdict::Partly(after_ms, why);
+                }
             };
-            if !self.may_act() {
-                return Verdict::LostLease;
+            self.until_may_act().await;
+            if may_repeat && window.is_over(self.clock.now_ms()) {
+                return Verdict::Unknown(lapsed());
             }
             let out = Outgoing {
                 id: letter.delivery.id,
@@ -218,35 +305,37 @@ impl Desk {
             };
             let request = match channel.request(&out, step, token.as_ref()) {
                 Ok(request) => request,
-                Err(why) => return Verdict::Permanent(why),
+                Err(why) => return Verdict::Refused(why),
             };
             let answer = match self.carrier.carry(request, self.reach()).await {
                 Carried::Answer(answer) => answer,
-                Carried::Refused(why) => return Verdict::Permanent(why),
+                Carried::Refused(why) => return Verdict::Refused(why),
             };
             match channel.outcome(&out, step, &answer) {
                 Outcome::Sent { external_id, chat } => {
                     arrived.push(Arrived { chat, external_id });
                     step = step.next_part();
                     tries = 0;
+                    may_repeat = letter.may_have_arrived;
                 }
                 Outcome::RenewToken { .. } => {
-                    *self.token.borrow_mut() = None;
+                    self.token.borrow_mut().forget(token.as_ref());
                     step = step.renewed();
                 }
                 Outcome::NextAddress { .. } => step = step.next_address(),
                 Outcome::Permanent { why } => return Verdict::Permanent(why),
                 Outcome::Retry { after_ms, why } if arrived.is_empty() => return Verdict::Passing(after_ms, why),
                 Outcome::Retry { after_ms, why } => {
-                    if let Some(verdict) = self.rest(&mut tries, (after_ms, why)).await {
-                        return verdict;
+                    if !self.rest(&mut tries, after_ms).await {
+                        return Verdict::Partly(after_ms, why);
                     }
                 }
-                Outcome::Unknown { why } if arrived.is_empty() || self.clock.now_ms() >= again_until => {
+                Outcome::Unknown { why } if arrived.is_empty() || window.is_over(self.clock.now_ms()) => {
                     return Verdict::Unknown(why);
                 }
                 Outcome::Unknown { why } => {
-                    if self.rest(&mut tries, (None, why.clone())).await.is_some() {
+                    may_repeat = true;
+                    if !self.rest(&mut tries, None).await {
                         return Verdict::Unknown(why);
                     }
                 }
@@ -255,26 +344,47 @@ impl Desk {
         Verdict::Sent
     }
 
-    /// Waits before a part is tried again of which others are out already; after some tries it is given up.
-    async fn rest(&self, tries: &mut i32, (after_ms, why): (Option<u64>, String)) -> Option<Verdict> {
+    /// Waits before a part is tried again of which others are out already. Tells whether it may be: after some tries it
+    /// may not, nor once this outbox leaves.
+    async fn rest(&self, tries: &mut i32, after_ms: Option<u64>) -> bool {
         *tries += 1;
-        if *tries >= PART_TRIES {
-            return Some(Verdict::Permanent(format!("a part of it was sent, the rest was not: {why}")));
-        }
         let wait = u64::try_from(backoff_ms(*tries)).unwrap_or(0).max(after_ms.unwrap_or(0));
-        sleep(Duration::from_millis(wait)).await;
-        None
+        *tries < PART_TRIES && self.aside(self.sleep_until_leaving(Duration::from_millis(wait))).await
     }
 
-    /// Waits until the provider allows one more message to this address.
+    /// Waits so long; false as soon as this outbox leaves.
+    async fn sleep_until_leaving(&self, wait: Duration) -> bool {
+        let until = Instant::now() + wait;
+        while !self.leaving.get() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            sleep(left.min(LOOK)).await;
+        }
+        false
+    }
+
+    /// Waits for the turn of another part of a message that is on its way.
     async fn wait_for_turn(&self, address: &str) {
         loop {
-            let taken = self.pace.borrow_mut().take(address, Instant::now());
-            match taken {
+            let turn = self.pace.borrow_mut().take(address, Instant::now());
+            match turn {
                 Ok(()) => return,
-                Err(wait) => sleep(wait).await,
+                Err(wait) => self.aside(sleep(wait)).await,
             }
         }
+    }
+
+    /// Waits; its place among those on their way is another's meanwhile, and then it waits for one.
+    async fn aside<T>(&self, wait: impl Future<Output = T>) -> T {
+        self.resting.set(self.resting.get() + 1);
+        let waited = wait.await;
+        self.resting.set(self.resting.get().saturating_sub(1));
+        while self.acting() > self.in_flight_max {
+            sleep(LOOK).await;
+        }
+        waited
     }
 
     /// Returns the token that counts now, asked for if there is none. A failure is `Retry` or `Permanent`.
@@ -282,17 +392,14 @@ impl Desk {
         let channel = self.live.provider.channel();
         let Some(request) = channel.token_request() else { return Ok(None) };
         let _turn = self.asking.lock().await;
-        let known = self.token.borrow().clone();
-        if let Some((token, until)) = known
-            && Instant::now() < until
-        {
-            return Ok(Some(token));
-        }
         let asked = Instant::now();
+        let known = self.token.borrow().get(asked);
+        if known.is_some() {
+            return Ok(known);
+        }
         let answer: Answer = self.carrier.http(request, None).await;
         let token = channel.token(&answer)?;
-        let until = asked + Duration::from_secs(token.expires_in_s);
-        *self.token.borrow_mut() = Some((token.clone(), until));
+        self.token.borrow_mut().keep(&token, asked);
         Ok(Some(token))
     }
 
@@ -309,18 +416,25 @@ impl Desk {
         self.write(|| EndSend { channel_id, id, attempt, arrived: arrived.clone(), end: end.clone() }).await
     }
 
-    /// Writes until it is on disk: what was sent must not be forgotten. Tells whether it is; this node may have lost its
-    /// lease, and then the next one settles it.
+    /// Writes until it is on disk: what was sent must not be forgotten. Tells whether it is; this node may stand by
+    /// now, or stop, and then the next start settles it.
     pub(super) async fn write<C: Command>(&self, command: impl Fn() -> C) -> bool {
         loop {
-            match self.store.write(command()).await {
+            let error = match self.store.write(command()).await {
                 Ok(_) => return true,
-                Err(error) if passes(&error) && self.may_act() => sleep(STORE_RETRY).await,
-                Err(error) => {
-                    log::error!(channel:% = self.live.channel.id; "the end of a sending was not written: {}", error.cause());
-                    return false;
-                }
+                Err(error) => error,
+            };
+            if passes(&error) {
+                sleep(STORE_RETRY).await;
+                continue;
             }
+            log::error!(channel:% = self.live.channel.id; "the end of a sending was not written: {}", error.cause());
+            // A start would not read it either.
+            let stays = error.is_unreadable() || matches!(error.code(), ErrorCode::Standby | ErrorCode::ShuttingDown);
+            if !stays {
+                self.broken.set(true);
+            }
+            return false;
         }
     }
 }
@@ -339,6 +453,10 @@ fn passing(outcome: Outcome) -> (Option<u64>, String) {
         | Outcome::Permanent { why }
         | Outcome::Unknown { why } => (None, why),
     }
+}
+
+fn lapsed() -> String {
+    "the provider would not recognise a repeat any more".to_owned()
 }
 
 fn bounded(why: &str) -> String {

@@ -20,6 +20,8 @@ use crate::store::{Db, agent_keys, gateways, users};
 struct Served {
     gateways: Vec<Gateway>,
     channels: Vec<(Channel, Provider)>,
+    /// The reading of the channels.
+    reading: u64,
 }
 
 impl Supervisor {
@@ -97,11 +99,12 @@ impl Supervisor {
         let (round, seen) = (self.lease_round, self.parts.directory.changes());
         let (store, now_ms) = (self.parts.store.clone(), self.parts.clock.now_ms());
         let (vault, reach) = (self.parts.vault.clone(), channels::reach(&self.parts.config.channels));
+        let reading = self.parts.directory.channels().begin_reading();
         let query = move |db: &mut Db| {
             let gateways = gateways::list(db)?;
             let runs = open_runs(db, &gateways);
             let (callers, keys) = (users::callers(db, now_ms)?, agent_keys::all_live(db, now_ms)?);
-            let served = Served { gateways, channels: channels::load_all(db, &vault, reach)? };
+            let served = Served { gateways, channels: channels::load_all(db, &vault, reach)?, reading };
             Ok::<_, Error>((served, runs, callers, keys))
         };
         async move { store.read(query).await }
@@ -132,7 +135,7 @@ impl Supervisor {
         }
         for (channel, provider) in served.channels {
             let id = channel.id;
-            self.parts.directory.put_channel(channel, provider);
+            self.parts.directory.set_channel(id, served.reading, Some((channel, provider)));
             self.start_outbox(id, ctx);
         }
         self.start_scheduler(ctx);

@@ -5,18 +5,22 @@ use std::time::Duration;
 
 use actix::prelude::*;
 
-use super::{ASK, Supervisor};
-use crate::actors::channel_outbox::{ChannelOutbox, Finish, Leave, OutboxParts, SendMoved};
+use super::{ASK, Child, Supervisor};
+use crate::actors::channel_outbox::{ChannelOutbox, Finish, Leave, OutboxLeft, OutboxParts, SendMoved};
 use crate::actors::channels::{self, Intake};
 use crate::domain::delivery::Delivery;
 use crate::domain::ids::ChannelId;
 
-/// How long a stop waits for messages that are on their way: their outcome would be unknown.
-const FINISH: Duration = Duration::from_secs(5);
+/// How long a stop waits for messages that are on their way: their outcome would be unknown. It is less than what is
+/// left of a lease that is renewed no more.
+const FINISH: Duration = Duration::from_secs(3);
 
 impl Supervisor {
-    /// Starts the outbox of a channel as it is known now; none runs.
+    /// Starts the outbox of a channel as it is known now, unless one runs.
     pub(super) fn start_outbox(&mut self, id: ChannelId, ctx: &mut Context<Self>) {
+        if self.outboxes.contains_key(&id) {
+            return;
+        }
         let Some(live) = self.parts.directory.channels().get(id) else { return };
         let config = &self.parts.config;
         let parts = OutboxParts {
@@ -33,46 +37,37 @@ impl Supervisor {
 
     /// Reads a channel anew. Its outbox, if one runs, ends what is on its way before another one begins.
     pub(super) fn reload_channel(&mut self, id: ChannelId, ctx: &mut Context<Self>) {
+        if self.stopping || !self.parts.directory.is_active() {
+            return;
+        }
         let (store, vault) = (self.parts.store.clone(), self.parts.vault.clone());
         let (reach, round) = (channels::reach(&self.parts.config.channels), self.lease_round);
+        let reading = self.parts.directory.channels().begin_reading();
+        self.reading.insert(id, reading);
         async move { store.read(move |db| channels::load(db, &vault, reach, id)).await }
             .into_actor(self)
-            .map(move |found, this, ctx| match found {
-                // The lease was lost meanwhile.
-                _ if this.stopping || round != this.lease_round => {}
-                Ok(Some((channel, provider))) => {
-                    this.parts.directory.put_channel(channel, provider);
-                    match this.outboxes.get(&id) {
-                        Some(outbox) => {
-                            this.reloading.insert(id);
-                            outbox.do_send(Leave);
+            .map(move |found, this, ctx| {
+                // The lease was lost meanwhile, or a later reading tells more.
+                if this.stopping || round != this.lease_round || this.reading.get(&id) != Some(&reading) {
+                    return;
+                }
+                this.reading.remove(&id);
+                match found {
+                    Ok(found) => {
+                        this.parts.directory.set_channel(id, reading, found);
+                        match this.outboxes.get(&id) {
+                            // When it has ended, another one begins if the channel is to have one then.
+                            Some(outbox) => outbox.do_send(Leave),
+                            None => this.start_outbox(id, ctx),
                         }
-                        None => this.start_outbox(id, ctx),
                     }
-                }
-                Ok(None) => {
-                    this.parts.directory.remove_channel(id);
-                    this.reloading.remove(&id);
-                    if let Some(outbox) = this.outboxes.get(&id) {
-                        outbox.do_send(Leave);
+                    Err(error) => {
+                        log::warn!("a channel could not be read: {}", error.cause());
+                        ctx.run_later(ASK, move |this, ctx| this.reload_channel(id, ctx));
                     }
-                }
-                Err(error) => {
-                    log::warn!("a channel could not be read: {}", error.cause());
-                    ctx.run_later(ASK, move |this, ctx| this.reload_channel(id, ctx));
                 }
             })
             .spawn(ctx);
-    }
-
-    /// The outbox of a channel has ended because it was told to; starts it anew if that is why.
-    pub(super) fn on_outbox_left(&mut self, id: ChannelId, ctx: &mut Context<Self>) {
-        if self.reloading.remove(&id) {
-            self.outboxes.remove(&id);
-            self.start_outbox(id, ctx);
-        } else if self.parts.directory.channels().get(id).is_none() {
-            self.outboxes.remove(&id);
-        }
     }
 
     pub(super) fn to_outbox(&self, id: ChannelId, delivery: Arc<Delivery>) {
@@ -88,6 +83,27 @@ impl Supervisor {
         async move {
             // What takes longer is of unknown outcome, and the next start settles it.
             let _ = tokio::time::timeout(FINISH, futures_util::future::join_all(told)).await;
+        }
+    }
+}
+
+impl Handler<OutboxLeft> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, msg: OutboxLeft, ctx: &mut Self::Context) {
+        let OutboxLeft { id, outbox, clean } = msg;
+        // One that was stopped is known no more, and another one may run by now.
+        if self.outboxes.get(&id) != Some(&outbox) {
+            return;
+        }
+        self.outboxes.remove(&id);
+        if self.stopping {
+            return;
+        }
+        if clean {
+            self.start_outbox(id, ctx);
+        } else {
+            self.start_again(Child::Outbox(id), ctx);
         }
     }
 }

@@ -184,9 +184,9 @@ async fn check_agent(state: &AppState, id: Option<AgentId>) -> Result<(), Error>
 /// disk already, so that a failure here is no failure of the call.
 async fn refresh(state: &AppState, id: ChannelId) {
     let (vault, reach) = (state.vault.clone(), live::reach(&state.config.channels));
+    let reading = state.directory.channels().begin_reading();
     match state.store.read(move |db| live::load(db, &vault, reach, id)).await {
-        Ok(Some((channel, provider))) => state.directory.put_channel(channel, provider),
-        Ok(None) => state.directory.remove_channel(id),
+        Ok(found) => state.directory.set_channel(id, reading, found),
         Err(error) => log::warn!(channel:% = id; "a changed channel is not taken in yet: {}", error.cause()),
     }
 }

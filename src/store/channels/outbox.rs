@@ -27,6 +27,8 @@ pub struct Letter {
     pub delivery: Delivery,
     /// When it was handed out for the first time.
     pub first_leased_at: Option<i64>,
+    /// An attempt before may have arrived, though nobody knows.
+    pub may_have_arrived: bool,
     /// With the name of who speaks before it, where the provider does not show it otherwise.
     pub text: String,
     /// Who speaks.
@@ -43,7 +45,7 @@ pub struct Letter {
 /// Reads what is to be sent; `None` if it is gone.
 pub fn letter(db: &mut Db, channel: &Channel, id: DeliveryId) -> Result<Option<Letter>, Error> {
     let Some(stored) = deliveries::get(db, id)? else { return Ok(None) };
-    let first_leased_at = stored.first_leased_at();
+    let (first_leased_at, may_have_arrived) = (stored.first_leased_at(), stored.may_have_arrived());
     let delivery = stored.delivery;
     let line =
         messages::get(db, delivery.message_id)?.ok_or_else(|| Error::corrupt("a delivery without its message"))?;
@@ -68,6 +70,7 @@ pub fn letter(db: &mut Db, channel: &Channel, id: DeliveryId) -> Result<Option<L
     let text = if is_shown { line.text.clone() } else { format!("{}: {}", line.sender.name, line.text) };
     Ok(Some(Letter {
         first_leased_at,
+        may_have_arrived,
         text,
         from: line.sender.name.clone(),
         to,
@@ -82,7 +85,7 @@ pub fn letter(db: &mut Db, channel: &Channel, id: DeliveryId) -> Result<Option<L
 fn addresses(db: &mut Db, kind: ChannelKind, delivery: &Delivery) -> Result<Vec<Address>, Error> {
     let party = parties::get(db, delivery.recipient_id)?.filter(|party| party.kind == PartyKind::Member);
     let Some(party) = party else { return Ok(Vec::new()) };
-    let id: MemberId = party.reference.parse()?;
+    let id: MemberId = party.reference.parse().map_err(|_| Error::corrupt("whose the party of a person is"))?;
     let member = members::get(db, id)?;
     Ok(member.map(|member| Contact::from(&member.addresses).addresses(kind)).unwrap_or_default())
 }
@@ -154,7 +157,8 @@ impl Command for EndSend {
     }
 }
 
-/// Gives back what could not be sent for a reason that passes; after the last attempt it is dead.
+/// Gives back what could not be sent for a reason that passes; after the last attempt it is dead. Words that begin with
+/// [`reason::OUTCOME_UNKNOWN`] say that it may have arrived, which is never forgotten.
 pub struct RetrySend {
     pub channel_id: ChannelId,
     pub id: DeliveryId,
@@ -170,9 +174,14 @@ impl Command for RetrySend {
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Option<Delivery>, Error> {
         let retry_at = tx.now_ms().saturating_add(self.wait_ms);
-        moved(tx, self.channel_id, self.id, |delivery| {
+        moved(tx, self.channel_id, self.id, |stored| {
+            let delivery = &stored.delivery;
             if delivery.attempt >= delivery.attempts_max {
-                let reason = format!("given up after {} attempts: {}", delivery.attempt, self.why);
+                let reason = if stored.may_have_arrived() {
+                    reason::OUTCOME_UNKNOWN.to_owned()
+                } else {
+                    format!("given up after {} attempts: {}", delivery.attempt, self.why)
+                };
                 return Move::Fail { attempt: Some(self.attempt), reason };
             }
             Move::Nack { attempt: Some(self.attempt), retry_at, reason: Some(self.why.clone()) }
@@ -202,28 +211,34 @@ impl Command for RecoverSends {
             let until = stored.first_leased_at().unwrap_or(0).saturating_add(self.repeat_ms);
             let again = now_ms < until && stored.delivery.attempt < stored.delivery.attempts_max;
             moved(tx, self.channel_id, *id, |_| {
+                let unknown = reason::OUTCOME_UNKNOWN.to_owned();
                 if again {
-                    return Move::Nack { attempt: None, retry_at: now_ms, reason: None };
+                    return Move::Nack { attempt: None, retry_at: now_ms, reason: Some(unknown) };
                 }
-                Move::Fail { attempt: None, reason: reason::OUTCOME_UNKNOWN.to_owned() }
+                Move::Fail { attempt: None, reason: unknown }
             })?;
         }
         Ok(())
     }
 }
 
-/// Moves a delivery of a channel, if it may be moved so now.
+/// Moves a delivery of a channel, if it may be moved so now. What belongs to it and cannot be read keeps it where it
+/// is.
 fn moved(
     tx: &mut Tx<'_>,
     channel_id: ChannelId,
     id: DeliveryId,
-    action: impl FnOnce(&Delivery) -> Move,
+    action: impl FnOnce(&Stored) -> Move,
 ) -> Result<Option<Delivery>, Error> {
     let Some(stored) = deliveries::get(tx.read()?, id)? else { return Ok(None) };
     if stored.delivery.channel_id != Some(channel_id) {
         return Ok(None);
     }
-    let action = action(&stored.delivery);
+    // Before it moves: what cannot be read later would take its neighbours back with it (STO-3).
+    if deliveries::surroundings(tx, &stored.delivery)?.is_none() {
+        return Ok(None);
+    }
+    let action = action(&stored);
     match deliveries::apply_to(tx, stored, &action, true) {
         Ok(delivery) => Ok(Some(delivery)),
         // Anything else is a refusal, before anything was written.

@@ -1,9 +1,9 @@
 //! Deliveries to people, by the channels that bring them.
 use diesel::prelude::*;
 
-use super::events::LEASED;
+use super::events::{Entry, LEASED, NACKED, REDRIVEN};
 use super::{Row, Stored, open, readable};
-use crate::domain::delivery::Delivery;
+use crate::domain::delivery::{Delivery, reason};
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::ids::ChannelId;
 use crate::store::channels;
@@ -15,6 +15,13 @@ impl Stored {
     /// Returns when it was handed out for the first time, as far as its history tells.
     pub fn first_leased_at(&self) -> Option<i64> {
         self.events.iter().find(|entry| entry.what == LEASED).map(|entry| entry.at)
+    }
+
+    /// Tells whether it was given back though it may have arrived, since it began or an operator let it begin afresh.
+    pub fn may_have_arrived(&self) -> bool {
+        let is_unknown = |why: &String| why.starts_with(reason::OUTCOME_UNKNOWN);
+        let unknown = |entry: &Entry| entry.what == NACKED && entry.reason.as_ref().is_some_and(is_unknown);
+        self.events.iter().rev().take_while(|entry| entry.what != REDRIVEN).any(unknown)
     }
 }
 

@@ -7,6 +7,8 @@ use crate::domain::error::Error;
 /// Entries kept of a delivery's own history; a redriven one could go on for ever.
 const EVENTS_MAX: usize = 64;
 pub(super) const LEASED: &str = "leased";
+pub(super) const NACKED: &str = "nacked";
+pub(super) const REDRIVEN: &str = "redriven";
 const EXTENDED: &str = "extended";
 /// A provider had taken it and could not deliver it.
 const UNDELIVERED: &str = "undelivered";
@@ -89,10 +91,10 @@ fn what_happened(action: &Move, after: &Delivery) -> &'static str {
     match (action, after.state) {
         (Move::Lease { .. }, _) => LEASED,
         (_, DeliveryState::Dead) => "dead",
-        (Move::Nack { .. }, _) => "nacked",
+        (Move::Nack { .. }, _) => NACKED,
         (Move::LeaseOver { .. }, _) => "lease_over",
         (Move::Extend { .. }, _) => EXTENDED,
-        (Move::Redrive, _) => "redriven",
+        (Move::Redrive, _) => REDRIVEN,
         (_, state) => state.as_str(),
     }
 }

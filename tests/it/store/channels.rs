@@ -25,8 +25,8 @@ use clawbroker::store::messages::{self, Idem, Span};
 use serde_json::json;
 
 use super::mailbox::{LIMITS, agent};
-use crate::harness::TestStore;
-use crate::harness::test_store::START_MS;
+use crate::harness::test_store::{START_MS, roomy};
+use crate::harness::{TestStore, sql};
 
 on_both_databases!(
     a_channel_is_kept_and_its_secrets_are_sealed,
@@ -35,6 +35,10 @@ on_both_databases!(
     the_end_of_a_sending_says_what_the_provider_calls_it,
     what_failed_waits_and_dies_with_the_providers_words,
     what_was_leased_at_the_start_is_settled,
+    what_may_have_arrived_is_not_forgotten,
+    what_cannot_be_read_holds_nobody_up,
+    a_message_that_cannot_be_read_can_be_ended,
+    what_is_on_its_way_when_its_channel_goes_is_of_unknown_outcome,
     a_removed_channel_ends_what_waits_for_it,
     a_line_is_heard_once,
     an_answer_goes_back_to_where_the_question_came_from,
@@ -269,6 +273,97 @@ async fn what_was_leased_at_the_start_is_settled(store: TestStore) {
     leased(&store, &channel, two).await;
     store.write(recover(two, 0)).await.unwrap();
     assert_eq!(now(&store, two).await.reason.as_deref(), Some(reason::OUTCOME_UNKNOWN));
+}
+
+async fn what_may_have_arrived_is_not_forgotten(store: TestStore) {
+    let (ann, eve, channel) = three(&store).await;
+    let id = sent(&store, &ann, eve.id, "hello").await.id;
+    let may_have = async || {
+        let read = channel.clone();
+        store.read(move |db| channels::letter(db, &read, id)).await.unwrap().unwrap().may_have_arrived
+    };
+    let give_back = async |why: &str| {
+        let attempt = leased(&store, &channel, id).await;
+        let back = RetrySend { channel_id: channel.id, id, attempt, wait_ms: 0, why: why.into() };
+        store.write(back).await.unwrap().unwrap()
+    };
+    give_back("HTTP 503").await;
+    assert!(!may_have().await, "it was refused");
+    give_back(&format!("{}: no answer", reason::OUTCOME_UNKNOWN)).await;
+    assert!(may_have().await);
+    let mut last = give_back("HTTP 503").await;
+    assert!(may_have().await, "whatever came of a later attempt");
+    while last.state.is_open() {
+        last = give_back("HTTP 503").await;
+    }
+    assert_eq!((last.attempt, last.reason.as_deref()), (channels::ATTEMPTS_MAX, Some(reason::OUTCOME_UNKNOWN)));
+    // An operator wants it sent, whatever has arrived.
+    store.write(Redrive { id }).await.unwrap();
+    assert!(!may_have().await);
+    leased(&store, &channel, id).await;
+    let recover = RecoverSends { channel_id: channel.id, ids: vec![id], repeat_ms: 1_000 };
+    store.write(recover).await.unwrap();
+    assert_eq!((now(&store, id).await.state, may_have().await), (DeliveryState::Pending, true));
+}
+
+async fn what_cannot_be_read_holds_nobody_up(store: TestStore) {
+    let (ann, eve, channel) = three(&store).await;
+    let mia = member(&store, "Mia").await;
+    let damaged = sent(&store, &ann, mia.id, "hello").await.id;
+    let sound = sent(&store, &ann, eve.id, "hello").await.id;
+    for id in [damaged, sound] {
+        leased(&store, &channel, id).await;
+    }
+    let damage = format!("UPDATE parties SET kind = 99 WHERE reference = '{}'", mia.id);
+    sql::run(&mut store.database.connect(), &damage);
+    // Another process, which remembers nothing.
+    let store = TestStore::with(store.database.clone(), roomy());
+    let recover = RecoverSends { channel_id: channel.id, ids: vec![damaged, sound], repeat_ms: 0 };
+    store.write(recover).await.unwrap();
+    assert_eq!(now(&store, sound).await.reason.as_deref(), Some(reason::OUTCOME_UNKNOWN));
+    assert_eq!(now(&store, damaged).await.state, DeliveryState::Leased);
+    store.write(RemoveChannel { id: channel.id, actor: Actor::system() }).await.unwrap();
+    let removed = channel.id;
+    assert_eq!(store.read(move |db| channels::get(db, removed)).await.unwrap(), None);
+    assert_eq!(now(&store, damaged).await.state, DeliveryState::Leased);
+}
+
+async fn a_message_that_cannot_be_read_can_be_ended(store: TestStore) {
+    let (ann, eve, channel) = three(&store).await;
+    let id = sent(&store, &ann, eve.id, "hello").await.id;
+    let unreadable = async |store: &TestStore| {
+        let read = channel.clone();
+        let refused = store.read(move |db| channels::letter(db, &read, id)).await.map(drop).unwrap_err();
+        refused.is_unreadable()
+    };
+    let whose = format!("UPDATE parties SET reference = 'x' WHERE reference = '{}'", eve.id);
+    let back = format!("UPDATE parties SET reference = '{}' WHERE reference = 'x'", eve.id);
+    sql::run(&mut store.database.connect(), &whose);
+    assert!(unreadable(&store).await, "nobody knows to whom");
+    sql::run(&mut store.database.connect(), &back);
+    sql::run(&mut store.database.connect(), "UPDATE messages SET blocks = 'not blocks'");
+    // Another process, which remembers nothing.
+    let store = TestStore::with(store.database.clone(), roomy());
+    assert!(unreadable(&store).await);
+    store.write(end(&channel, id, 0, &[], SendEnd::Dead("lost".into()))).await.unwrap();
+    let dead = now(&store, id).await;
+    assert_eq!((dead.state, dead.reason.as_deref()), (DeliveryState::Dead, Some("lost")));
+}
+
+async fn what_is_on_its_way_when_its_channel_goes_is_of_unknown_outcome(store: TestStore) {
+    let (ann, eve, channel) = three(&store).await;
+    let (out, waits) = (sent(&store, &ann, eve.id, "one").await.id, sent(&store, &ann, eve.id, "two").await.id);
+    let attempt = leased(&store, &channel, out).await;
+    store.write(RemoveChannel { id: channel.id, actor: Actor::system() }).await.unwrap();
+    for (id, why) in [(out, reason::OUTCOME_UNKNOWN), (waits, channels::REMOVED)] {
+        let dead = now(&store, id).await;
+        assert_eq!((dead.state, dead.reason.as_deref()), (DeliveryState::Dead, Some(why)));
+    }
+    // Nobody was told that it was not sent, so its end may come.
+    store.write(end(&channel, out, attempt, &[("7", "41")], SendEnd::Sent)).await.unwrap();
+    let message_id = now(&store, out).await.message_id;
+    let refs = store.read(move |db| channel_refs::of_message(db, message_id)).await.unwrap();
+    assert_eq!(refs.len(), 1, "the person may answer it");
 }
 
 async fn a_removed_channel_ends_what_waits_for_it(store: TestStore) {
