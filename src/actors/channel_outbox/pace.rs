@@ -36,6 +36,12 @@ impl Log {
         }
         self.sent.front().map_or(Duration::ZERO, |at| *at + self.per() - now)
     }
+
+    /// Has the oldest one count from now on: it is never later than the one that is meant.
+    fn restart_oldest(&mut self, now: Instant) {
+        self.sent.pop_front();
+        self.sent.push_back(now);
+    }
 }
 
 /// What a channel has sent of late.
@@ -76,6 +82,14 @@ impl Pace {
             self.addresses.entry(address.to_owned()).or_insert_with(|| Log::new(rate)).sent.push_back(now);
         }
         Ok(())
+    }
+
+    /// Has a place that was taken count from now on: the provider may have seen its request just before it answered.
+    pub(super) fn on_answer(&mut self, address: &str, now: Instant) {
+        self.channel.iter_mut().for_each(|log| log.restart_oldest(now));
+        if let Some(log) = self.addresses.get_mut(address) {
+            log.restart_oldest(now);
+        }
     }
 }
 
@@ -179,6 +193,18 @@ mod tests {
         assert_eq!(pace.take("b", at(300)), Err(Duration::from_millis(700)), "of the channel");
         assert_eq!(pace.take("a", at(1_000)), Ok(()));
         assert_eq!(pace.take("b", at(1_000)), Err(Duration::from_millis(100)));
+    }
+
+    #[test]
+    fn a_place_counts_from_the_answer_on() {
+        let (mut pace, start) = (Pace::new(LIMITS), Instant::now());
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        assert_eq!((pace.take("a", at(0)), pace.take("a", at(100))), (Ok(()), Ok(())));
+        pace.on_answer("a", at(400));
+        assert_eq!(pace.take("a", at(1_000)), Err(Duration::from_millis(100)), "one of them was slow");
+        pace.on_answer("a", at(1_050));
+        assert_eq!(pace.take("a", at(1_100)), Err(Duration::from_millis(300)));
+        assert_eq!(pace.take("a", at(1_400)), Ok(()));
     }
 
     #[test]

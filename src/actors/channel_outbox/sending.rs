@@ -268,8 +268,8 @@ impl Desk {
         // The next request may repeat one that has arrived.
         let mut may_repeat = letter.may_have_arrived;
         while step.part < parts {
+            let address = letter.to.get(step.address).map_or("", |address| address.as_str());
             if step != Step::default() {
-                let address = letter.to.get(step.address).map_or("", |address| address.as_str());
                 self.wait_for_turn(address).await;
             }
             self.until_may_act().await;
@@ -311,6 +311,7 @@ impl Desk {
                 Carried::Answer(answer) => answer,
                 Carried::Refused(why) => return Verdict::Refused(why),
             };
+            self.pace.borrow_mut().on_answer(address, Instant::now());
             match channel.outcome(&out, step, &answer) {
                 Outcome::Sent { external_id, chat } => {
                     arrived.push(Arrived { chat, external_id });
