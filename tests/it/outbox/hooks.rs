@@ -1,8 +1,9 @@
 //! What is between a line of text and a provider: wrong proofs, slow callers, failures told later, and what an agent is
 //! told of texts and people that do not fit.
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use clawbroker::domain::clock::{Clock, SystemClock};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -81,7 +82,7 @@ async fn what_whatsapp_could_not_deliver_is_told_once(database: Database) {
 async fn a_failure_that_comes_before_its_message_is_asked_for_again(database: Database) {
     let provider = Provider::start(WhatsAppRules::new(&[EVE]));
     let (world, channel) = with_whatsapp(&database, &provider).await;
-    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs();
+    let now_s = SystemClock.now_ms() / 1_000;
     for (at, expected) in [(now_s, 503), (now_s - 86_400, 200)] {
         let (body, signature) = whatsapp::failed(EVE, "wamid.unknown", at, APP_SECRET);
         let headers = [("X-Hub-Signature-256", signature.as_str())];

@@ -2,9 +2,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use clawbroker::channels::hmac_sha256_hex;
+use clawbroker::domain::clock::{Clock, SystemClock};
 use serde_json::{Value, json};
 
 use super::{Asked, Reply, Rules};
@@ -32,7 +33,7 @@ impl Teller {
 
     /// Calls until it was heard so often; what is not answered with 200 is told again.
     async fn tell(self, to: String, id: String) {
-        let now_s = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs();
+        let now_s = SystemClock.now_ms() / 1_000;
         let (body, signature) = failed(&to, &id, now_s, &self.app_secret);
         for _ in 0..1_000 {
             if self.heard.load(Ordering::SeqCst) >= TELLS {
@@ -50,7 +51,7 @@ impl Teller {
 }
 
 /// A call that tells that a message to a number could not be delivered, with its signature; `at` in epoch seconds.
-pub(crate) fn failed(to: &str, id: &str, at: u64, app_secret: &str) -> (String, String) {
+pub(crate) fn failed(to: &str, id: &str, at: i64, app_secret: &str) -> (String, String) {
     let details = "Message failed to send because more than 24 hours have passed since the customer last replied.";
     let errors = json!([{ "code": 131_047, "title": "Re-engagement message", "message": "Re-engagement message",
         "error_data": { "details": details } }]);
