@@ -1,8 +1,10 @@
 //! A store on a fresh database, with a clock that stands still and a recorder of its events.
+use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
+use clawbroker::domain::agent::{Agent, AgentKind, AgentState};
 use clawbroker::domain::clock::ManualClock;
 use clawbroker::domain::conversation::Conversation;
 use clawbroker::domain::delivery::{Delivery, Outcome};
@@ -11,6 +13,7 @@ use clawbroker::domain::ids::{ConversationId, GatewayId, TurnId};
 use clawbroker::domain::secret::Secret;
 use clawbroker::domain::turn::TurnState;
 use clawbroker::domain::user::{Caller, Role};
+use clawbroker::store::agents::AddAgent;
 use clawbroker::store::audit::Actor;
 use clawbroker::store::chat::{AcceptChat, Accepted};
 use clawbroker::store::conversations::{NewSession, OpenSession, SessionName};
@@ -82,6 +85,26 @@ impl TestStore {
         let key = Secret::new("07".repeat(32));
         let vault = Vault::open(database.data_dir(), Some(&key)).expect("a key in hex");
         Self { store, clock, events, vault, database }
+    }
+
+    /// Registers an agent of this name.
+    pub(crate) async fn agent(&self, name: &str, kind: AgentKind) -> Agent {
+        let new = AddAgent {
+            name: name.into(),
+            slug: None,
+            kind,
+            state: AgentState::Running,
+            role_description: String::new(),
+            creator_id: None,
+            labels: BTreeMap::new(),
+            lease_seconds: None,
+            attempts_max: None,
+            model: None,
+            actor: Actor::system(),
+            idem: None,
+            agents_max: 1_000,
+        };
+        self.write(new).await.expect("a new agent")
     }
 
     /// Makes a user of this role and returns it as a caller.

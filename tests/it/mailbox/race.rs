@@ -1,11 +1,9 @@
 //! Two pollers of one agent: what one gets the other does not, however many messages there are.
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use clawbroker::domain::agent::{AgentFacts, AgentKind, AgentState};
-use clawbroker::store::agents::AddAgent;
-use clawbroker::store::audit::Actor;
+use clawbroker::domain::agent::{AgentFacts, AgentKind};
 use clawbroker::store::deliveries::DeliveryOptions;
 use clawbroker::store::mailbox::{LoopGuards, MailLimits, SendMessage};
 use serde_json::json;
@@ -26,22 +24,7 @@ const AT_ONCE: usize = 1_000;
 const RACE_MAX_S: u64 = 120;
 
 async fn agent(store: &TestStore, name: &str) -> Arc<AgentFacts> {
-    let new = AddAgent {
-        name: name.into(),
-        slug: None,
-        kind: AgentKind::OpenClaw,
-        state: AgentState::Running,
-        role_description: String::new(),
-        creator_id: None,
-        labels: BTreeMap::new(),
-        lease_seconds: None,
-        attempts_max: None,
-        model: None,
-        actor: Actor::system(),
-        idem: None,
-        agents_max: 10,
-    };
-    Arc::new(store.write(new).await.expect("a new agent").facts())
+    Arc::new(store.agent(name, AgentKind::OpenClaw).await.facts())
 }
 
 /// Has the store accept all messages, before a broker comes; returns them and who is to get them.

@@ -1,15 +1,14 @@
 //! The cycle of a message between agents: sent, handed out, reported on, given back.
 mod moves;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use clawbroker::domain::agent::{AgentFacts, AgentKind, AgentState};
+use clawbroker::domain::agent::{AgentFacts, AgentKind};
 use clawbroker::domain::delivery::{Delivery, DeliveryState, Outcome, reason};
 use clawbroker::domain::error::{Error, ErrorCode};
 use clawbroker::domain::ids::{DeliveryId, MessageId};
 use clawbroker::domain::message::{MessageKind, MessageRole};
-use clawbroker::store::agents::{AddAgent, RemoveAgent};
+use clawbroker::store::agents::RemoveAgent;
 use clawbroker::store::audit::Actor;
 use clawbroker::store::conversations::DeleteConversation;
 use clawbroker::store::deliveries::{self, DeliveryOptions, FireDue, Purge};
@@ -26,22 +25,7 @@ pub(super) const LIMITS: MailLimits = MailLimits { messages_max: 100, attempts_m
 const UNTIL: i64 = START_MS + 60_000;
 
 pub(super) async fn agent(store: &TestStore, name: &str, kind: AgentKind) -> Arc<AgentFacts> {
-    let new = AddAgent {
-        name: name.into(),
-        slug: None,
-        kind,
-        state: AgentState::Running,
-        role_description: String::new(),
-        creator_id: None,
-        labels: BTreeMap::new(),
-        lease_seconds: None,
-        attempts_max: None,
-        model: None,
-        actor: Actor::system(),
-        idem: None,
-        agents_max: 1_000,
-    };
-    Arc::new(store.write(new).await.expect("a new agent").facts())
+    Arc::new(store.agent(name, kind).await.facts())
 }
 
 /// Ann asks, Ben answers.

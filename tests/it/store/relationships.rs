@@ -1,11 +1,9 @@
-use std::collections::BTreeMap;
-
-use clawbroker::domain::agent::{Agent, AgentKind, AgentState, fold};
+use clawbroker::domain::agent::{Agent, AgentKind, fold};
 use clawbroker::domain::error::ErrorCode;
 use clawbroker::domain::event::Event;
 use clawbroker::domain::ids::{AgentId, MemberId, RelationshipId};
 use clawbroker::domain::member::{Addresses, Known, Member, Relationship};
-use clawbroker::store::agents::{self, AddAgent, ChangeAgent, RemoveAgent};
+use clawbroker::store::agents::{self, ChangeAgent, RemoveAgent};
 use clawbroker::store::audit::Actor;
 use clawbroker::store::members::{AddMember, ChangeMember, Changes, RemoveMember};
 use clawbroker::store::messages::Idem;
@@ -15,22 +13,7 @@ use crate::harness::TestStore;
 use crate::harness::test_store::START_MS;
 
 async fn agent(store: &TestStore, name: &str) -> Agent {
-    let new = AddAgent {
-        name: name.into(),
-        slug: None,
-        kind: AgentKind::OpenClaw,
-        state: AgentState::Running,
-        role_description: String::new(),
-        creator_id: None,
-        labels: BTreeMap::new(),
-        lease_seconds: None,
-        attempts_max: None,
-        model: None,
-        actor: Actor::system(),
-        idem: None,
-        agents_max: 1_000,
-    };
-    store.write(new).await.unwrap()
+    store.agent(name, AgentKind::OpenClaw).await
 }
 
 async fn member(store: &TestStore, name: &str) -> Member {
