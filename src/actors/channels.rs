@@ -29,6 +29,13 @@ pub struct LiveChannel {
     pub counts: Arc<ChannelCounts>,
 }
 
+impl LiveChannel {
+    /// Takes a place for the body of a provider's call; `None` if too many are on their way to this channel.
+    pub fn reading(&self, max: usize) -> Option<CallPlace<'_>> {
+        CallPlace::take(&self.counts.reading, max)
+    }
+}
+
 /// What happened on a channel since the process started.
 #[derive(Debug, Default)]
 pub struct ChannelCounts {
@@ -49,6 +56,8 @@ pub struct ChannelCounts {
     pub refused: AtomicU64,
     /// Calls that were not believed.
     pub unproven: AtomicU64,
+    /// Calls whose bodies are on their way.
+    pub reading: AtomicUsize,
     /// Messages that wait.
     pub waiting: AtomicUsize,
     /// It pauses after failures.
@@ -162,13 +171,20 @@ impl Channels {
 
     /// Takes a place for a call of a provider; `None` if too many are worked on.
     pub fn call(&self, calls_max: usize) -> Option<CallPlace<'_>> {
-        let place = CallPlace(&self.calls);
-        (self.calls.fetch_add(1, Ordering::SeqCst) < calls_max).then_some(place)
+        CallPlace::take(&self.calls, calls_max)
     }
 }
 
 /// A place of a provider's call; it is free again when this is dropped.
 pub struct CallPlace<'a>(&'a AtomicUsize);
+
+impl<'a> CallPlace<'a> {
+    /// Takes one of so many.
+    fn take(taken: &'a AtomicUsize, max: usize) -> Option<Self> {
+        let place = Self(taken);
+        (taken.fetch_add(1, Ordering::SeqCst) < max).then_some(place)
+    }
+}
 
 impl Drop for CallPlace<'_> {
     fn drop(&mut self) {

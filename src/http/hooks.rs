@@ -18,13 +18,15 @@ use super::state::AppState;
 use crate::actors::channels::{self, Intake, LiveChannel};
 use crate::channels::{Heard, Inbound, InboundCall, Method, Refused, Undelivered};
 use crate::domain::error::{Error, ErrorCode};
-use crate::store::channels::{NoteUndelivered, UndeliveredAs};
+use crate::store::channels::{HeardAs, NoteUndelivered, UndeliveredAs};
 
 /// How long the body of a call may take to arrive: providers send it at once, and nobody is known before it is here.
 const ARRIVAL: Duration = Duration::from_secs(5);
 /// How long after a failure a provider is told to come again with it where we do not know the message. It may tell us
 /// sooner than we have written down that it took it.
 const TOO_EARLY_MS: u64 = 10 * 60_000;
+/// How many bodies of one channel may be on their way for each call that is worked on.
+const READING: usize = 4;
 /// Pairs of a query that are read.
 const PAIRS_MAX: usize = 64;
 
@@ -64,8 +66,13 @@ async fn call(
     body: RawBody,
 ) -> Result<HttpResponse, Error> {
     let live = find(&state, &path.0)?;
-    // Whoever is slow takes nobody's place.
-    let body = body.read_within(ARRIVAL).await?;
+    // Whoever is slow takes nobody's place, and of one channel not too many may be.
+    let body = {
+        let Some(_reading) = live.reading(state.config.channels.calls_max.saturating_mul(READING)) else {
+            return Err(Error::store_busy());
+        };
+        body.read_within(ARRIVAL).await?
+    };
     let Some(_place) = state.directory.channels().call(state.config.channels.calls_max) else {
         return Err(Error::store_busy());
     };
@@ -118,7 +125,11 @@ async fn hear(state: &AppState, live: &LiveChannel, line: Inbound) -> Result<(),
         _ => error,
     })?;
     live.counts.count_heard(&heard);
-    Ok(())
+    match heard {
+        // It comes again, and may find the channel open then.
+        HeardAs::Closed => Err(Error::new(ErrorCode::NotFound, "there is no such channel")),
+        HeardAs::Line(_) | HeardAs::Repeated | HeardAs::Unknown | HeardAs::ForNobody | HeardAs::TooMany => Ok(()),
+    }
 }
 
 /// Notes that the provider could not deliver what it had taken.

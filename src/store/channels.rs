@@ -281,7 +281,9 @@ impl Command for ChangeChannel {
         let secrets = if changes.secrets.is_empty() {
             None
         } else {
-            let mut secrets = secrets(tx.read()?, &self.vault, self.id)?;
+            let is_kept = before.secrets.iter().any(|name| !changes.secrets.contains_key(name));
+            // What is replaced need not be opened: the key that sealed it may be lost.
+            let mut secrets = if is_kept { secrets(tx.read()?, &self.vault, self.id)? } else { BTreeMap::new() };
             for (name, secret) in changes.secrets {
                 match secret {
                     Some(secret) => drop(secrets.insert(name, secret)),

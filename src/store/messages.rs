@@ -10,11 +10,15 @@ use super::dialect::{Db, octet_length};
 use super::parties;
 use super::schema::messages;
 use super::tx::Tx;
+use crate::domain::conversation::ConversationKind;
 use crate::domain::delivery::DeliveryState;
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::ids::{ConversationId, MessageId, PartyId};
 use crate::domain::message::{Block, Line, MessageKind, MessageRole, Sender, bounded, plain_text};
 use crate::domain::party::{Party, PartyKind};
+
+/// Lines behind a message among which a person's answer to it is looked for.
+const SAID_BACK_MAX: i64 = 1_000;
 
 /// Ids in one query.
 const IDS_MAX: usize = 1_000;
@@ -305,8 +309,18 @@ pub fn ended(db: &mut Db, id: MessageId) -> Result<Option<Ended>, Error> {
     Ok(Some(Ended { state, reason, at }))
 }
 
-/// Reads what a person first said to a message of an agent: that is no reply, but a request of its own.
-pub fn said_back(db: &mut Db, line: &Line) -> Result<Option<Arc<Line>>, Error> {
+/// Reads what answers a message that an agent or a person was to handle, in a conversation of this kind: the reply, or what
+/// the person first said to it.
+pub fn answer_of(db: &mut Db, line: &Line, kind: ConversationKind) -> Result<Option<Arc<Line>>, Error> {
+    match reply_of(db, line.id)? {
+        None if kind == ConversationKind::AgentMember => said_back(db, line),
+        reply => Ok(reply),
+    }
+}
+
+/// Reads what a person first said to a message of an agent: that is no reply, but a request of its own. It is looked for
+/// among the next lines only.
+fn said_back(db: &mut Db, line: &Line) -> Result<Option<Arc<Line>>, Error> {
     if line.sender_kind != PartyKind::Agent {
         return Ok(None);
     }
@@ -315,6 +329,7 @@ pub fn said_back(db: &mut Db, line: &Line) -> Result<Option<Arc<Line>>, Error> {
             messages::conversation_id
                 .eq(line.conversation_id.as_bytes().as_slice())
                 .and(messages::seq.gt(line.seq))
+                .and(messages::seq.le(line.seq.saturating_add(SAID_BACK_MAX)))
                 .and(messages::in_reply_to.eq(line.id.as_bytes().as_slice())),
         )
         .filter(messages::kind.eq(MessageKind::Request as i32))

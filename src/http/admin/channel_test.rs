@@ -46,8 +46,13 @@ pub(super) async fn test(
     body: NoBody,
 ) -> Result<HttpResponse, Error> {
     body.check().await?;
-    let provider = provider(&state, &call.target).await?;
-    let (ok, message) = match ask(&provider).await {
+    let asked = match provider(&state, &call.target).await {
+        Ok(provider) => ask(&provider).await,
+        // The key that sealed them is lost.
+        Err(error) if error.is_unreadable() => Err("its secrets cannot be opened: give all of them anew".to_owned()),
+        Err(error) => return Err(error),
+    };
+    let (ok, message) = match asked {
         Ok(message) => (true, message),
         Err(why) => (false, Some(why)),
     };

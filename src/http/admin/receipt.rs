@@ -73,8 +73,13 @@ pub(super) async fn receipt(
 ) -> Result<HttpResponse, Error> {
     let line = call.target;
     let (id, conversation, seq, is_mail) = (line.id, line.conversation_id, line.seq, line.kind.is_some());
+    let asked = line.clone();
     let read = move |db: &mut Db| {
-        let reply = if is_mail { messages::reply_of(db, id)? } else { messages::reply_to(db, conversation, seq, id)? };
+        let open = if is_mail { conversations::get(db, conversation)? } else { None };
+        let reply = match open {
+            Some(open) => messages::answer_of(db, &asked, open.kind)?,
+            None => messages::reply_to(db, conversation, seq, id)?,
+        };
         Ok::<_, Error>((of_message(db, id)?, messages::ended(db, id)?, reply))
     };
     let (found, ended, reply) = state.store.read(read).await?;

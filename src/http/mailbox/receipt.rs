@@ -9,7 +9,6 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::domain::conversation::ConversationKind;
 use crate::domain::delivery::DeliveryState;
 use crate::domain::error::Error;
 use crate::domain::ids::{MessageId, PartyId};
@@ -159,11 +158,9 @@ fn find(db: &mut Db, party: PartyId, id: MessageId) -> Result<Option<Its>, Error
             return Ok(None);
         }
     }
-    let reply = messages::reply_of(db, id)?;
+    let reply = messages::answer_of(db, &line, conversation.kind)?;
     let ended = if delivered.is_empty() { messages::ended(db, id)? } else { None };
     let delivered = deliveries::with_recipients(db, delivered)?;
-    let is_to_person = reply.is_none() && conversation.kind == ConversationKind::AgentMember;
-    let reply = if is_to_person { messages::said_back(db, &line)? } else { reply };
     Ok(Some(Its { line, key: conversation.key, party, delivered, ended, reply }))
 }
 

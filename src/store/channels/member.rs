@@ -263,8 +263,9 @@ pub(in crate::store) fn answer_to_member(
         // Which of them work is not known here: one that is enabled is enough.
         own => choose(tx.read()?, agent, &person, None, None)?.or(own),
     };
-    if let Some(channel) = channel {
-        deliver(tx, answer, member.id, &channel, DeliveryOptions::default())?;
-    }
-    Ok(())
+    let Some(channel) = channel else {
+        log::warn!(member:% = person.id, message:% = answer.id; "no channel brings an answer to a person");
+        return Ok(());
+    };
+    deliver(tx, answer, member.id, &channel, DeliveryOptions::default()).map(drop)
 }

@@ -96,6 +96,8 @@ async fn an_agent_and_a_person_talk_by_commands(database: Database) {
     let (status, receipt) = agent.call(&broker, "GET", &path, None).await;
     assert_eq!((status, &receipt["reply"]["content"]), (200, &json!("yes")), "{receipt}");
     assert_eq!(receipt["reply"]["message_id"], answer["id"]);
+    let (_, receipt) = broker.get(&format!("/api/admin/messages/{id}")).await;
+    assert_eq!((&receipt["reply"]["id"], &receipt["reply"]["content"][0]["text"]), (&answer["id"], &json!("yes")));
     beside(&database, &ann, &["agent", "report", answer["id"].as_str().expect("an id"), "At noon"]).await.fine();
     let began = tokio::time::Instant::now();
     while provider.with(|rules| rules.got.len()) < 2 {

@@ -147,17 +147,33 @@ async fn whoever_is_slow_takes_nobodys_place(database: Database) {
     let world = World::with(&database, &format!("{SETTINGS}calls_max = 1\n"), json!({})).await;
     let channel = hook_channel(&world).await;
     let address = &world.broker.address;
-    let mut slow = TcpStream::connect(address.as_str()).await.expect("a connection");
     let head = format!("POST /hooks/{channel} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 10\r\n\r\n{{");
-    slow.write_all(head.as_bytes()).await.expect("it is written");
-    // Time for it to come.
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let come_slowly = async || {
+        let mut slow = TcpStream::connect(address.as_str()).await.expect("a connection");
+        slow.write_all(head.as_bytes()).await.expect("it is written");
+        // Time for it to come.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        slow
+    };
+    let refused = async |mut slow: TcpStream, status: &str| {
+        let mut answer = vec![0; 1_024];
+        let read = tokio::time::timeout(PATIENCE, slow.read(&mut answer)).await.expect("in time").expect("an answer");
+        let answer = String::from_utf8_lossy(&answer[..read]).into_owned();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+    };
+    let mut all = vec![come_slowly().await];
     let line = json!({ "id": "1", "text": "hello", "from": "eve" });
     assert_eq!(call(&world, &channel, &line).await.0, 200);
-    let mut answer = vec![0; 1_024];
-    let read = tokio::time::timeout(PATIENCE, slow.read(&mut answer)).await.expect("in time").expect("an answer");
-    let answer = String::from_utf8_lossy(&answer[..read]).into_owned();
-    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    // Four may be on their way to a channel where one is worked on; other channels have places of their own.
+    for _ in 1..4 {
+        all.push(come_slowly().await);
+    }
+    refused(come_slowly().await, "503").await;
+    assert_eq!(call(&world, &hook_channel(&world).await, &line).await.0, 200);
+    for slow in all {
+        refused(slow, "408").await;
+    }
+    assert_eq!(call(&world, &channel, &line).await.0, 200, "their places are free again");
 }
 
 async fn a_text_that_is_too_long_is_said_to_be(database: Database) {

@@ -22,6 +22,7 @@ use clawbroker::store::deliveries::{self, DeliveryOptions, Filter, FireDue, Redr
 use clawbroker::store::mailbox::{LoopGuards, Report};
 use clawbroker::store::members::{AddMember, RemoveMember};
 use clawbroker::store::messages::{self, Idem, Span};
+use clawbroker::store::vault::Vault;
 use serde_json::json;
 
 use super::mailbox::{LIMITS, agent};
@@ -30,6 +31,7 @@ use crate::harness::{TestStore, sql};
 
 on_both_databases!(
     a_channel_is_kept_and_its_secrets_are_sealed,
+    secrets_whose_key_is_lost_can_be_given_anew,
     a_message_to_a_person_is_a_line_and_a_delivery,
     what_cannot_be_sent_is_refused,
     the_end_of_a_sending_says_what_the_provider_calls_it,
@@ -160,6 +162,23 @@ async fn a_channel_is_kept_and_its_secrets_are_sealed(store: TestStore) {
     assert_eq!(store.number("SELECT count(*) AS value FROM audit WHERE after LIKE '%n3w%'").await, 0);
     let full = AddChannel { channels_max: 1, ..new_channel(&store, ChannelKind::Email) };
     assert_eq!(store.write(full).await.unwrap_err().code(), ErrorCode::InvalidRequest);
+}
+
+async fn secrets_whose_key_is_lost_can_be_given_anew(store: TestStore) {
+    let two = ["key", "other"].map(|name| (name.to_owned(), Secret::new("s3cret")));
+    let new = AddChannel { secrets: BTreeMap::from(two), ..new_channel(&store, ChannelKind::Feishu) };
+    let id = store.write(new).await.unwrap().id;
+    let vault = Vault::open(store.database.data_dir(), Some(&Secret::new("08".repeat(32)))).unwrap();
+    let change = |names: &[&str]| {
+        let secrets = names.iter().map(|name| ((*name).to_owned(), Some(Secret::new("n3w")))).collect();
+        let changes = Changes { secrets, ..Changes::default() };
+        ChangeChannel { id, changes, actor: Actor::system(), vault: vault.clone() }
+    };
+    assert!(store.write(change(&["key"])).await.unwrap_err().is_unreadable(), "the other one cannot be kept");
+    store.write(change(&["key", "other"])).await.unwrap();
+    let known = vault.clone();
+    let secrets = store.read(move |db| channels::secrets(db, &known, id)).await.unwrap();
+    assert!(secrets.len() == 2 && secrets.values().all(|secret| secret.reveal() == "n3w"));
 }
 
 async fn a_message_to_a_person_is_a_line_and_a_delivery(store: TestStore) {
