@@ -111,8 +111,13 @@ async fn take(
     for line in lines {
         hear(state, live, line).await?;
     }
+    let mut is_early = false;
     for one in failed {
-        note_undelivered(state, live, one).await?;
+        is_early |= note_undelivered(state, live, one).await?;
+    }
+    if is_early {
+        // They come again, and by then we may know them; the others are known then.
+        return Err(Error::store_busy());
     }
     Ok(HttpResponse::Ok().json(serde_json::json!({ "ok": true })))
 }
@@ -132,8 +137,9 @@ async fn hear(state: &AppState, live: &LiveChannel, line: Inbound) -> Result<(),
     }
 }
 
-/// Notes that the provider could not deliver what it had taken.
-async fn note_undelivered(state: &AppState, live: &LiveChannel, failed: Undelivered) -> Result<(), Error> {
+/// Notes that the provider could not deliver what it had taken. Tells whether it may have told us sooner than we know the
+/// message.
+async fn note_undelivered(state: &AppState, live: &LiveChannel, failed: Undelivered) -> Result<bool, Error> {
     let Undelivered { chat, external_id, why, at } = failed;
     let channel_id = live.channel.id;
     let command = NoteUndelivered { channel_id, chat, external_id, why: why.clone() };
@@ -141,17 +147,14 @@ async fn note_undelivered(state: &AppState, live: &LiveChannel, failed: Undelive
         Ok(UndeliveredAs::New(message_id)) => {
             live.counts.undelivered.fetch_add(1, Ordering::Relaxed);
             log::warn!(channel:% = channel_id, message:% = message_id; "a message was not delivered: {why}");
-            Ok(())
+            Ok(false)
         }
-        Ok(UndeliveredAs::Repeated) => Ok(()),
-        Ok(UndeliveredAs::Unknown) => {
-            let is_early = at.is_some_and(|at| state.clock.now_ms().abs_diff(at) < TOO_EARLY_MS);
-            if is_early { Err(Error::store_busy()) } else { Ok(()) }
-        }
+        Ok(UndeliveredAs::Repeated) => Ok(false),
+        Ok(UndeliveredAs::Unknown) => Ok(at.is_some_and(|at| state.clock.now_ms().abs_diff(at) < TOO_EARLY_MS)),
         // The others are told all the same (STO-3).
         Err(error) if error.is_unreadable() => {
             log::error!(channel:% = channel_id; "what was not delivered cannot be read: {}", error.cause());
-            Ok(())
+            Ok(false)
         }
         Err(error) => Err(error),
     }

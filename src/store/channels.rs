@@ -367,7 +367,7 @@ impl Command for RemoveChannel {
             }
             let id = stored.delivery.id;
             // What is leased is at the provider, or has been.
-            let is_out = stored.delivery.state == DeliveryState::Leased;
+            let is_out = stored.delivery.state == DeliveryState::Leased || stored.may_have_arrived();
             let reason = if is_out { reason::OUTCOME_UNKNOWN } else { REMOVED };
             let action = Move::Fail { attempt: None, reason: reason.to_owned() };
             match deliveries::apply_to(tx, stored, &action, true) {

@@ -6,11 +6,13 @@
 //! Invariants
 //! - D5: what is found leased at the start is of unknown outcome, unless the provider recognises it by our id.
 //! - DLV-4: of one conversation one message is on its way.
-//! - LIM-1: `channels.queue_max` messages wait at most, `channels.in_flight_max` are on their way.
+//! - LIM-1: `channels.queue_max` messages wait at most, `channels.in_flight_max` are on their way, and a bounded number
+//!   waits between two parts.
 //! - Whatever it waits for is looked at anew each time, and the next time is planned: no wait depends on the end of
 //!   another message.
 pub(crate) mod carry;
 mod pace;
+mod places;
 mod queue;
 mod sending;
 mod token;
@@ -26,6 +28,7 @@ use actix::prelude::*;
 use tokio::time::Instant;
 
 use self::pace::Breaker;
+use self::places::Place;
 use self::queue::{Next, Picked, Queue};
 use self::sending::{Desk, Done};
 use super::channels::{Intake, LiveChannel};
@@ -165,13 +168,16 @@ impl ChannelOutbox {
         if !self.desk.may_act() {
             return self.go_on_in(RETRY, ctx);
         }
-        for _ in 0..self.breaker.room(now, self.desk.acting(), self.config.in_flight_max) {
+        let places = &self.desk.places;
+        let room = self.breaker.room(now, places.taken(), self.config.in_flight_max);
+        for _ in 0..room.min(places.more(self.desk.in_flight.get())) {
+            let Some(place) = self.desk.places.take() else { break };
             let next = {
                 let mut pace = self.desk.pace.borrow_mut();
                 self.queue.pick(|address| pace.wait(address, now), |recipient| self.breaker.is_down(recipient))
             };
             match next {
-                Next::Send(picked) => self.send(picked, ctx),
+                Next::Send(picked) => self.send(picked, place, ctx),
                 Next::Wait(wait) => return self.go_on_in(wait, ctx),
                 Next::Nothing => return,
             }
@@ -195,10 +201,10 @@ impl ChannelOutbox {
         }
     }
 
-    fn send(&mut self, picked: Picked, ctx: &mut Context<Self>) {
+    fn send(&mut self, picked: Picked, place: Place, ctx: &mut Context<Self>) {
         self.desk.in_flight.set(self.desk.in_flight.get() + 1);
         let desk = self.desk.clone();
-        async move { desk.send(picked.id).await }
+        async move { desk.send(picked.id, place).await }
             .into_actor(self)
             .map(move |done, this, ctx| this.on_done(picked, done, ctx))
             .spawn(ctx);

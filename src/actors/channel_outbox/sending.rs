@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use super::carry::{Carried, Carrier};
 use super::pace::Pace;
+use super::places::{Place, Places};
 use super::token::Shared;
 use super::window::Window;
 use crate::actors::channels::LiveChannel;
@@ -33,6 +34,8 @@ const PART_TRIES: i32 = 5;
 const STORE_RETRY: Duration = Duration::from_secs(1);
 /// How often whoever waits looks at what it waits for.
 const LOOK: Duration = Duration::from_millis(100);
+/// Longest wait for a turn that is waited out where this outbox leaves: a stop waits a little longer.
+const TURN_WHEN_LEAVING: Duration = Duration::from_secs(2);
 /// Why a message ends that cannot be read.
 const UNREADABLE: &str = "what is stored of it cannot be read";
 /// Longest reason that is stored, in characters.
@@ -51,9 +54,7 @@ pub(super) struct Desk {
     asking: tokio::sync::Mutex<()>,
     /// Messages that are on their way.
     pub(super) in_flight: Cell<usize>,
-    /// Those of them that wait between two parts.
-    resting: Cell<usize>,
-    in_flight_max: usize,
+    pub(super) places: Places,
     /// Nothing new is sent, and what is on its way comes to an end soon.
     pub(super) leaving: Cell<bool>,
     /// Something could not be written down: what is leased must be settled as at a start.
@@ -114,16 +115,10 @@ impl Desk {
             token: RefCell::default(),
             asking: tokio::sync::Mutex::new(()),
             in_flight: Cell::new(0),
-            resting: Cell::new(0),
-            in_flight_max,
+            places: Places::new(in_flight_max),
             leaving: Cell::new(false),
             broken: Cell::new(false),
         }
-    }
-
-    /// Messages on their way that do not wait between two parts.
-    pub(super) fn acting(&self) -> usize {
-        self.in_flight.get().saturating_sub(self.resting.get())
     }
 
     /// Tells whether this node may still act for the database.
@@ -147,8 +142,8 @@ impl Desk {
         }
     }
 
-    /// Sends one message.
-    pub(super) async fn send(&self, id: DeliveryId) -> Done {
+    /// Sends one message, which holds a place.
+    pub(super) async fn send(&self, id: DeliveryId, mut place: Place) -> Done {
         let channel = self.live.channel.clone();
         let letter = match self.store.read(move |db| letter(db, &channel, id)).await {
             Ok(Some(letter)) => letter,
@@ -186,7 +181,7 @@ impl Desk {
             Err(_) => return Done::StoreFailed,
         };
         let mut arrived = Vec::new();
-        let verdict = self.steps(&letter, window, &mut arrived).await;
+        let verdict = self.steps(&letter, window, &mut place, &mut arrived).await;
         self.settle(&letter, attempt, window, arrived, verdict).await
     }
 
@@ -259,7 +254,7 @@ impl Desk {
     }
 
     /// Carries the parts over, one after the other, each to the first address that takes it.
-    async fn steps(&self, letter: &Letter, window: Window, arrived: &mut Vec<Arrived>) -> Verdict {
+    async fn steps(&self, letter: &Letter, window: Window, place: &mut Place, arrived: &mut Vec<Arrived>) -> Verdict {
         let channel = self.live.provider.channel();
         let subject = format!("Message from {}", letter.from);
         let parts = channel.parts(&letter.text);
@@ -269,8 +264,9 @@ impl Desk {
         let mut may_repeat = letter.may_have_arrived;
         while step.part < parts {
             let address = letter.to.get(step.address).map_or("", |address| address.as_str());
-            if step != Step::default() {
-                self.wait_for_turn(address).await;
+            if step != Step::default() && !self.wait_for_turn(address, place).await {
+                let why = "the channel was changed or stopped before it was its turn".to_owned();
+                return if arrived.is_empty() { Verdict::Passing(None, why) } else { Verdict::Partly(None, why) };
             }
             self.until_may_act().await;
             let token = match self.token().await {
@@ -282,7 +278,7 @@ impl Desk {
                 }
                 Err(outcome) => {
                     let (after_ms, why) = passing(outcome);
-                    if self.rest(&mut tries, after_ms).await {
+                    if self.rest(&mut tries, after_ms, place).await {
                         continue;
                     }
                     return Verdict::Partly(after_ms, why);
@@ -327,7 +323,7 @@ impl Desk {
                 Outcome::Permanent { why } => return Verdict::Permanent(why),
                 Outcome::Retry { after_ms, why } if arrived.is_empty() => return Verdict::Passing(after_ms, why),
                 Outcome::Retry { after_ms, why } => {
-                    if !self.rest(&mut tries, after_ms).await {
+                    if !self.rest(&mut tries, after_ms, place).await {
                         return Verdict::Partly(after_ms, why);
                     }
                 }
@@ -336,7 +332,7 @@ impl Desk {
                 }
                 Outcome::Unknown { why } => {
                     may_repeat = true;
-                    if !self.rest(&mut tries, None).await {
+                    if !self.rest(&mut tries, None, place).await {
                         return Verdict::Unknown(why);
                     }
                 }
@@ -347,10 +343,10 @@ impl Desk {
 
     /// Waits before a part is tried again of which others are out already. Tells whether it may be: after some tries it
     /// may not, nor once this outbox leaves.
-    async fn rest(&self, tries: &mut i32, after_ms: Option<u64>) -> bool {
+    async fn rest(&self, tries: &mut i32, after_ms: Option<u64>, place: &mut Place) -> bool {
         *tries += 1;
         let wait = u64::try_from(backoff_ms(*tries)).unwrap_or(0).max(after_ms.unwrap_or(0));
-        *tries < PART_TRIES && self.aside(self.sleep_until_leaving(Duration::from_millis(wait))).await
+        *tries < PART_TRIES && place.lend(self.sleep_until_leaving(Duration::from_millis(wait))).await
     }
 
     /// Waits so long; false as soon as this outbox leaves.
@@ -366,26 +362,20 @@ impl Desk {
         false
     }
 
-    /// Waits for the turn of another part of a message that is on its way.
-    async fn wait_for_turn(&self, address: &str) {
+    /// Waits for the turn of another part of a message that is on its way; false if that takes long and this outbox leaves.
+    async fn wait_for_turn(&self, address: &str, place: &mut Place) -> bool {
         loop {
             let turn = self.pace.borrow_mut().take(address, Instant::now());
             match turn {
-                Ok(()) => return,
-                Err(wait) => self.aside(sleep(wait)).await,
+                Ok(()) => return true,
+                Err(wait) if wait <= TURN_WHEN_LEAVING => place.lend(sleep(wait)).await,
+                Err(wait) => {
+                    if !place.lend(self.sleep_until_leaving(wait)).await {
+                        return false;
+                    }
+                }
             }
         }
-    }
-
-    /// Waits; its place among those on their way is another's meanwhile, and then it waits for one.
-    async fn aside<T>(&self, wait: impl Future<Output = T>) -> T {
-        self.resting.set(self.resting.get() + 1);
-        let waited = wait.await;
-        self.resting.set(self.resting.get().saturating_sub(1));
-        while self.acting() > self.in_flight_max {
-            sleep(LOOK).await;
-        }
-        waited
     }
 
     /// Returns the token that counts now, asked for if there is none. A failure is `Retry` or `Permanent`.

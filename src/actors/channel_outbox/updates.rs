@@ -87,7 +87,8 @@ async fn hear(desk: &Desk, line: Inbound, intake: Intake, until: Instant) -> boo
                 desk.live.counts.count_heard(&heard);
                 return true;
             }
-            Err(error) if passes(&error) || Instant::now() < until => {
+            // What cannot be read cannot be read later, either.
+            Err(error) if passes(&error) || (!error.is_unreadable() && Instant::now() < until) => {
                 log::warn!(channel:% = id; "a line of a person is not taken in yet: {}", error.cause());
                 sleep(AGAIN).await;
             }

@@ -111,6 +111,8 @@ impl Command for Hear {
             said_at: self.said_at.filter(|at| (0..=now_ms.saturating_add(DAY_MS)).contains(at)),
             ..NewLine::text(MessageRole::User, sender, self.text.as_str())
         };
+        // Read first: what cannot be read must be said before anything is written.
+        tx.topic(conversation_id)?;
         let line = append(tx, conversation_id, new)?;
         deliver(tx, &line, &agent, DeliveryOptions::default(), self.limits)?;
         note_request(tx, person.party_id, agent.party_id, self.guards);

@@ -106,8 +106,9 @@ impl Command for SendToMember {
             idem: self.idem.as_ref().map(|idem| Idem { key: scoped(&idem.key), hash: idem.hash }),
             ..NewLine::text(MessageRole::Assistant, sender, self.text.as_str())
         };
-        let line = messages::append(tx, conversation_id, Place::End, new)?;
+        // Read first: what cannot be read must be said before anything is written.
         let topic = tx.topic(conversation_id)?;
+        let line = messages::append(tx, conversation_id, Place::End, new)?;
         tx.emit(Event::Line { topic, line: line.clone(), ack_to: None, end: None });
         let delivery = deliver(tx, &line, member.party_id, &channel, options)?;
         note_request(tx, self.from.party_id, member.party_id, self.guards);

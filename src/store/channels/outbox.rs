@@ -3,6 +3,7 @@ use crate::domain::channel::{Address, Channel, ChannelKind, Contact};
 use crate::domain::delivery::{Delivery, DeliveryState, Move, Outcome, reason};
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::ids::{ChannelId, ConversationId, DeliveryId, MemberId};
+use crate::domain::member::Member;
 use crate::domain::party::PartyKind;
 use crate::store::channel_refs::{self, ChannelRef, Direction};
 use crate::store::deliveries::{self, Stored};
@@ -61,9 +62,10 @@ pub fn letter(db: &mut Db, channel: &Channel, id: DeliveryId) -> Result<Option<L
         None => None,
     };
     let back = asked.as_ref().and_then(|asked| Address::of_chat(channel.kind, &asked.chat));
-    let to = match back {
-        Some(address) => vec![address],
-        None => addresses(db, channel.kind, &delivery)?,
+    let to = match (recipient(db, &delivery)?, back) {
+        (None, _) => Vec::new(),
+        (Some(_), Some(address)) => vec![address],
+        (Some(member), None) => Contact::from(&member.addresses).addresses(channel.kind),
     };
     let is_shown = matches!(channel.kind, ChannelKind::Email | ChannelKind::Webhook)
         || channel.agent_id.is_some_and(|id| id.to_string() == line.sender.id);
@@ -81,13 +83,12 @@ pub fn letter(db: &mut Db, channel: &Channel, id: DeliveryId) -> Result<Option<L
     }))
 }
 
-/// Reads by what a person is reached on a kind of channel.
-fn addresses(db: &mut Db, kind: ChannelKind, delivery: &Delivery) -> Result<Vec<Address>, Error> {
+/// Reads the person whom a delivery is for; `None` for one who was removed.
+fn recipient(db: &mut Db, delivery: &Delivery) -> Result<Option<Member>, Error> {
     let party = parties::get(db, delivery.recipient_id)?.filter(|party| party.kind == PartyKind::Member);
-    let Some(party) = party else { return Ok(Vec::new()) };
+    let Some(party) = party else { return Ok(None) };
     let id: MemberId = party.reference.parse().map_err(|_| Error::corrupt("whose the party of a person is"))?;
-    let member = members::get(db, id)?;
-    Ok(member.map(|member| Contact::from(&member.addresses).addresses(kind)).unwrap_or_default())
+    members::get(db, id)
 }
 
 /// Leases a delivery, before the first request that sends it. Its lease has no clock: only its outbox ends it.
@@ -138,8 +139,12 @@ impl Command for EndSend {
     fn apply(&self, tx: &mut Tx<'_>) -> Result<(), Error> {
         let Some(stored) = deliveries::get(tx.read()?, self.id)? else { return Ok(()) };
         let attempt = Some(self.attempt);
-        moved(tx, self.channel_id, self.id, |_| match &self.end {
+        moved(tx, self.channel_id, self.id, |stored| match &self.end {
             SendEnd::Sent => Move::Complete { outcome: Outcome::Sent, attempt, result_hash: None },
+            // An attempt before this one may have brought it, whatever was said to the last one.
+            SendEnd::Dead(_) if stored.may_have_arrived() => {
+                Move::Fail { attempt, reason: reason::OUTCOME_UNKNOWN.to_owned() }
+            }
             SendEnd::Dead(words) => Move::Fail { attempt, reason: words.clone() },
         })?;
         // Also of one that somebody ended meanwhile: the person may answer it.

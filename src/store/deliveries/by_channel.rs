@@ -17,11 +17,12 @@ impl Stored {
         self.events.iter().find(|entry| entry.what == LEASED).map(|entry| entry.at)
     }
 
-    /// Tells whether it was given back though it may have arrived, since it began or an operator let it begin afresh.
+    /// Tells whether a channel gave it back though it may have arrived, since it began or an operator let it begin afresh.
     pub fn may_have_arrived(&self) -> bool {
         let is_unknown = |why: &String| why.starts_with(reason::OUTCOME_UNKNOWN);
         let unknown = |entry: &Entry| entry.what == NACKED && entry.reason.as_ref().is_some_and(is_unknown);
-        self.events.iter().rev().take_while(|entry| entry.what != REDRIVEN).any(unknown)
+        self.delivery.channel_id.is_some()
+            && self.events.iter().rev().take_while(|entry| entry.what != REDRIVEN).any(unknown)
     }
 }
 

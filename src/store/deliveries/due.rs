@@ -4,7 +4,7 @@ use std::sync::Arc;
 use diesel::prelude::*;
 
 use super::{Stored, apply_to, by_ids, open, tell};
-use crate::domain::delivery::{Delivery, DeliveryState, backoff_ms};
+use crate::domain::delivery::{Delivery, DeliveryState, Move, backoff_ms, reason};
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::Topic;
 use crate::domain::ids::DeliveryId;
@@ -66,7 +66,14 @@ impl Command for FireDue {
                 _ => backoff_ms(stored.delivery.attempt),
             };
             let retry_at = now_ms + wait_ms;
-            let delivery = match stored.delivery.due_move(now_ms, retry_at) {
+            let action = match stored.delivery.due_move(now_ms, retry_at) {
+                // Nobody knows whether it was too late.
+                Some(Move::Expire) if stored.may_have_arrived() => {
+                    Some(Move::Fail { attempt: None, reason: reason::OUTCOME_UNKNOWN.to_owned() })
+                }
+                action => action,
+            };
+            let delivery = match action {
                 Some(action) => apply_to(tx, stored, &action, true)?,
                 None => {
                     let delivery = end_wait(tx, stored)?;

@@ -7,10 +7,15 @@ use serde_json::{Value, json};
 use super::World;
 use crate::harness::Database;
 use crate::harness::providers::feishu::{APP, FeishuRules};
+use crate::harness::providers::telegram::{BOT, TelegramRules};
 use crate::harness::providers::whatsapp::{NUMBER, TOKEN, WhatsAppRules};
 use crate::harness::providers::{Fault, Provider};
 
-on_both_databases!(who_must_wait_holds_up_nobody_else, a_channel_that_is_turned_off_and_on_loses_nothing);
+on_both_databases!(
+    who_must_wait_holds_up_nobody_else,
+    those_who_wait_between_two_parts_do_not_stop_each_other,
+    a_channel_that_is_turned_off_and_on_loses_nothing,
+);
 
 /// One message at a time: who holds its place and waits has all others wait.
 const SETTINGS: &str = "[channels]\nsend_wait_ms = 0\nin_flight_max = 1\n";
@@ -42,6 +47,27 @@ async fn who_must_wait_holds_up_nobody_else(database: Database) {
     assert_eq!((&waiting["state"], &waiting["attempt"]), (&json!("pending"), &json!(0)), "{receipt}");
     let newest = provider.with(|rules| (rules.sent.len(), rules.sent.last().cloned()));
     assert_eq!(newest, (A_MINUTE + 1, Some(("4930123457".to_owned(), "ann: hello".to_owned()))));
+}
+
+async fn those_who_wait_between_two_parts_do_not_stop_each_other(database: Database) {
+    let world = World::with(&database, SETTINGS, json!({ "telegram_chat_id": 7 })).await;
+    world.person("Bob", json!({ "telegram_chat_id": 8 })).await;
+    world.person("Cleo", json!({ "telegram_chat_id": 9 })).await;
+    let provider = Provider::start(TelegramRules::new(&["7", "8", "9"]));
+    let bot = json!({
+        "kind": "telegram", "name": "Bot", "base_url": provider.url, "secret": { "bot_token": BOT }, "config": {},
+    });
+    world.channel(bot).await;
+    // Longer than a chat's turn takes: the others have waited for theirs before it is answered.
+    provider.fail(Fault::Slow(Duration::from_millis(1_500)));
+    let mut sent = Vec::new();
+    for name in ["Eve", "Bob", "Cleo"] {
+        sent.push(Value::from(world.ann.send(&world.broker, name, &"x".repeat(5_000)).await));
+    }
+    for message in &sent {
+        assert_eq!(world.ended(message).await["state"], "completed");
+    }
+    assert_eq!(provider.with(|rules| rules.sent.len()), 6, "two parts each");
 }
 
 async fn a_channel_that_is_turned_off_and_on_loses_nothing(database: Database) {
