@@ -481,7 +481,8 @@ mod tests {
             (&email, with("port", json!(25)), None, Some("password"), true),
             (&open, with("host", json!("other.example.org")), None, None, true),
         ] {
-            let secrets = given.map(|name: &str| (name.to_owned(), Some(Secret::new("x")))).into_iter().collect();
+            let secret = given.map(|name: &str| (name.to_owned(), Some(Secret::new("x"))));
+            let secrets: BTreeMap<String, Option<Secret>> = secret.into_iter().collect();
             let checked = check_move(before, &map(config.clone()), base_url, &secrets);
             assert_eq!(checked.is_ok(), expected, "{config} {base_url:?} {given:?}");
         }
