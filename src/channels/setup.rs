@@ -11,7 +11,7 @@ use super::telegram::{self, Telegram};
 use super::webhook::Webhook;
 use super::whatsapp::{self, WhatsApp};
 use super::{Channel, HttpRequest, Method, join};
-use crate::domain::channel::ChannelKind;
+use crate::domain::channel::{self, ChannelKind};
 use crate::domain::error::Error;
 use crate::domain::secret::Secret;
 
@@ -186,7 +186,7 @@ pub fn receives(kind: ChannelKind, config: &Map<String, Value>, secrets: &[Strin
 }
 
 /// Returns the secret that a channel sends to its provider; the others only prove calls.
-pub fn sent_secret(kind: ChannelKind) -> Option<&'static str> {
+fn sent_secret(kind: ChannelKind) -> Option<&'static str> {
     match kind {
         ChannelKind::Feishu => Some("app_secret"),
         ChannelKind::Telegram => Some("bot_token"),
@@ -196,9 +196,23 @@ pub fn sent_secret(kind: ChannelKind) -> Option<&'static str> {
     }
 }
 
-/// Tells whether a change of the settings has a channel call another server.
-pub fn moves(before: &Map<String, Value>, after: &Map<String, Value>) -> bool {
-    ["host", "port"].into_iter().any(|key| before.get(key) != after.get(key))
+/// Refuses a change that has a channel call another server with a secret that is kept; else whoever may change a channel
+/// could read it (SEC-1). `config` and `base_url` are as they will be, `secrets` those that change. Errors name the field.
+pub fn check_move(
+    before: &channel::Channel,
+    config: &Map<String, Value>,
+    base_url: Option<&str>,
+    secrets: &BTreeMap<String, Option<Secret>>,
+) -> Result<(), Error> {
+    let moves = before.base_url.as_deref() != base_url
+        || ["host", "port"].into_iter().any(|key| before.config.get(key) != config.get(key));
+    match sent_secret(before.kind).filter(|_| moves) {
+        Some(secret) if is_set(&before.secrets, secret) && !secrets.contains_key(secret) => {
+            let message = format!("`{secret}` must be given anew, since it would go to another address");
+            Err(Error::invalid("secret", message))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn known(names: &[(&str, bool)]) -> String {
@@ -333,6 +347,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::domain::ids::{ChannelId, PartyId};
 
     fn map(value: Value) -> Map<String, Value> {
         value.as_object().expect("an object").clone()
@@ -425,6 +440,49 @@ mod tests {
             ("verification_token", "vt", true),
         ] {
             assert_eq!(check_secret(name, &Secret::new(text)).is_ok(), expected, "{name} {text}");
+        }
+    }
+
+    #[test]
+    fn a_secret_that_is_kept_goes_to_no_other_server() {
+        let mail = json!({ "host": "mail.example.org", "from": "a@b.org", "username": "u" });
+        let before = |kind: ChannelKind, secrets: &[&str], base_url: Option<&str>| channel::Channel {
+            id: ChannelId::new(),
+            party_id: PartyId::new(),
+            kind,
+            name: "x".to_owned(),
+            agent_id: None,
+            config: map(mail.clone()),
+            secrets: secrets.iter().map(|name| (*name).to_owned()).collect(),
+            base_url: base_url.map(str::to_owned),
+            enabled: true,
+            created_at: 0,
+            updated_at: 0,
+        };
+        let feishu = before(ChannelKind::Feishu, &["app_secret", "encrypt_key"], Some("https://a"));
+        let email = before(ChannelKind::Email, &["password"], None);
+        let open = before(ChannelKind::Email, &[], None);
+        let with = |key: &str, value: Value| {
+            let mut config = mail.clone();
+            config[key] = value;
+            config
+        };
+        for (before, config, base_url, given, expected) in [
+            (&feishu, mail.clone(), Some("https://a"), None, true),
+            (&feishu, mail.clone(), Some("https://b"), None, false),
+            (&feishu, mail.clone(), Some("https://b"), Some("encrypt_key"), false),
+            (&feishu, mail.clone(), Some("https://b"), Some("app_secret"), true),
+            (&feishu, mail.clone(), None, None, false),
+            (&email, with("from", json!("c@d.org")), None, None, true),
+            (&email, with("host", json!("other.example.org")), None, None, false),
+            (&email, with("port", json!(25)), None, None, false),
+            (&email, with("port", json!(25)), None, Some("password"), true),
+            (&open, with("host", json!("other.example.org")), None, None, true),
+        ] {
+            let secret = given.map(|name: &str| (name.to_owned(), Some(Secret::new("x"))));
+            let secrets: BTreeMap<String, Option<Secret>> = secret.into_iter().collect();
+            let checked = check_move(before, &map(config.clone()), base_url, &secrets);
+            assert_eq!(checked.is_ok(), expected, "{config} {base_url:?} {given:?}");
         }
     }
 

@@ -136,7 +136,9 @@ async fn change_alone(alone: &Offline, change: &Change) -> Result<Value, Failure
         }
     }
     let url = changes.base_url.as_ref().map_or(before.base_url.as_deref(), Option::as_deref);
-    check(before.kind, changes.config.as_ref().unwrap_or(&before.config), &names, url)?;
+    let after = changes.config.as_ref().unwrap_or(&before.config);
+    check(before.kind, after, &names, url)?;
+    setup::check_move(&before, after, url, &changes.secrets).map_err(Failure::of_field)?;
     let command = ChangeChannel { id: before.id, changes, actor: offline::actor(), vault: alone.vault.clone() };
     Ok(view(&alone.store.write(command).await?))
 }

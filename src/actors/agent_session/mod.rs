@@ -7,7 +7,8 @@
 //! Invariants
 //! - DLV-1: a message counts as handed out when its frame was written. One that was not is given back, whenever and
 //!   however the socket ends; one that was stays leased.
-//! - LIM-1: the messages that are out, the outbox, the frames that wait and the frames a second are bounded.
+//! - LIM-1: the messages that are out, the outbox, the frames that wait, the answers that are still to come and the
+//!   frames a second are bounded.
 mod frames;
 mod inbox;
 mod outbox;
@@ -46,6 +47,9 @@ const STUCK_MAX: Duration = Duration::from_secs(30);
 /// How often that is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
+/// Answers that may be still to come while the next frames are handled; fewer where the outbox is small.
+const TO_COME_MAX: usize = 256;
+
 /// Why a socket is closed, in words.
 const KEY_ENDED: &str = "the key was revoked or has expired";
 const TOO_SLOW: &str = "too slow, come back";
@@ -75,8 +79,15 @@ pub enum Inbound {
     Ping,
     /// So many messages may be out from now on (`rows`), handed out like this.
     Poll(Ask),
-    /// Anything else; the answer's fields come from it.
-    Call(LocalBoxFuture<'static, Result<Value, Error>>),
+    /// Anything else.
+    Call(LocalBoxFuture<'static, Result<Called, Error>>),
+}
+
+/// What came of a call: the answer's fields.
+pub enum Called {
+    Now(Value),
+    /// What the call does is done, and only its answer is still to come: it holds up nothing behind it.
+    Later(LocalBoxFuture<'static, Result<Value, Error>>),
 }
 
 /// A message on its way to the socket.
@@ -110,6 +121,8 @@ pub struct AgentSession {
     taken: Vec<Ticket>,
     inbox: Inbox,
     handling: bool,
+    /// Frames that were carried out and whose answers are still to come.
+    to_come: usize,
     /// What the client polls for, since it has said so.
     asked: Option<Ask>,
     /// The poll that waits, or the wait for the next one.
@@ -134,6 +147,7 @@ impl AgentSession {
             taken: Vec::new(),
             inbox: Inbox::new(limits.frames_per_second_max, limits.frames_burst_max),
             handling: false,
+            to_come: 0,
             asked: None,
             standing: None,
             picked: Picked::default(),
@@ -291,9 +305,12 @@ impl AgentSession {
         self.handle_next(ctx);
     }
 
-    /// Handles the frames one after another, so that their effects keep their order.
+    /// Handles the frames one after another, so that their effects keep their order. Their answers need not.
     fn handle_next(&mut self, ctx: &mut Context<Self>) {
+        // Those that are to come may come at once, and others with them.
+        let to_come_max = (self.parts.shared.limits.outbox_frames_max / 2).clamp(1, TO_COME_MAX);
         while !self.handling
+            && self.to_come < to_come_max
             && let Some(Read { id, what }) = self.inbox.pop()
         {
             match what {
@@ -305,23 +322,48 @@ impl AgentSession {
                         .map(move |outcome, this, ctx| {
                             this.handling = false;
                             match outcome {
-                                Ok(answer) => this.send(frames::ok(id.as_ref(), answer), ctx),
-                                Err(error) => this.tell_error(id.as_ref(), &error, ctx),
+                                Ok(Called::Now(answer)) => this.answer(id.as_ref(), Ok(answer), ctx),
+                                Ok(Called::Later(answer)) => this.answer_later(id, answer, ctx),
+                                Err(error) => this.answer(id.as_ref(), Err(error), ctx),
                             }
                             this.handle_next(ctx);
                         })
                         .spawn(ctx);
                 }
-                Err(error) => self.tell_error(id.as_ref(), &error, ctx),
+                Err(error) => self.answer(id.as_ref(), Err(error), ctx),
             }
         }
     }
 
-    fn tell_error(&mut self, id: Option<&Value>, error: &Error, ctx: &mut Context<Self>) {
-        if let Some(source) = error.source() {
-            log::error!("a frame could not be handled: {source}");
-        }
-        self.send(frames::error(id, error), ctx);
+    /// Answers a frame when its answer is there.
+    fn answer_later(
+        &mut self,
+        id: Option<Value>,
+        answer: LocalBoxFuture<'static, Result<Value, Error>>,
+        ctx: &mut Context<Self>,
+    ) {
+        self.to_come += 1;
+        answer
+            .into_actor(self)
+            .map(move |outcome, this, ctx| {
+                this.to_come -= 1;
+                this.answer(id.as_ref(), outcome, ctx);
+                this.handle_next(ctx);
+            })
+            .spawn(ctx);
+    }
+
+    fn answer(&mut self, id: Option<&Value>, outcome: Result<Value, Error>, ctx: &mut Context<Self>) {
+        let frame = match outcome {
+            Ok(answer) => frames::ok(id, answer),
+            Err(error) => {
+                if let Some(source) = error.source() {
+                    log::error!("a frame could not be handled: {source}");
+                }
+                frames::error(id, &error)
+            }
+        };
+        self.send(frame, ctx);
     }
 
     /// What this session tells of itself.
@@ -340,6 +382,7 @@ impl AgentSession {
                 "answer_bytes_waiting": bytes,
                 "writing": self.writing.is_some(),
                 "frames_to_handle": self.inbox.len(),
+                "answers_to_come": self.to_come,
                 "handed_out_total": self.handed_out_total,
                 "heard_s_ago": self.heard_at.elapsed().as_secs(),
                 "closing": self.closing,

@@ -269,17 +269,9 @@ pub(super) async fn patch(
     let mut names: Vec<String> = before.secrets.iter().filter(|name| !secrets.contains_key(*name)).cloned().collect();
     names.extend(secrets.iter().filter(|(_, secret)| secret.is_some()).map(|(name, _)| name.clone()));
     let url = base_url.as_ref().map_or(before.base_url.as_deref(), Option::as_deref);
-    setup::check(before.kind, config.as_ref().unwrap_or(&before.config), &names, url)?;
     let after = config.as_ref().unwrap_or(&before.config);
-    let moves = url != before.base_url.as_deref() || setup::moves(&before.config, after);
-    if let Some(secret) = setup::sent_secret(before.kind).filter(|_| moves)
-        && before.secrets.iter().any(|name| name == secret)
-        && !secrets.contains_key(secret)
-    {
-        // Else whoever may change a channel could read it (SEC-1).
-        let message = format!("`{secret}` must be given anew, since it would go to another address");
-        return Err(Error::invalid("secret", message));
-    }
+    setup::check(before.kind, after, &names, url)?;
+    setup::check_move(&before, after, url, &secrets)?;
     check_agent(&state, agent_id.flatten()).await?;
     let command = ChangeChannel {
         id: before.id,

@@ -64,15 +64,14 @@ pub(super) struct Told {
     message_id: String,
 }
 
-/// Sends a message to a person: it is on disk when this returns, and mostly sent.
-pub(super) async fn send(state: &AppState, from: Arc<AgentFacts>, to: &Member, said: Said) -> Result<Told, Error> {
+/// Writes a message to a person: it is on disk when this returns, and [`told`] says what becomes of it.
+pub(super) async fn write(state: &AppState, from: Arc<AgentFacts>, to: &Member, said: Said) -> Result<ToMember, Error> {
     let kind = match said.channel.as_str() {
         "" => None,
         // A channel that there is not reaches nobody; `agent` is said by whoever wants no person.
         name => Some(name.parse::<ChannelKind>().map_err(|_| unreachable_by_none(to))?),
     };
     check_webhook(state, to, kind)?;
-    let long = is_long(&said.text);
     let command = SendToMember {
         from,
         to: to.id,
@@ -85,8 +84,7 @@ pub(super) async fn send(state: &AppState, from: Arc<AgentFacts>, to: &Member, s
         working: Some(state.directory.channels().working()),
         guards: loop_guards(&state.config),
     };
-    let sent = state.store.write(command).await?;
-    told(state, sent, long).await
+    state.store.write(command).await
 }
 
 /// Refuses what only a webhook could bring that may not be called: it would be dead at once.

@@ -18,6 +18,7 @@ use crate::http::error::ErrorBody;
 use crate::http::idempotency::{IdempotencyKey, Key};
 use crate::http::state::AppState;
 use crate::store::Db;
+use crate::store::channels::ToMember;
 use crate::store::mailbox::{self, SendMessage, sent_before};
 use crate::store::messages::Idem;
 
@@ -102,16 +103,31 @@ pub(super) async fn send_message(
 ) -> Result<HttpResponse, Error> {
     let key = key.read()?;
     let received = body.receive_but(KEY_FIELD).await?;
-    accept(&state, &call.key, key, received).await.map(|accepted| HttpResponse::Ok().json(accepted))
+    let answer = match write(&state, &call.key, key, received).await? {
+        Written::Answer(answer) => answer,
+        Written::ToPerson { sent, long } => people::told(&state, *sent, long).await.map(Answer::Person)?,
+    };
+    Ok(HttpResponse::Ok().json(answer))
 }
 
-/// Accepts a message, whichever way it came; `key` is the sender's for it, where it does not stand in the message.
-pub(super) async fn accept(
+/// What came of a message when it is on disk.
+pub(super) enum Written {
+    Answer(Answer),
+    /// What becomes of it is still to be [`told`](people::told): the message, and whether it is long as
+    /// [`is_long`](people::is_long) has it.
+    ToPerson {
+        sent: Box<ToMember>,
+        long: bool,
+    },
+}
+
+/// Writes a message, whichever way it came; `key` is the sender's for it, where it does not stand in the message.
+pub(super) async fn write(
     state: &AppState,
     by: &KeyFacts,
     key: Key,
     received: Received<New>,
-) -> Result<Answer, Error> {
+) -> Result<Written, Error> {
     let hash = received.digest;
     let New { target, content, channel, message_id, in_reply_to, ttl_seconds, deliver_at, priority, coalesce_key } =
         received.value;
@@ -127,12 +143,14 @@ pub(super) async fn accept(
     let sent = match state.store.read(move |db| before(db, &sender, key.as_ref(), &asker, &named)).await? {
         Before::Sent(mailbox::Before::ToAgent(sent)) => sent,
         Before::Sent(mailbox::Before::ToMember(sent)) => {
-            return people::told(state, *sent, people::is_long(&text)).await.map(Answer::Person);
+            return Ok(Written::ToPerson { sent, long: people::is_long(&text) });
         }
         Before::For(Meant::Several(choices)) => return Err(target::several(&target, &choices)),
         Before::For(Meant::Person(person)) => {
+            let long = people::is_long(&text);
             let said = Said { text, channel: by_channel, idem, in_reply_to, options };
-            return people::send(state, by.agent.clone(), &person, said).await.map(Answer::Person);
+            let sent = people::write(state, by.agent.clone(), &person, said).await?;
+            return Ok(Written::ToPerson { sent: Box::new(sent), long });
         }
         Before::For(Meant::Nobody) => return Err(target::nobody(&target)),
         Before::For(Meant::One(to)) => {
@@ -149,13 +167,13 @@ pub(super) async fn accept(
             state.store.write(command).await?
         }
     };
-    Ok(Answer::Agent(Accepted {
+    Ok(Written::Answer(Answer::Agent(Accepted {
         status: "accepted",
         kind: "openclaw_agent",
         message: format!("Message sent to {}. Reply will appear in your next poll.", sent.target),
         target: sent.target,
         message_id: sent.line.id.to_string(),
-    }))
+    })))
 }
 
 /// What is known of a message before it is written.

@@ -11,9 +11,10 @@ use serde_json::{Map, Value};
 use super::asking;
 use super::message::{self, Message, Room};
 use super::poll::Window;
-use super::{heartbeat, moves, report, send};
+use super::send::{self, Written};
+use super::{heartbeat, moves, people, report};
 use crate::actors::agent_mailbox::{Ask, Leased, Ticket};
-use crate::actors::agent_session::{Desk, Handed, Inbound, Out, Picked, Read};
+use crate::actors::agent_session::{Called, Desk, Handed, Inbound, Out, Picked, Read};
 use crate::domain::agent::KeyFacts;
 use crate::domain::error::{Error, ErrorCode};
 use crate::http::body::{self, Received};
@@ -105,7 +106,16 @@ impl AgentDesk {
             }
             "send" => {
                 let new: Received<send::New> = body::of_frame_but(&self.state, fields, send::KEY_FIELD)?;
-                Ok(self.call(|state, key| async move { json(&send::accept(&state, &key, Key::default(), new).await?) }))
+                Ok(self.turn(|state, key| async move {
+                    let written = send::write(&state, &key, Key::default(), new).await?;
+                    Ok(match written {
+                        Written::Answer(answer) => Called::Now(json(&answer)?),
+                        // Its place is taken; what the provider says of it holds up no other frame.
+                        Written::ToPerson { sent, long } => {
+                            Called::Later(async move { json(&people::told(&state, *sent, long).await?) }.boxed_local())
+                        }
+                    })
+                }))
             }
             _ => {
                 let kind: String = kind.chars().take(40).collect();
@@ -125,11 +135,19 @@ impl AgentDesk {
         found.ok_or_else(|| Error::new(ErrorCode::Unauthenticated, "Invalid API key"))
     }
 
-    /// Makes a call of it, which is checked as one that comes over HTTP: whether this node answers, and whether the key
-    /// counts. It notes that the key was used.
+    /// Makes a call of it that is answered when its work is done.
     fn call<F>(&self, work: impl FnOnce(Arc<AppState>, Arc<KeyFacts>) -> F + 'static) -> Inbound
     where
         F: Future<Output = Result<Value, Error>> + 'static,
+    {
+        self.turn(move |state, key| async move { work(state, key).await.map(Called::Now) })
+    }
+
+    /// Makes a call of it, which is checked as one that comes over HTTP: whether this node answers, and whether the key
+    /// counts. It notes that the key was used.
+    fn turn<F>(&self, work: impl FnOnce(Arc<AppState>, Arc<KeyFacts>) -> F + 'static) -> Inbound
+    where
+        F: Future<Output = Result<Called, Error>> + 'static,
     {
         let desk = Self { state: self.state.clone(), key: self.key.clone() };
         let call = async move {

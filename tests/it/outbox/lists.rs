@@ -10,6 +10,7 @@ on_both_databases!(
     channels_come_in_pages,
     senders_come_in_pages,
     letting_in_and_removing_is_told_of,
+    a_ref_may_hold_whatever_a_provider_calls_people_by,
     a_key_means_one_channel,
 );
 
@@ -105,6 +106,30 @@ async fn letting_in_and_removing_is_told_of(node: TestNode) {
     let expected = |member: Value| json!({ "sender": "crm-7", "member_id": member });
     assert_eq!(of_allow, (&expected(Value::Null), &expected(json!(eve))));
     assert_eq!((&rows[2]["before"]["name"], &rows[2]["after"]), (&json!("CRM"), &Value::Null));
+}
+
+async fn a_ref_may_hold_whatever_a_provider_calls_people_by(node: TestNode) {
+    let channel = hook_channel(&node, "CRM", None).await;
+    let eve = make(&node, "/api/admin/members", json!({ "name": "Eve" })).await;
+    let path = format!("{CHANNELS}/{channel}/senders");
+    // The last one is what another one looks like in a path.
+    let refs =
+        [("a/b c", "a%2Fb%20c"), ("a/allow", "a%2Fallow"), ("ä?#%", "%C3%A4%3F%23%25"), ("a%2Fb c", "a%252Fb%20c")];
+    for (sender, _) in refs {
+        let line = json!({ "id": format!("1-{sender}"), "text": "hello", "from": sender });
+        call(&node, &channel, &line).await.expect_status(200);
+    }
+    let mut left = pages(&node, &path, "ref", refs.len()).await;
+    for (sender, escaped) in refs {
+        let allow = node.post(&format!("{path}/{escaped}/allow")).json(&json!({ "member_id": eve }));
+        let allowed = allow.by(Role::Admin).await.expect_status(200).json;
+        assert_eq!((&allowed["ref"], &allowed["member_id"]), (&json!(sender), &json!(eve)), "{escaped}");
+        node.delete(&format!("{path}/{escaped}")).by(Role::Admin).await.expect_status(200);
+        left.retain(|one| one != sender);
+        assert_eq!(pages(&node, &path, "ref", left.len()).await, left, "only `{sender}` was forgotten");
+        node.delete(&format!("{path}/{escaped}")).by(Role::Admin).await.expect_error(404, "not_found");
+    }
+    assert!(left.is_empty(), "{left:?}");
 }
 
 async fn a_key_means_one_channel(node: TestNode) {

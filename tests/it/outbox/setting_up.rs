@@ -111,9 +111,16 @@ async fn a_secret_goes_nowhere_else(node: TestNode) {
         "config": { "host": "mail.example.org", "from": "bot@example.org", "username": "bot" },
     });
     let elsewhere = json!({ "host": "collector.example", "from": "bot@example.org", "username": "bot" });
+    let mut other_port = mail["config"].clone();
+    other_port["port"] = json!(2_525);
+    let mut own_place = feishu.clone();
+    own_place["base_url"] = json!("https://open.example.org");
     for (new, change, secret) in [
         (feishu, json!({ "base_url": "https://collector.example" }), "app_secret"),
-        (mail, json!({ "config": elsewhere }), "password"),
+        // To the provider's usual place is elsewhere, too.
+        (own_place, json!({ "base_url": null }), "app_secret"),
+        (mail.clone(), json!({ "config": elsewhere }), "password"),
+        (mail, json!({ "config": other_port }), "password"),
     ] {
         let made = node.post(CHANNELS).json(&new).by(Role::Admin).await.expect_status(201).json;
         let one = format!("{CHANNELS}/{}", made["id"].as_str().unwrap());

@@ -1,13 +1,19 @@
 //! Ways out that are not the usual ones: an address that sends us on, and an agent that speaks over its socket.
+use std::collections::HashSet;
+
 use serde_json::json;
 
-use super::World;
+use super::{LOOK, PATIENCE, World, until};
 use crate::harness::providers::feishu::{APP, FeishuRules, refused};
 use crate::harness::providers::hook::{self, HookRules};
 use crate::harness::providers::{Fault, Provider, Reply};
 use crate::harness::{Browser, Database};
 
-on_both_databases!(a_webhook_that_moved_is_not_followed, an_agents_socket_writes_to_people);
+on_both_databases!(
+    a_webhook_that_moved_is_not_followed,
+    an_agents_socket_writes_to_people,
+    a_send_that_waits_holds_up_no_other_frame,
+);
 
 /// A slow machine is not to look like a silent provider.
 const SETTINGS: &str = "[channels]\nsend_wait_ms = 30000\nwebhook_plain = true\nwebhook_private = true\n";
@@ -67,4 +73,50 @@ async fn an_agents_socket_writes_to_people(database: Database) {
     socket.send(json!({ "type": "send", "id": 3, "target": "Eve", "content": "more", "channel": "telegram" })).await;
     let refused = socket.until("an answer", |frame| frame["id"] == 3).await;
     assert_eq!((&refused["type"], &refused["code"]), (&json!("error"), &json!("invalid_request")), "{refused}");
+}
+
+async fn a_send_that_waits_holds_up_no_other_frame(database: Database) {
+    // With so small an outbox eight answers may be still to come.
+    let settings = format!("{SETTINGS}timeout_s = 300\n[limits]\noutbox_frames_max = 16\n");
+    let there = Provider::start(HookRules::default());
+    let world = World::with(&database, &settings, json!({ "webhook_url": format!("{}/in", there.url) })).await;
+    let new = json!({ "kind": "webhook", "name": "Hook", "secret": { "secret": hook::SECRET } });
+    let channel = format!("/api/admin/channels/{}", world.channel(new).await);
+    there.fail(Fault::Silent);
+    let mut socket = Browser::by_key(&world.broker.address, &world.ann.key).await;
+    let send = |id: u32| json!({ "type": "send", "id": id, "target": "Eve", "content": format!("line {id}") });
+    socket.send(send(1)).await;
+    until("the message is with its receiver", || there.messages() == 1).await;
+    socket.send(json!({ "type": "heartbeat", "id": "still here" })).await;
+    let first = socket.until("an answer", |frame| !frame["id"].is_null()).await;
+    assert_eq!((&first["type"], &first["id"]), (&json!("ok"), &json!("still here")), "{}", socket.transcript());
+    // Seven more, which wait behind the first one; then no other frame is handled before one of them is answered.
+    for id in 2..=8_u32 {
+        socket.send(send(id)).await;
+    }
+    socket.send(json!({ "type": "ping", "id": "nine" })).await;
+    let began = tokio::time::Instant::now();
+    while world.broker.get(&channel).await.1["waiting"] != 8 {
+        assert!(began.elapsed() < PATIENCE, "they are not on disk\n{}", world.broker.log());
+        tokio::time::sleep(LOOK).await;
+    }
+    let (status, removed) = world.broker.call("DELETE", &channel, None).await;
+    assert_eq!(status, 200, "{removed}");
+    let mut ids = HashSet::new();
+    for id in 1..=8_u32 {
+        let answer = socket.since(0, "an answer", |frame| frame["id"] == id).await;
+        let message = if id == 1 {
+            // Nobody knows whether its receiver took it.
+            assert_eq!((&answer["type"], &answer["status"]), (&json!("ok"), &json!("accepted")), "{answer}");
+            &answer["message_id"]
+        } else {
+            assert_eq!((&answer["type"], &answer["code"]), (&json!("error"), &json!("channel_failed")), "{answer}");
+            assert_eq!(answer["detail"], "Webhook send failed: channel_removed");
+            &answer["details"]["message_id"]
+        };
+        assert!(ids.insert(message.as_str().expect("an id").to_owned()), "{answer}");
+    }
+    socket.since(0, "a pong", |frame| frame["type"] == "pong").await;
+    let next = socket.seen.iter().skip_while(|frame| frame["id"] != "still here").nth(1).expect("a frame");
+    assert!(next["id"].is_u64(), "it was handled before one of them was answered: {}", socket.transcript());
 }
