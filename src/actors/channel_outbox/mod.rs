@@ -9,7 +9,7 @@
 //! - LIM-1: `channels.queue_max` messages wait at most, `channels.in_flight_max` are on their way, and a bounded number
 //!   waits between two parts.
 //! - Whatever it waits for is looked at anew each time, and the next time is planned: no wait depends on the end of
-//!   another message.
+//!   another message, but for a place.
 pub(crate) mod carry;
 mod pace;
 mod places;

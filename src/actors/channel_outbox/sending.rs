@@ -369,11 +369,9 @@ impl Desk {
             match turn {
                 Ok(()) => return true,
                 Err(wait) if wait <= TURN_WHEN_LEAVING => place.lend(sleep(wait)).await,
-                Err(wait) => {
-                    if !place.lend(self.sleep_until_leaving(wait)).await {
-                        return false;
-                    }
-                }
+                Err(_) if self.leaving.get() => return false,
+                // What is left of the wait then is looked at anew.
+                Err(wait) => drop(place.lend(self.sleep_until_leaving(wait)).await),
             }
         }
     }

@@ -151,10 +151,10 @@ async fn whoever_is_slow_takes_nobodys_place(database: Database) {
     let come_slowly = async || {
         let mut slow = TcpStream::connect(address.as_str()).await.expect("a connection");
         slow.write_all(head.as_bytes()).await.expect("it is written");
-        // Time for it to come.
-        tokio::time::sleep(Duration::from_millis(300)).await;
         slow
     };
+    // Time for them to come.
+    let arrived = async || tokio::time::sleep(Duration::from_millis(300)).await;
     let refused = async |mut slow: TcpStream, status: &str| {
         let mut answer = vec![0; 1_024];
         let read = tokio::time::timeout(PATIENCE, slow.read(&mut answer)).await.expect("in time").expect("an answer");
@@ -162,12 +162,14 @@ async fn whoever_is_slow_takes_nobodys_place(database: Database) {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
     };
     let mut all = vec![come_slowly().await];
+    arrived().await;
     let line = json!({ "id": "1", "text": "hello", "from": "eve" });
     assert_eq!(call(&world, &channel, &line).await.0, 200);
     // Four may be on their way to a channel where one is worked on; other channels have places of their own.
     for _ in 1..4 {
         all.push(come_slowly().await);
     }
+    arrived().await;
     refused(come_slowly().await, "503").await;
     assert_eq!(call(&world, &hook_channel(&world).await, &line).await.0, 200);
     for slow in all {
