@@ -41,6 +41,7 @@ use crate::store::{
 
 mod home;
 mod listeners;
+mod memory;
 
 use listeners::Listeners;
 pub use listeners::check_port;
@@ -61,6 +62,7 @@ pub struct Node {
     pub handle: ServerHandle,
     supervisor: Addr<Supervisor>,
     server: actix_rt::task::JoinHandle<std::io::Result<()>>,
+    memory: actix_rt::task::JoinHandle<()>,
     /// Told when this node has become the active one.
     ready: oneshot::Receiver<Bootstrapped>,
     /// Last: another server may come when everything else has ended.
@@ -135,7 +137,8 @@ impl Node {
         });
         let addresses = listeners.addresses();
         let (handle, server) = serve(state.clone(), listeners)?;
-        Ok(Self { addresses, state, handle, supervisor, server, ready, _locks: locks })
+        let memory = memory::keep_small();
+        Ok(Self { addresses, state, handle, supervisor, server, memory, ready, _locks: locks })
     }
 
     /// Waits until this node is the active one and tells what it made sure of. `None` from the second call on.
@@ -156,6 +159,7 @@ impl Node {
     pub async fn stop(self) -> bool {
         let timeout = Duration::from_secs(self.state.config.server.shutdown_timeout_s);
         let deadline = Instant::now() + timeout;
+        self.memory.abort();
         self.state.directory.set_stopping();
         self.state.hubs.publish(vec![Event::SteppedDown]);
         let goodbye = deadline.min(Instant::now() + GOODBYE);
