@@ -21,6 +21,11 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
+    /// The folder of its agent's files.
+    pub(crate) fn workspace(&self) -> PathBuf {
+        self.state.path().join("state/workspace")
+    }
+
     /// Starts a gateway on a free port; `env` are the kit's own options.
     pub(crate) async fn start(env: &[(&str, &str)]) -> Self {
         let kit = std::env::var("OPENCLAW_PEER").map_or_else(

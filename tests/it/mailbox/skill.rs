@@ -1,5 +1,7 @@
 //! The skill of the setup guide: true to the API, and good to follow to the letter.
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 
 use clawbroker::domain::error::ErrorCode;
@@ -11,6 +13,14 @@ use crate::harness::{Broker, Database};
 on_both_databases!(whoever_follows_the_skill_gets_the_work_done);
 
 const SKILL: &str = include_str!("../../../src/http/mailbox/skill.md");
+
+/// What the one command has that calls nothing.
+const SAVES_THE_KEY: &str = "mkdir";
+
+/// Returns the command of a skill that puts the key into the file where the others find it.
+pub(crate) fn save_the_key(skill: &str) -> String {
+    commands(skill).into_iter().find(|text| text.contains(SAVES_THE_KEY)).expect("the key has a file")
+}
 
 /// Returns the commands of a skill, in order.
 pub(crate) fn commands(skill: &str) -> Vec<String> {
@@ -130,7 +140,7 @@ fn the_skill_names_only_what_the_api_has_and_all_of_it() {
     let api = serde_json::to_value(clawbroker::http::openapi::openapi()).unwrap();
     let mut named = BTreeSet::new();
     let mut last = None;
-    for (kind, text) in blocks(SKILL) {
+    for (kind, text) in blocks(SKILL).into_iter().filter(|(_, text)| !text.contains(SAVES_THE_KEY)) {
         let Some(called) = (kind == "sh").then(|| Called::of(&api, &text)).or_else(|| last.take()) else {
             panic!("nothing was called before {text}");
         };
@@ -212,12 +222,17 @@ fn nothing_in_a_command_counts_for_one_message_only() {
     }
 }
 
-/// Runs a command of the skill with these in the place of what stands in `<…>`, and returns the answer.
-fn follow(command: &str, replaced: &[(&str, &str)]) -> Value {
+/// Runs a command of the skill in this home, and returns what it says.
+fn run(home: &Path, command: &str) -> String {
+    let done = Command::new("sh").args(["-c", command]).env("HOME", home).output().expect("a shell");
+    assert!(done.status.success(), "{command}\n{}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).expect("a text")
+}
+
+/// The same with these in the place of what stands in `<…>`; returns the answer.
+fn follow(home: &Path, command: &str, replaced: &[(&str, &str)]) -> Value {
     let command = replaced.iter().fold(command.to_owned(), |text, (place, by)| text.replace(place, by));
-    let done = Command::new("sh").args(["-c", &command]).output().expect("a shell");
-    let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
-    assert!(done.status.success(), "{command}\n{err}");
+    let out = run(home, &command);
     serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out}\n{command}"))
 }
 
@@ -225,9 +240,20 @@ async fn whoever_follows_the_skill_gets_the_work_done(database: Database) {
     let broker = Broker::start(&database, &[], &[("LOG_LEVEL", "trace")]).await;
     let (ann, ben) = (Agent::register(&broker, "Ann").await, Agent::register(&broker, "Ben").await);
     let (anns, bens) = (ann.skill(&broker).await, ben.skill(&broker).await);
+    let home = tempfile::tempdir().expect("a directory");
+    for (agent, skill) in [(&ann, &anns), (&ben, &bens)] {
+        // Whoever is told a new key writes it over the old one.
+        for _ in 0..2 {
+            assert_eq!(run(home.path(), &save_the_key(skill)), "");
+        }
+        let file = home.path().join(".clawbroker").join(&agent.id);
+        assert_eq!(std::fs::read_to_string(&file).expect("it is there"), format!("X-Api-Key: {}\n", agent.key));
+        assert_eq!(std::fs::metadata(&file).expect("it is there").permissions().mode() & 0o777, 0o600);
+        assert_eq!(skill.matches(&agent.key).count(), 1, "no other command shows it");
+    }
     let send = |name: &str, text: &str| {
         let replaced = [("<name>", "ben"), ("<your message>", text), ("<a new name>", name)];
-        let sent = follow(&command(&anns, "send-message"), &replaced);
+        let sent = follow(home.path(), &command(&anns, "send-message"), &replaced);
         assert_eq!(sent["status"], "accepted", "{sent}");
         sent["message_id"].as_str().unwrap().to_owned()
     };
@@ -235,7 +261,7 @@ async fn whoever_follows_the_skill_gets_the_work_done(database: Database) {
     let ids = ["k-1", "k-2", "k-3", "k-4"].map(|key| send(key, text));
     assert_eq!(send("k-1", text), ids[0], "a repeat is sent once");
 
-    let polled = follow(&command(&bens, "poll"), &[]);
+    let polled = follow(home.path(), &command(&bens, "poll"), &[]);
     let messages = polled["messages"].as_array().unwrap();
     let got: Vec<&str> = messages.iter().map(|message| message["id"].as_str().unwrap()).collect();
     assert_eq!(got, ids);
@@ -251,7 +277,7 @@ async fn whoever_follows_the_skill_gets_the_work_done(database: Database) {
             ("<why not now>", "busy"),
             ("<why it cannot be done>", "no"),
         ];
-        follow(&command(&bens, route), &replaced)
+        follow(home.path(), &command(&bens, route), &replaced)
     };
     assert_eq!(about("report", &ids[0]), json!({ "status": "ok" }));
     assert_eq!(about("report", &ids[0]), json!({ "status": "ok" }), "a repeat changes nothing");
@@ -270,11 +296,11 @@ async fn whoever_follows_the_skill_gets_the_work_done(database: Database) {
         ("<id>", ids[3].as_str()),
         ("<subject>", "who"),
     ];
-    let asked = follow(&with_all, &replaced);
+    let asked = follow(home.path(), &with_all, &replaced);
     assert_eq!((&asked["status"], &asked["target"]), (&json!("accepted"), &json!("Ann")), "{asked}");
     about("report", &ids[3]);
 
-    let polled = follow(&command(&anns, "poll"), &[]);
+    let polled = follow(home.path(), &command(&anns, "poll"), &[]);
     let messages = polled["messages"].as_array().unwrap();
     let of_kind = |kind: &str| {
         let mut found: Vec<&str> =
@@ -286,12 +312,12 @@ async fn whoever_follows_the_skill_gets_the_work_done(database: Database) {
     assert_eq!(of_kind("notice"), [ids[2].as_str()], "{polled}");
     assert_eq!(of_kind("request"), [ids[3].as_str()], "{polled}");
     let reply = messages.iter().find(|one| one["kind"] == "reply").expect("one")["id"].as_str().unwrap();
-    let acked = follow(&command(&anns, "ack"), &[("<id>", reply)]);
+    let acked = follow(home.path(), &command(&anns, "ack"), &[("<id>", reply)]);
     assert_eq!((&acked["acked"], &acked["unknown"]), (&json!([reply]), &json!([])), "{acked}");
 
-    let receipt = follow(&command(&anns, "messages/"), &[("<id>", ids[0].as_str())]);
+    let receipt = follow(home.path(), &command(&anns, "messages/"), &[("<id>", ids[0].as_str())]);
     assert_eq!((&receipt["status"], &receipt["reply"]["content"]), (&json!("completed"), &json!("done")), "{receipt}");
-    let found = follow(&command(&anns, "directory"), &[("<part of a name>", "Be")]);
+    let found = follow(home.path(), &command(&anns, "directory"), &[("<part of a name>", "Be")]);
     assert_eq!(found["agents"][0]["name"], "Ben", "{found}");
     let log = broker.log();
     assert!(!log.contains(&ann.key) && !log.contains(&ben.key), "a key is in no line of the log");

@@ -1,11 +1,11 @@
 //! An agent behind a real gateway follows our skill to the letter: its model is scripted, its tools are the gateway's.
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::check::check;
 use super::stories::{connected, until_end};
 use crate::harness::{Browser, Database, Peer};
 use crate::mailbox::client::Agent;
-use crate::mailbox::skill::command;
+use crate::mailbox::skill::{command, save_the_key};
 
 on_both_databases!(
     #[ignore = "takes minutes and a real gateway: ./test --real-gateway"]
@@ -14,14 +14,19 @@ on_both_databases!(
 
 const SESSION: &str = "skill";
 
+/// Has the agent's model call a tool of the gateway; returns what the model then knows of the result.
+async fn tool(browser: &mut Browser, name: &str, arguments: Value) -> String {
+    browser.ask(SESSION, &format!("tool {name} {arguments}")).await;
+    let end = until_end(browser).await;
+    assert_eq!(end["state"], "final", "{end}");
+    end["text"].as_str().expect("a text").to_owned()
+}
+
 /// Has the agent's model call the gateway's `exec` with a command of the skill, with these in the place of what stands
 /// in `<…>`; returns what the model then knows of the result.
 async fn obey(browser: &mut Browser, command: &str, replaced: &[(&str, &str)]) -> String {
     let command = replaced.iter().fold(command.to_owned(), |text, (place, by)| text.replace(place, by));
-    browser.ask(SESSION, &format!("tool exec {}", json!({ "command": command }))).await;
-    let end = until_end(browser).await;
-    assert_eq!(end["state"], "final", "{end}");
-    end["text"].as_str().expect("a text").to_owned()
+    tool(browser, "exec", json!({ "command": command })).await
 }
 
 async fn an_agent_of_a_gateway_follows_the_skill(database: Database) {
@@ -36,6 +41,16 @@ async fn an_agent_of_a_gateway_follows_the_skill(database: Database) {
     let (ann, ben) = (Agent::register(&broker, "Ann").await, Agent::register(&broker, "Ben").await);
     let skill = claw.skill(&broker).await;
     let mut browser = broker.browser("/ws/chat/gw").await;
+
+    // A gateway blacks out what looks like a key to it, in what people say and in what tools find: nothing that the agent
+    // has to run may be hidden from it.
+    for command in [save_the_key(&skill), command(&skill, "poll"), command(&skill, "send-message")] {
+        let line = command.lines().next().expect("a line");
+        std::fs::write(peer.workspace().join("skill.md"), line).expect("it is written");
+        let told = tool(&mut browser, "read", json!({ "path": "skill.md" })).await;
+        assert!(told.contains(line), "{line}\n{told}");
+    }
+    obey(&mut browser, &save_the_key(&skill), &[]).await;
 
     // It gets a question, asks another agent because of it, and answers.
     let question = ann.send(&broker, "Claw", "What is 6 times 7?").await;
