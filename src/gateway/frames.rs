@@ -14,7 +14,7 @@ mod chat;
 mod hello;
 mod lists;
 
-pub use chat::{AbortAck, ChatEvent, ChatState, SendAck, SendStatus};
+pub use chat::{AbortAck, ChatEvent, ChatState, SendAck, SendStatus, TerminalReply};
 pub use hello::{Challenge, Features, Granted, HelloOk, Policy, Server, SessionDefaults, Shutdown, Snapshot};
 pub use lists::{AgentsList, ModelsList, SessionRow, SessionsDefaults, SessionsList, default_model};
 

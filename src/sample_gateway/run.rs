@@ -28,6 +28,8 @@ pub(super) struct Run {
     /// Where in `text` the answer begins that is not yet a row.
     row_from: usize,
     row_at: i64,
+    /// A tool was called: what was streamed is taken back at the end, as the real one does it.
+    has_called: bool,
     sender: Option<u64>,
     steps: VecDeque<Step>,
     seq: u64,
@@ -53,6 +55,7 @@ impl Run {
             text: String::new(),
             row_from: 0,
             row_at: now,
+            has_called: false,
             sender,
             steps: script::plan(text, delta_ms).into(),
             seq: 0,
@@ -81,13 +84,26 @@ impl Run {
     }
 
     /// The other stream of events that a gateway sends; chat alone is enough for a client.
-    fn lifecycle(&mut self, phase: &str, now: i64) -> Effect {
+    fn lifecycle(&mut self, data: Value, now: i64) -> Effect {
         self.seq += 1;
         let payload = json!({
             "runId": self.run_id, "sessionKey": self.session, "agentId": AGENT, "stream": "lifecycle",
-            "data": { "phase": phase }, "seq": self.seq, "ts": now, "isHeartbeat": false,
+            "data": data, "seq": self.seq, "ts": now, "isHeartbeat": false,
         });
         Effect::Event { name: "agent", payload }
+    }
+
+    /// The end of its lifecycle; on protocol 4 with what was answered last.
+    fn last_word(&mut self, protocol: u8, now: i64) -> Effect {
+        let reply = match self.row_text() {
+            "" => json!({ "disposition": "empty" }),
+            text => json!({ "disposition": "visible", "text": text }),
+        };
+        let data = match protocol {
+            ..=3 => json!({ "phase": "end" }),
+            _ => json!({ "phase": "end", "terminalReply": reply }),
+        };
+        self.lifecycle(data, now)
     }
 
     fn row_text(&self) -> &str {
@@ -116,7 +132,7 @@ impl Gateway {
                 Step::Append(piece) => {
                     if run.row_text().is_empty() {
                         run.row_at = now;
-                        out.push(run.lifecycle("model", now));
+                        out.push(run.lifecycle(json!({ "phase": "model" }), now));
                     }
                     run.text.push_str(&piece);
                     out.push(run.delta(protocol, &piece, false, now));
@@ -135,6 +151,7 @@ impl Gateway {
                 }
                 Step::CutSender => out.extend(run.sender.take().map(Effect::Cut)),
                 Step::Tool { name, arguments } => {
+                    run.has_called = true;
                     let call_id = format!("call_sample_{}", run.seq);
                     let said = script::tool_result(&name, &arguments);
                     let call = json!([{ "type": "toolCall", "id": call_id, "name": name, "arguments": arguments }]);
@@ -177,6 +194,12 @@ impl Gateway {
             return Next::AfterMs(0);
         }
         match end {
+            End::Answer if run.has_called && protocol > 3 => {
+                let text = std::mem::take(&mut run.text);
+                out.push(run.delta(protocol, "", true, now));
+                out.push(run.chat(protocol, "final", json!({ "stopReason": "stop" })));
+                run.text = text;
+            }
             End::Answer | End::Twice => {
                 let message = assistant(&run.text, now);
                 out.push(run.chat(protocol, "final", json!({ "stopReason": "stop", "message": message })));
@@ -193,7 +216,7 @@ impl Gateway {
                 out.push(bare(&run.run_id, &run.session, "error", json!({ "errorMessage": second })));
             }
         }
-        out.push(run.lifecycle("end", now));
+        out.push(run.last_word(protocol, now));
         self.mark_done(&run.run_id);
         Next::Done
     }
@@ -251,7 +274,7 @@ impl Gateway {
             set(&mut fields, "message", assistant(&run.text, now));
         }
         out.push(run.chat(self.protocol, "aborted", fields));
-        out.push(run.lifecycle("end", now));
+        out.push(run.lifecycle(json!({ "phase": "end" }), now));
         if let Some(session) = self.sessions.get_mut(&run.session)
             && !run.row_text().is_empty()
         {

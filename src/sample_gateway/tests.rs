@@ -273,7 +273,13 @@ async fn the_script_plays_the_odd_ends() {
         assert_eq!((&second[0]["state"], &second[0]["seq"]), (&json!(state), &json!(1)));
     }
     peer.say("tool", "tool look {\"at\":1}").await;
-    assert_eq!(streamed(&peer.run("tool").await), "tool result: sample result of look with {\"at\":1}");
+    let events = peer.run("tool").await;
+    let (said, taken_back) = (&events[events.len() - 3], &events[events.len() - 2]);
+    assert_eq!(said["message"]["content"][0]["text"], "tool result: sample result of look with {\"at\":1}");
+    assert_eq!((&taken_back["replace"], &taken_back["deltaText"]), (&json!(true), &json!("")));
+    assert_eq!(events.last().and_then(|event| event.get("message")), None);
+    let last = peer.until(|frame| frame["payload"]["data"]["phase"] == "end").await;
+    assert_eq!(last["payload"]["data"]["terminalReply"]["text"], said["message"]["content"][0]["text"]);
     let rows = gateway.rows("s");
     let tool: Vec<_> = rows.iter().rev().take(4).map(|row| row["role"].as_str().expect("role")).collect();
     assert_eq!(tool, ["assistant", "toolResult", "assistant", "user"]);

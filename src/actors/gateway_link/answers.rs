@@ -13,7 +13,7 @@ use crate::domain::gateway::LinkState;
 use crate::domain::ids::ConversationId;
 use crate::domain::secret::Secret;
 use crate::gateway::frames::{
-    self, AgentsList, Challenge, ChatEvent, HelloOk, Inbound, ModelsList, SessionsList, Shutdown,
+    self, AgentsList, Challenge, ChatEvent, HelloOk, Inbound, ModelsList, SessionsList, Shutdown, TerminalReply,
 };
 use crate::gateway::handshake::{self, Attempt, Auth, Connect};
 use crate::store::gateways::KeepDevice;
@@ -73,6 +73,12 @@ impl GatewayLink {
                 Ok(event) => self.on_chat(event, ctx),
                 Err(error) => log::warn!(gateway_id = self.parts.gateway.id.as_str(); "{error}"),
             },
+            // Most of them tell nothing that `chat` does not tell.
+            "agent" => {
+                if let Some(reply) = TerminalReply::of(payload) {
+                    self.on_reply(reply, ctx);
+                }
+            }
             "shutdown" => {
                 if let Ok(shutdown) = frames::decode::<Shutdown>(payload) {
                     log::info!(gateway_id = self.parts.gateway.id.as_str();
@@ -226,6 +232,13 @@ impl GatewayLink {
             self.by_canonical.insert(event.session_key.clone(), id);
         }
         self.with_session(id, ctx, |session, now_ms| session.on_event(event, now_ms));
+    }
+
+    fn on_reply(&mut self, reply: TerminalReply, ctx: &mut Context<Self>) {
+        let of_run = self.runs.session_of(&reply.run_id);
+        if let Some(id) = of_run.or_else(|| self.by_canonical.get(&reply.session_key).copied()) {
+            self.with_session(id, ctx, |session, _| session.on_reply(reply));
+        }
     }
 
     /// Queues a request. Without a connection, and with too many that wait, it fails at once.

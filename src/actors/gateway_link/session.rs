@@ -1,7 +1,8 @@
 //! One upstream session as its link sees it: plain state whose methods say what should happen next.
 //!
 //! Here: what it is made of, questions, the connection, and what is next. [`run`] is the life of one run, [`history`]
-//! what is read in the gateway's log, [`import`] what came before us, [`end`] how a turn ends.
+//! what is read in the gateway's log, [`import`] what came before us, [`end`] how a turn ends, [`bare`] what is answered
+//! where that end has no text.
 //!
 //! Invariants
 //! - D4: one question in flight; a foreign run is waited for; the key sent upstream is the delivery's id, always; a key
@@ -15,11 +16,12 @@ use std::sync::Arc;
 use crate::domain::conversation::Conversation;
 use crate::domain::event::{Live, LiveStep, Topic};
 use crate::domain::ids::{DeliveryId, TurnId};
-use crate::gateway::frames::ChatEvent;
+use crate::gateway::frames::{ChatEvent, TerminalReply};
 use crate::gateway::history::HistoryPage;
 use crate::gateway::run::RunText;
 use crate::store::turns::{BeginTurn, EndTurn, Turn};
 
+mod bare;
 mod claim;
 mod effect;
 mod end;
@@ -43,6 +45,9 @@ const LOOK_ROWS_MAX: usize = 10_000;
 const LOOK_BYTES_MAX: usize = 16 << 20;
 /// How often a question that waits for the gateway to take it up again is looked for.
 const RESUME_LOOK_MS: u64 = 5_000;
+/// How often, and for how long, the answer of a run that ended without a text is looked for in the log.
+const BARE_LOOK_MS: u64 = 500;
+const BARE_WAIT_MS: i64 = 2_000;
 /// Wait before a write that the store refused is tried again.
 const STORE_RETRY_MS: u64 = 500;
 /// Wait before a question that a busy gateway did not take is sent again, unless it says how long.
@@ -101,8 +106,10 @@ struct Run {
     looked: Option<Box<HistoryPage>>,
     /// The gateway has its key, in its log or by its own word: it must not be sent again.
     is_seen: bool,
-    /// It ended without a text on protocol 3, where the answer may come later under another id.
+    /// It ended without a text: the answer is still to be had, or on protocol 3 may come later under another id.
     ended_bare: bool,
+    /// What the gateway says that it has answered, where it has streamed nothing that stays.
+    reply: Option<TerminalReply>,
     /// Why it cannot be sent at all.
     refused: Option<String>,
     /// When the gateway was known to have taken the question; the next checkpoint or the end takes it to the receipt.
@@ -135,6 +142,7 @@ impl Run {
             looked: None,
             is_seen: false,
             ended_bare: false,
+            reply: None,
             refused: None,
             sent_at: None,
             is_sent_kept: false,
@@ -394,7 +402,7 @@ impl Session {
             if matches!(run.stage, Stage::Sending | Stage::Held | Stage::Running | Stage::Resuming { .. }) {
                 run.stage = Stage::Unsure;
             }
-            if run.ended_bare {
+            if run.ended_bare && self.protocol < 4 {
                 // What it has put off, a gateway that is started anew does not remember.
                 run.is_seen = false;
             }

@@ -157,6 +157,53 @@ fn content_text(content: &RawValue) -> Option<String> {
     Some(text)
 }
 
+/// What a run has answered, in the event `agent` that ends its lifecycle; from 2026.9 on. Where `chat` has a text as well,
+/// that is the whole answer, and this is the last part of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TerminalReply {
+    pub run_id: String,
+    /// Always canonical: `agent:<agent>:<name>`.
+    pub session_key: String,
+    /// `None` when the run said nothing.
+    pub text: Option<String>,
+}
+
+impl TerminalReply {
+    /// Reads it of the payload of an `agent` event. Few have one: the others are not taken apart.
+    pub fn of(payload: &RawValue) -> Option<Self> {
+        if !payload.get().contains("\"terminalReply\"") {
+            return None;
+        }
+        let event: WireAgent = serde_json::from_str(payload.get()).ok()?;
+        let reply = event.data.terminal_reply?;
+        let text = reply.text.filter(|text| reply.disposition == "visible" && !text.is_empty());
+        Some(Self { run_id: event.run_id, session_key: event.session_key, text })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WireAgent {
+    run_id: String,
+    #[serde(default, deserialize_with = "or_default")]
+    session_key: String,
+    data: WireLifecycle,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WireLifecycle {
+    #[serde(default)]
+    terminal_reply: Option<WireReply>,
+}
+
+#[derive(Deserialize)]
+struct WireReply {
+    disposition: String,
+    #[serde(default)]
+    text: Option<String>,
+}
+
 /// The answer to `chat.send`; the outcome comes as events.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -180,6 +180,18 @@ fn failures_are_told_twice_and_finals_may_be_bare() {
     assert_eq!((finals.len(), &finals[0].text), (2, &None));
     assert_eq!(finals[1].text.as_deref(), Some("⚠️ Session Status blocked"));
     assert!(finals[1].usage.is_some());
+    let replies = |name: &str| {
+        let of = |payload: Box<RawValue>| TerminalReply::of(&payload);
+        fixtures::events::<Box<RawValue>>(name, "agent").into_iter().filter_map(of).collect::<Vec<_>>()
+    };
+    let reply = TerminalReply {
+        run_id: finals[0].run_id.clone(),
+        session_key: finals[0].session_key.clone(),
+        text: Some("tool result: Tool session_status not found".to_owned()),
+    };
+    assert_eq!(replies("chat-tool-call"), [reply], "where the text is");
+    let lost = replies("gateway-restart-midstream");
+    assert!(lost.iter().any(|reply| reply.text.is_none()), "a run may say nothing: {lost:?}");
 
     let events: Vec<ChatEvent> = fixtures::events("chat-abort-midstream", "chat");
     let aborted = events.iter().find(|event| event.state == ChatState::Aborted).expect("an abort");

@@ -3,8 +3,8 @@ use std::collections::HashSet;
 
 use super::import::{Import, resets_up_to};
 use super::{
-    BUSY_RETRY_MS, Contact, Effect, End, HISTORY_ROWS_MAX, LOOK_BYTES_MAX, LOOK_ROWS_MAX, Purpose, RESUME_LOOK_MS,
-    RequestError, STORE_RETRY_MS, Session, Stage, Wake,
+    BARE_LOOK_MS, BARE_WAIT_MS, BUSY_RETRY_MS, Contact, Effect, End, HISTORY_ROWS_MAX, LOOK_BYTES_MAX, LOOK_ROWS_MAX,
+    Purpose, RESUME_LOOK_MS, RequestError, STORE_RETRY_MS, Session, Stage, Wake,
 };
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::ids::GatewayId;
@@ -284,7 +284,7 @@ impl Session {
                 if matches!(error, RequestError::Closed) {
                     return Vec::new();
                 }
-                self.look_later(RESUME_LOOK_MS)
+                self.give_up_bare(now_ms).unwrap_or_else(|| self.look_later(RESUME_LOOK_MS))
             }
         };
         if again && is_missing(self) {
@@ -335,7 +335,10 @@ impl Session {
             {
                 Vec::new()
             }
-            Verdict::Running { run_id, text } if !self.ended_runs.contains(&run_id) => {
+            // For a moment the log tells of a run that is over.
+            Verdict::Running { run_id, text }
+                if !(self.ended_runs.contains(&run_id) || run.is_over_bare(protocol) && run.run_id == run_id) =>
+            {
                 let text = text.map(str::to_owned);
                 self.adopt(run_id, text, now_ms)
             }
@@ -387,6 +390,8 @@ impl Session {
             // The gateway has taken the question up again, and its answer starts afresh.
             run.run_id.clone_from(&run_id);
             run.strangers.clear();
+            run.ended_bare &= self.protocol < 4;
+            run.reply = None;
             effects.push(Effect::RunId(run_id.clone()));
             effects.push(Effect::Checkpoint(Checkpoint {
                 turn_id: run.turn_id,
@@ -407,8 +412,10 @@ impl Session {
     /// something else may still be ours.
     fn wait_or_give_up(&mut self, known: Option<End>, page: &HistoryPage, now_ms: i64) -> Vec<Effect> {
         let Some(run) = &mut self.run else { return Vec::new() };
+        let is_over = run.is_over_bare(self.protocol);
         let until = match run.stage {
             Stage::Resuming { until } => until,
+            _ if is_over => now_ms + BARE_WAIT_MS,
             _ => now_ms + self.options.resume_wait_ms,
         };
         // Nobody waits for somebody else's run that is over; its rows are mapped like any others.
@@ -423,7 +430,8 @@ impl Session {
             return self.end(end);
         }
         run.stage = Stage::Resuming { until };
-        let ms = RESUME_LOOK_MS.min(u64::try_from(until - now_ms).unwrap_or(0).max(1));
+        let interval = if is_over { BARE_LOOK_MS } else { RESUME_LOOK_MS };
+        let ms = interval.min(u64::try_from(until - now_ms).unwrap_or(0).max(1));
         self.look_later(ms)
     }
 }

@@ -297,14 +297,9 @@ impl Session {
         };
         run.note_sent(now_ms);
         match event.state {
-            ChatState::Final if protocol < 4 && is_bare(event, run) => {
-                run.ended_bare = true;
-                run.is_seen = true;
-                if !matches!(run.stage, Stage::Resuming { .. }) {
-                    run.stage = Stage::Resuming { until: now_ms + self.options.resume_wait_ms };
-                }
-                self.look_later(RESUME_LOOK_MS)
-            }
+            // The first terminal event counts; what comes with a second one is another line.
+            _ if run.is_over_bare(protocol) => Vec::new(),
+            ChatState::Final if run.is_bare(event, protocol) => self.end_bare(event, now_ms),
             ChatState::Final => {
                 self.end(End { said_at: event.timestamp_ms, ..End::answered(event.text.clone(), event.usage.clone()) })
             }
@@ -409,9 +404,4 @@ impl Session {
         effects.extend(self.next(now_ms));
         effects
     }
-}
-
-/// On protocol 3 this is how a question is put off.
-fn is_bare(event: &ChatEvent, run: &Run) -> bool {
-    event.text.is_none() && run.text.visible().is_empty() && run.question.is_some() && !run.abort_wanted
 }

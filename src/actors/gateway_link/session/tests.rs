@@ -6,11 +6,12 @@ use crate::domain::delivery::Outcome;
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::ids::ConversationId;
 use crate::domain::turn::TurnState;
-use crate::gateway::frames::{ChatState, GatewayError, SendAck, SendStatus};
+use crate::gateway::frames::{ChatState, GatewayError, SendAck, SendStatus, TerminalReply};
 use crate::gateway::history::HistoryPage;
 use crate::store::turns::DeliveryEnd;
 
 mod abort;
+mod bare;
 mod contact;
 mod life;
 mod look;
