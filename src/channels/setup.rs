@@ -170,8 +170,13 @@ fn is_set(secrets: &[String], name: &str) -> bool {
     secrets.iter().any(|set| set == name)
 }
 
-/// Tells whether what people write on a channel comes in; `secrets` are the names of those that are set.
-pub fn receives(kind: ChannelKind, config: &Map<String, Value>, secrets: &[String]) -> bool {
+/// Tells whether what people write on a channel comes in.
+pub fn is_receiving(channel: &channel::Channel) -> bool {
+    channel.enabled && receives(channel.kind, &channel.config, &channel.secrets)
+}
+
+/// Tells whether a channel that is set up like this could receive; `secrets` are the names of those that are set.
+fn receives(kind: ChannelKind, config: &Map<String, Value>, secrets: &[String]) -> bool {
     match kind {
         ChannelKind::Feishu => is_set(secrets, "verification_token") || is_set(secrets, "encrypt_key"),
         ChannelKind::Telegram => match text(config, "receive") {

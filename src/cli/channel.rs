@@ -363,7 +363,7 @@ pub(super) fn view(channel: &Channel) -> Value {
         "id": channel.id, "kind": channel.kind, "name": channel.name, "agent_id": channel.agent_id,
         "config": channel.config, "secrets": channel.secrets, "base_url": channel.base_url,
         "enabled": channel.enabled, "hook": format!("/hooks/{}", channel.id),
-        "receives": channel.enabled && setup::receives(channel.kind, &channel.config, &channel.secrets), "waiting": null, "paused": null,
+        "receives": setup::is_receiving(channel), "waiting": null, "paused": null,
         "created_at": iso(channel.created_at), "updated_at": iso(channel.updated_at),
     })
 }

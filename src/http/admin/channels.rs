@@ -64,7 +64,7 @@ impl View {
         let counts = live.as_ref().map(|live| &live.counts);
         Self {
             hook: format!("/hooks/{}", channel.id),
-            receives: channel.enabled && setup::receives(channel.kind, &channel.config, &channel.secrets),
+            receives: setup::is_receiving(&channel),
             waiting: counts.map_or(0, |counts| counts.waiting.load(Relaxed)),
             paused: counts.is_some_and(|counts| counts.paused.load(Relaxed)),
             id: channel.id.to_string(),
