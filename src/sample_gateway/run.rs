@@ -8,6 +8,9 @@ use super::gateway::{Effect, Gateway};
 use super::script::{self, End, Step};
 use super::session::{AGENT, MODEL, PROVIDER, injected_row, model_row, user_row};
 
+/// The last event of a run repeats no more than so much of its answer.
+const REPLY_CHARS_MAX: usize = 4_096;
+
 /// A message that came while the session was busy.
 pub(super) struct Steered {
     pub(super) run_id: String,
@@ -83,7 +86,7 @@ impl Run {
         self.chat(protocol, "delta", fields)
     }
 
-    /// The other stream of events that a gateway sends; chat alone is enough for a client.
+    /// The other stream of events that a gateway sends.
     fn lifecycle(&mut self, data: Value, now: i64) -> Effect {
         self.seq += 1;
         let payload = json!({
@@ -97,6 +100,10 @@ impl Run {
     fn last_word(&mut self, protocol: u8, now: i64) -> Effect {
         let reply = match self.row_text() {
             "" => json!({ "disposition": "empty" }),
+            text if text.chars().count() > REPLY_CHARS_MAX => {
+                let start: String = text.chars().take(REPLY_CHARS_MAX - 1).collect();
+                json!({ "disposition": "visible", "text": format!("{start}…") })
+            }
             text => json!({ "disposition": "visible", "text": text }),
         };
         let data = match protocol {

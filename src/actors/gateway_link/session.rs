@@ -1,8 +1,7 @@
 //! One upstream session as its link sees it: plain state whose methods say what should happen next.
 //!
 //! Here: what it is made of, questions, the connection, and what is next. [`run`] is the life of one run, [`history`]
-//! what is read in the gateway's log, [`import`] what came before us, [`end`] how a turn ends, [`bare`] what is answered
-//! where that end has no text.
+//! what is read in the gateway's log, [`import`] what came before us, [`end`] how a turn ends, [`bare`] with no text.
 //!
 //! Invariants
 //! - D4: one question in flight; a foreign run is waited for; the key sent upstream is the delivery's id, always; a key
@@ -45,9 +44,6 @@ const LOOK_ROWS_MAX: usize = 10_000;
 const LOOK_BYTES_MAX: usize = 16 << 20;
 /// How often a question that waits for the gateway to take it up again is looked for.
 const RESUME_LOOK_MS: u64 = 5_000;
-/// How often, and for how long, the answer of a run that ended without a text is looked for in the log.
-const BARE_LOOK_MS: u64 = 500;
-const BARE_WAIT_MS: i64 = 2_000;
 /// Wait before a write that the store refused is tried again.
 const STORE_RETRY_MS: u64 = 500;
 /// Wait before a question that a busy gateway did not take is sent again, unless it says how long.
@@ -108,7 +104,7 @@ struct Run {
     is_seen: bool,
     /// It ended without a text: the answer is still to be had, or on protocol 3 may come later under another id.
     ended_bare: bool,
-    /// What the gateway says that it has answered, where it has streamed nothing that stays.
+    /// What the gateway says that it has answered.
     reply: Option<TerminalReply>,
     /// Why it cannot be sent at all.
     refused: Option<String>,
@@ -358,7 +354,7 @@ impl Session {
     /// The gateway is there again. Its log is read when the session is used, or when the gateway says that it moved.
     pub(super) fn note_link_up(&mut self, protocol: u32) {
         self.link_up = true;
-        self.protocol = protocol;
+        self.speak(protocol);
         self.stale = true;
         self.unread = true;
     }
@@ -366,7 +362,7 @@ impl Session {
     /// The gateway is there again or has dropped events, and the session has something under way or moved meanwhile.
     pub(super) fn on_link_up(&mut self, protocol: u32, now_ms: i64) -> Vec<Effect> {
         self.link_up = true;
-        self.protocol = protocol;
+        self.speak(protocol);
         self.stale = false;
         self.unread = true;
         self.other_run = None;

@@ -158,7 +158,7 @@ fn content_text(content: &RawValue) -> Option<String> {
 }
 
 /// What a run has answered, in the event `agent` that ends its lifecycle; from 2026.9 on. Where `chat` has a text as well,
-/// that is the whole answer, and this is the last part of it.
+/// that is the whole answer, and this is the last part of it, at most [`TerminalReply::TEXT_UNITS_MAX`] long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TerminalReply {
     pub run_id: String,
@@ -169,6 +169,14 @@ pub struct TerminalReply {
 }
 
 impl TerminalReply {
+    /// The gateway cuts a longer text here, in UTF-16 code units, and ends it with `…`.
+    pub const TEXT_UNITS_MAX: usize = 4_096;
+
+    /// Tells whether a text may have been cut; blanks behind the cut are taken away as well.
+    pub fn is_cut(text: &str) -> bool {
+        text.ends_with('…') && text.encode_utf16().count() > Self::TEXT_UNITS_MAX / 2
+    }
+
     /// Reads it of the payload of an `agent` event. Few have one: the others are not taken apart.
     pub fn of(payload: &RawValue) -> Option<Self> {
         if !payload.get().contains("\"terminalReply\"") {

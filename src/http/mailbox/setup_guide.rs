@@ -19,7 +19,7 @@ use crate::http::{body, call};
 
 /// The skill; `{{skill}}`, `{{agent}}`, `{{id}}`, `{{url}}`, `{{key}}`, `{{held_s}}` and `{{hops}}` are filled in.
 const SKILL: &str = include_str!("skill.md");
-/// What stands for the key where it is not to be written down.
+/// What stands for the key where the text is not to have it.
 const KEY_FROM_ENV: &str = "$CLAWBROKER_API_KEY";
 /// Says that a proxy before us speaks TLS.
 const FORWARDED_PROTO: &str = "x-forwarded-proto";
@@ -30,7 +30,7 @@ pub(super) struct Asked {
     /// What the skill is called: `clawith_sync` (the default, which agents of the ancestor have) or `clawbroker_sync`.
     #[param(value_type = Option<String>)]
     name: Option<SkillName>,
-    /// `env`: the key is not written down; the calls take it from `$CLAWBROKER_API_KEY`.
+    /// `env`: the key does not stand in the text; the agent takes it from `$CLAWBROKER_API_KEY` into its file.
     #[param(value_type = Option<String>)]
     key: Option<KeyFrom>,
 }

@@ -30,7 +30,7 @@ async fn a_guide_is_made_out_for_whoever_asks(node: TestNode) {
     let skill = guide["skill_content"].as_str().unwrap();
     assert!(skill.starts_with("---\nname: clawith_sync\n"), "{skill}");
     assert!(skill.contains(&format!("You are the agent `Ann {{{{key}}}} 'x'` (id `{id}`).\n")), "{skill}");
-    assert!(skill.contains(&format!(" : \"{key}\" > \"$HOME/.clawbroker/{id}\"")), "{skill}");
+    assert!(skill.contains(&format!("k=\"{key}\" && ")), "{skill}");
     assert_eq!(skill.matches("{{").count(), 1, "only what the agent is called");
 
     let reply = node.get(&format!("{path}?name=clawbroker_sync&key=env&extra=1")).with_key(&key).await;

@@ -251,6 +251,14 @@ async fn whoever_follows_the_skill_gets_the_work_done(database: Database) {
         assert_eq!(std::fs::metadata(&file).expect("it is there").permissions().mode() & 0o777, 0o600);
         assert_eq!(skill.matches(&agent.key).count(), 1, "no other command shows it");
     }
+    // A file that is gone costs a refused call, and the skill says what to do.
+    std::fs::remove_file(home.path().join(".clawbroker").join(&ann.id)).expect("it was there");
+    let missing = Command::new("sh").args(["-c", &command(&anns, "poll")]).env("HOME", home.path()).output();
+    let missing = missing.expect("a shell");
+    let told = String::from_utf8_lossy(&missing.stdout);
+    assert!(!missing.status.success() || told.contains("\"code\":\"unauthenticated\""), "{missing:?}");
+    assert!(anns.contains("put the key into its file again"));
+    run(home.path(), &save_the_key(&anns));
     let send = |name: &str, text: &str| {
         let replaced = [("<name>", "ben"), ("<your message>", text), ("<a new name>", name)];
         let sent = follow(home.path(), &command(&anns, "send-message"), &replaced);

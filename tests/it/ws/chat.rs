@@ -11,6 +11,7 @@ on_both_databases!(
     questions_are_answered_one_at_a_time_and_in_order,
     a_receipt_tells_that_the_gateway_took_the_question,
     a_repeated_key_gets_the_first_acknowledgement,
+    an_answer_behind_a_tool_is_whole,
     thinking_is_removed_from_deltas_and_from_the_answer,
     increments_add_up_to_the_answer,
     questions_wait_for_a_gateway_that_is_away,
@@ -143,6 +144,25 @@ async fn a_repeated_key_gets_the_first_acknowledgement(database: Database) {
     assert_eq!(chat("b", "k1").await["code"], "gateway_unavailable");
     let (_, sessions) = broker.get("/api/gateways/gw/sessions").await;
     assert_eq!(sessions.as_array().map(Vec::len), Some(1), "what is refused makes no session: {sessions}");
+}
+
+async fn an_answer_behind_a_tool_is_whole(database: Database) {
+    let (broker, _gateway) = connected(&database).await;
+    let mut browser = broker.browser("/ws/chat/gw").await;
+    // The gateway takes back what it has streamed, and its last event repeats no more than 4,096 characters.
+    for length in [1, 9_000] {
+        let arguments = json!({ "at": "x".repeat(length) });
+        browser.ask("a", &format!("tool look {arguments}")).await;
+        let end = browser.until_terminal().await;
+        let answer = format!("tool result: sample result of look with {arguments}");
+        assert_eq!((&end["state"], &end["text"]), (&json!("final"), &json!(answer)));
+    }
+    browser.ask("a", "empty").await;
+    assert_eq!(browser.until_terminal().await["text"], "");
+    let (status, lines) = broker.get("/api/gateways/gw/sessions/a/messages?limit=50").await;
+    assert_eq!(status, 200, "{lines}");
+    let is_answer = |line: &&Value| line["role"] == "assistant" && line.to_string().contains("tool result: sample");
+    assert_eq!(lines.as_array().expect("a list").iter().filter(is_answer).count(), 2, "each once: {lines}");
 }
 
 async fn thinking_is_removed_from_deltas_and_from_the_answer(database: Database) {

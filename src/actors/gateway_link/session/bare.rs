@@ -1,38 +1,66 @@
 //! Runs whose last event has no text.
 //!
-//! From 2026.9 on a gateway takes back what an answer after a tool call has streamed, and ends the run without a message;
-//! the answer stands in the run's last `agent` event, before or behind that end, and in the log. Whoever says nothing on
-//! purpose ends in the same way. On protocol 3 a question may be put off like this, and be answered under another id.
-use super::{BARE_LOOK_MS, BARE_WAIT_MS, Effect, End, RESUME_LOOK_MS, Run, Session, Stage};
-use crate::gateway::frames::{ChatEvent, TerminalReply};
+//! From 2026.9 on a gateway takes back what an answer behind a tool has streamed, and ends the run without a message; whoever
+//! says nothing on purpose ends in the same way. The answer stands in the log, some moments later. The run's last `agent`
+//! event, before or behind that end, tells whether there is one, and its last part, cut at 4,096 characters: it is taken
+//! only where the log has nothing. On protocol 3 a question may be put off like this, and be answered under another id.
+use super::{Effect, End, RESUME_LOOK_MS, Run, Session, Stage};
+use crate::gateway::frames::{ChatEvent, ChatState, TerminalReply};
+
+/// How long the answer is looked for in the log; a log that does not answer is waited for as long again.
+pub(super) const BARE_WAIT_MS: i64 = 2_000;
 
 impl Run {
-    /// Tells whether this end leaves open what was answered.
+    /// Tells whether this end leaves open what was answered. What has come of it may be older than what was taken back.
     pub(super) fn is_bare(&self, event: &ChatEvent, protocol: u32) -> bool {
-        let may_be_put_off = protocol >= 4 || self.question.is_some();
-        event.text.is_none() && self.text.visible().is_empty() && may_be_put_off && !self.abort_wanted
+        let may_be_put_off = self.question.is_some() && self.text.visible().is_empty() && !self.abort_wanted;
+        event.text.is_none() && (protocol >= 4 || may_be_put_off)
     }
 
     /// The gateway has said that the run is over, and its answer is looked for.
     pub(super) fn is_over_bare(&self, protocol: u32) -> bool {
         self.ended_bare && protocol >= 4
     }
+
+    /// A new attempt has begun: what was said of the last one counts no more.
+    pub(super) fn note_attempt(&mut self, event: &ChatEvent) {
+        let has_text = event.delta_text.as_ref().is_some_and(|text| !text.is_empty());
+        if event.state == ChatState::Status || event.state == ChatState::Delta && has_text {
+            self.reply = None;
+        }
+    }
+
+    /// What was answered, as far as it is known without the log: what has come of it, else what the gateway says. A text
+    /// that was cut is none: the log's will be a late line.
+    pub(super) fn bare_end(&mut self) -> End {
+        let said = self.reply.take().filter(|_| self.text.visible().is_empty()).and_then(|reply| reply.text);
+        End::answered(said.filter(|text| !TerminalReply::is_cut(text)), None)
+    }
 }
 
 impl Session {
-    /// The run at hand ended without a text: its answer is taken from where it stands.
-    pub(super) fn end_bare(&mut self, event: &ChatEvent, now_ms: i64) -> Vec<Effect> {
+    /// The gateway speaks this protocol from now on.
+    pub(super) fn speak(&mut self, protocol: u32) {
+        if std::mem::replace(&mut self.protocol, protocol) != protocol
+            && let Some(run) = &mut self.run
+        {
+            // An end without a text means something else there.
+            run.ended_bare = false;
+        }
+    }
+
+    /// The run at hand ended without a text: its answer is looked for.
+    pub(super) fn end_bare(&mut self, now_ms: i64) -> Vec<Effect> {
         let protocol = self.protocol;
         let Some(run) = &mut self.run else { return Vec::new() };
-        if let Some(reply) = run.reply.take().filter(|_| protocol >= 4) {
-            return self.end(End { said_at: event.timestamp_ms, ..End::answered(reply.text, event.usage.clone()) });
-        }
         run.ended_bare = true;
         run.is_seen = true;
         if protocol >= 4 {
+            if run.reply.as_ref().is_some_and(|reply| reply.text.is_none()) {
+                return self.end(End::answered(None, None));
+            }
             run.stage = Stage::Resuming { until: now_ms + BARE_WAIT_MS };
-            // Its word may be the next one that comes.
-            return self.look_later(BARE_LOOK_MS);
+            return self.look();
         }
         if !matches!(run.stage, Stage::Resuming { .. }) {
             run.stage = Stage::Resuming { until: now_ms + self.options.resume_wait_ms };
@@ -40,25 +68,33 @@ impl Session {
         self.look_later(RESUME_LOOK_MS)
     }
 
-    /// The log cannot be read: a run that is over waits no longer than its time.
-    pub(super) fn give_up_bare(&mut self, now_ms: i64) -> Option<Vec<Effect>> {
-        let run = self.run.as_ref().filter(|run| run.is_over_bare(self.protocol))?;
-        let is_due = matches!(run.stage, Stage::Resuming { until } if now_ms >= until);
-        is_due.then(|| self.end(End::answered(None, None)))
-    }
-
     /// The gateway says what a run has answered.
     pub(in super::super) fn on_reply(&mut self, reply: TerminalReply) -> Vec<Effect> {
         let protocol = self.protocol;
         let Some(run) = self.run.as_mut().filter(|run| run.run_id == reply.run_id) else { return Vec::new() };
-        match run.stage {
-            Stage::Resuming { .. } if run.is_over_bare(protocol) => self.end(End::answered(reply.text, None)),
-            // What it has streamed, and its last event, tell more.
-            _ if run.text.visible().is_empty() => {
-                run.reply = Some(reply);
-                Vec::new()
-            }
-            _ => Vec::new(),
+        let is_over = run.is_over_bare(protocol) && matches!(run.stage, Stage::Resuming { .. });
+        if is_over && reply.text.is_none() {
+            return self.end(End::answered(None, None));
         }
+        run.reply = Some(reply);
+        Vec::new()
+    }
+
+    /// Looks for the answer of a run that is over. `None` if there is no such run; a log that cannot be read holds nothing
+    /// up for long.
+    pub(super) fn tick_bare(&mut self, now_ms: i64) -> Option<Vec<Effect>> {
+        let protocol = self.protocol;
+        let run = self.run.as_mut().filter(|run| run.is_over_bare(protocol))?;
+        let until = match run.stage {
+            Stage::Resuming { until } => until,
+            Stage::Unsure => now_ms + BARE_WAIT_MS,
+            _ => return None,
+        };
+        run.stage = Stage::Resuming { until };
+        if now_ms >= until + BARE_WAIT_MS {
+            let end = run.bare_end();
+            return Some(self.end(end));
+        }
+        Some(if self.looking.is_none() { self.look() } else { Vec::new() })
     }
 }

@@ -1,10 +1,11 @@
 //! What is read in the gateway's log: the first contact, the newest rows, and what became of a run.
 use std::collections::HashSet;
 
+use super::bare::BARE_WAIT_MS;
 use super::import::{Import, resets_up_to};
 use super::{
-    BARE_LOOK_MS, BARE_WAIT_MS, BUSY_RETRY_MS, Contact, Effect, End, HISTORY_ROWS_MAX, LOOK_BYTES_MAX, LOOK_ROWS_MAX,
-    Purpose, RESUME_LOOK_MS, RequestError, STORE_RETRY_MS, Session, Stage, Wake,
+    BUSY_RETRY_MS, Contact, Effect, End, HISTORY_ROWS_MAX, LOOK_BYTES_MAX, LOOK_ROWS_MAX, Purpose, RESUME_LOOK_MS,
+    RequestError, Run, STORE_RETRY_MS, Session, Stage, Wake,
 };
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::ids::GatewayId;
@@ -183,9 +184,10 @@ impl Session {
         effects
     }
 
-    /// The beginning or the end of the turn at hand is being written.
+    /// The beginning or the end of the turn at hand is being written, or its answer looked for.
     fn is_turn_on_its_way(&self) -> bool {
-        self.run.as_ref().is_some_and(|run| matches!(run.stage, Stage::Beginning | Stage::Ending(_)))
+        let is_moving = |run: &Run| matches!(run.stage, Stage::Beginning | Stage::Ending(_));
+        self.run.as_ref().is_some_and(|run| is_moving(run) || run.is_over_bare(self.protocol))
     }
 
     /// Makes the pass that had to wait for a turn to be on disk.
@@ -284,7 +286,7 @@ impl Session {
                 if matches!(error, RequestError::Closed) {
                     return Vec::new();
                 }
-                self.give_up_bare(now_ms).unwrap_or_else(|| self.look_later(RESUME_LOOK_MS))
+                self.look_later(RESUME_LOOK_MS)
             }
         };
         if again && is_missing(self) {
@@ -419,19 +421,22 @@ impl Session {
             _ => now_ms + self.options.resume_wait_ms,
         };
         // Nobody waits for somebody else's run that is over; its rows are mapped like any others.
-        let is_foreign_and_over = run.question.is_none() && page.is_idle();
+        let is_foreign_and_over = run.question.is_none() && page.is_idle() && !is_over;
         if now_ms >= until || is_foreign_and_over || run.abort_wanted {
             let end = known.unwrap_or_else(|| match (run.abort_wanted, run.ended_bare) {
                 (true, _) => End::aborted(None),
-                (false, true) => End::answered(None, None),
+                (false, true) => run.bare_end(),
                 (false, false) => End::interrupted(),
             });
             self.unread |= reconcile::is_active(page);
             return self.end(end);
         }
         run.stage = Stage::Resuming { until };
-        let interval = if is_over { BARE_LOOK_MS } else { RESUME_LOOK_MS };
-        let ms = interval.min(u64::try_from(until - now_ms).unwrap_or(0).max(1));
+        if is_over {
+            // The next tick looks again.
+            return Vec::new();
+        }
+        let ms = RESUME_LOOK_MS.min(u64::try_from(until - now_ms).unwrap_or(0).max(1));
         self.look_later(ms)
     }
 }

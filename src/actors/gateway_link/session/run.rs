@@ -187,6 +187,9 @@ impl Session {
     /// Time passes: silence is looked into, long texts are kept.
     pub(in super::super) fn on_tick(&mut self, now_ms: i64) -> Vec<Effect> {
         let link_up = self.link_up;
+        if let Some(effects) = self.link_up.then(|| self.tick_bare(now_ms)).flatten() {
+            return effects;
+        }
         let Some(run) = self.run.as_mut().filter(|_| link_up) else { return Vec::new() };
         let mut effects = Vec::new();
         let is_silent = now_ms - run.heard_at >= self.options.silence_ms;
@@ -296,10 +299,11 @@ impl Session {
             return Vec::new();
         };
         run.note_sent(now_ms);
+        run.note_attempt(event);
         match event.state {
             // The first terminal event counts; what comes with a second one is another line.
             _ if run.is_over_bare(protocol) => Vec::new(),
-            ChatState::Final if run.is_bare(event, protocol) => self.end_bare(event, now_ms),
+            ChatState::Final if run.is_bare(event, protocol) => self.end_bare(now_ms),
             ChatState::Final => {
                 self.end(End { said_at: event.timestamp_ms, ..End::answered(event.text.clone(), event.usage.clone()) })
             }
@@ -374,6 +378,11 @@ impl Session {
         let unsent = question.map(|question| question.delivery_id);
         if unsent.is_some() {
             drop(self.end(End::aborted(None)));
+        }
+        let protocol = self.protocol;
+        let is_over = |run: &&mut Run| run.is_over_bare(protocol) && !matches!(run.stage, Stage::Ending(_));
+        if let Some(end) = self.run.as_mut().filter(is_over).map(Run::bare_end) {
+            drop(self.end(end));
         }
         match &self.run {
             Some(Run { stage: Stage::Ending(end), .. }) => (Some(end.clone()), unsent),

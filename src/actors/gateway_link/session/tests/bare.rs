@@ -24,23 +24,55 @@ fn taken_back() -> Bench {
 }
 
 #[test]
-fn an_answer_that_was_taken_back_is_the_one_that_the_gateway_names() {
-    let mut bench = taken_back();
-    let key = bench.key(0);
-    reply(&mut bench, "other", Some("not ours"));
-    reply(&mut bench, &key, Some("two"));
-    assert_eq!(bench.said(), Vec::<String>::new(), "its last event may have more");
-    bench.own(ChatState::Final, None);
-    assert_eq!(bench.said(), ["end answered: two"]);
-    // Its word may come behind its end as well.
+fn an_answer_that_was_taken_back_is_read_in_the_log() {
     let mut bench = taken_back();
     let key = bench.key(0);
     bench.own(ChatState::Final, None);
-    assert_eq!(bench.said(), Vec::<String>::new());
+    assert_eq!(bench.said(), ["history reconcile"]);
+    bench.looked(running(vec![asked_row(1, &key, "question 0")], &key, "two"));
+    assert_eq!(bench.said(), Vec::<String>::new(), "for a moment the log tells that the run goes on");
     bench.own(ChatState::Final, Some("⚠️ a tool failed"));
     assert_eq!(bench.said(), Vec::<String>::new(), "the first terminal event counts");
-    reply(&mut bench, &key, Some("two"));
-    assert_eq!(bench.said(), ["end answered: two"]);
+    bench.pass(500);
+    bench.looked(idle(vec![asked_row(1, &key, "question 0"), answer_row(2, &key, "one, two")]));
+    assert_eq!(bench.said(), ["history reconcile", "end answered: one, two"]);
+}
+
+#[test]
+fn a_text_that_came_before_the_end_may_be_void() {
+    let mut bench = Bench::answering();
+    let key = bench.key(0);
+    bench.own(ChatState::Delta, Some("I look"));
+    bench.own(ChatState::Final, None);
+    bench.looked(idle(vec![asked_row(1, &key, "question 0"), answer_row(2, &key, "two")]));
+    assert_eq!(bench.said(), ["history reconcile", "end answered: two"], "its taking back was missed");
+}
+
+#[test]
+fn what_the_gateway_says_of_the_answer_is_taken_where_the_log_has_nothing() {
+    let long = format!("{}…", "x".repeat(4_095));
+    for (said, known) in [("two", "two"), (long.as_str(), "")] {
+        for is_before in [true, false] {
+            let mut bench = taken_back();
+            let key = bench.key(0);
+            reply(&mut bench, "other", Some("not ours"));
+            if is_before {
+                reply(&mut bench, &key, Some(said));
+            }
+            bench.own(ChatState::Final, None);
+            if !is_before {
+                reply(&mut bench, &key, Some(said));
+            }
+            for _ in 0..4 {
+                bench.looked(idle(vec![asked_row(1, &key, "question 0")]));
+                assert_eq!(bench.said(), ["history reconcile"]);
+                bench.pass(500);
+            }
+            bench.looked(idle(vec![asked_row(1, &key, "question 0")]));
+            // One that was cut comes whole as a late line.
+            assert_eq!(bench.said(), ["history reconcile".to_owned(), format!("end answered: {known}")]);
+        }
+    }
 }
 
 #[test]
@@ -50,7 +82,11 @@ fn what_was_streamed_and_what_the_last_event_says_come_first() {
     bench.own(ChatState::Delta, Some("one, two"));
     reply(&mut bench, &key, Some("two"));
     bench.own(ChatState::Final, None);
-    assert_eq!(bench.said(), ["end answered: one, two"]);
+    for _ in 0..5 {
+        bench.looked(idle(vec![asked_row(1, &key, "question 0")]));
+        bench.pass(500);
+    }
+    assert_eq!(bench.said().last().map(String::as_str), Some("end answered: one, two"));
     let mut bench = Bench::answering();
     let key = bench.key(0);
     reply(&mut bench, &key, Some("two"));
@@ -59,50 +95,69 @@ fn what_was_streamed_and_what_the_last_event_says_come_first() {
 }
 
 #[test]
-fn an_answer_that_no_event_names_is_read_in_the_log() {
-    let mut bench = taken_back();
-    let key = bench.key(0);
-    bench.own(ChatState::Final, None);
-    bench.pass(500);
-    bench.looked(running(vec![asked_row(1, &key, "question 0")], &key, "two"));
-    assert_eq!(bench.said(), ["history reconcile"], "for a moment the log tells that the run goes on");
-    bench.pass(500);
-    bench.looked(idle(vec![asked_row(1, &key, "question 0"), answer_row(2, &key, "two")]));
-    assert_eq!(bench.said(), ["history reconcile", "end answered: two"]);
-}
-
-#[test]
 fn an_agent_that_says_nothing_has_answered() {
-    let mut bench = Bench::answering();
-    let key = bench.key(0);
-    bench.ask();
-    bench.own(ChatState::Final, None);
-    reply(&mut bench, &key, None);
-    assert_eq!(bench.said(), ["end answered: ", "send 1"], "by its own word at once");
+    for is_before in [true, false] {
+        let mut bench = Bench::answering();
+        let key = bench.key(0);
+        bench.ask();
+        if is_before {
+            reply(&mut bench, &key, None);
+        }
+        bench.own(ChatState::Final, None);
+        if !is_before {
+            assert_eq!(bench.said(), ["history reconcile"]);
+            reply(&mut bench, &key, None);
+        }
+        assert_eq!(bench.said(), ["end answered: ", "send 1"], "by its own word at once");
+    }
     // Without a word it has some time.
     let mut bench = Bench::answering();
     let key = bench.key(0);
     bench.ask();
     bench.own(ChatState::Final, None);
-    for _ in 0..4 {
-        bench.pass(500);
+    for _ in 0..5 {
         bench.looked(idle(vec![asked_row(1, &key, "question 0")]));
+        bench.pass(500);
     }
     let said = bench.said();
-    assert_eq!(said.iter().filter(|word| *word == "history reconcile").count(), 4, "{said:?}");
+    assert_eq!(said.iter().filter(|word| *word == "history reconcile").count(), 5, "{said:?}");
     assert_eq!(said[said.len() - 2..], ["end answered: ", "send 1"]);
 }
 
 #[test]
-fn a_log_that_cannot_be_read_holds_nothing_up() {
-    let mut bench = taken_back();
-    bench.ask();
+fn an_attempt_that_said_nothing_does_not_count_for_the_next_one() {
+    let mut bench = Bench::answering();
+    let key = bench.key(0);
+    reply(&mut bench, &key, None);
+    bench.own(ChatState::Status, None);
     bench.own(ChatState::Final, None);
-    bench.pass(500);
-    bench.unread(Purpose::Reconcile, RequestError::Refused(refusal("INVALID_REQUEST", false)));
-    bench.pass(5_000);
-    bench.unread(Purpose::Reconcile, RequestError::TimedOut);
-    assert_eq!(bench.said(), ["history reconcile", "history reconcile", "end answered: ", "send 1"]);
+    bench.looked(idle(vec![asked_row(1, &key, "question 0"), answer_row(2, &key, "two")]));
+    assert_eq!(bench.said(), ["history reconcile", "end answered: two"]);
+}
+
+#[test]
+fn a_log_that_cannot_be_read_holds_nothing_up() {
+    for link_goes in [false, true] {
+        let mut bench = taken_back();
+        let key = bench.key(0);
+        reply(&mut bench, &key, Some("two"));
+        bench.own(ChatState::Final, None);
+        if link_goes {
+            bench.down();
+            bench.pass(5_000);
+            bench.up();
+        }
+        for _ in 0..9 {
+            bench.unread(Purpose::Reconcile, RequestError::Refused(refusal("INVALID_REQUEST", false)));
+            bench.pass(500);
+        }
+        assert_eq!(bench.said().last().map(String::as_str), Some("end answered: two"));
+    }
+    // Nor does one that does not answer.
+    let mut bench = taken_back();
+    bench.own(ChatState::Final, None);
+    bench.pass(4_000);
+    assert_eq!(bench.said(), ["history reconcile", "end answered: "]);
 }
 
 #[test]
@@ -112,6 +167,7 @@ fn a_run_that_is_over_is_not_sent_again_when_the_link_goes() {
     bench.own(ChatState::Final, None);
     bench.down();
     bench.pass(5_000);
+    bench.said.clear();
     bench.up();
     bench.looked(idle(Vec::new()));
     assert_eq!(bench.said(), ["history reconcile"], "its rows are still being written");
@@ -121,12 +177,47 @@ fn a_run_that_is_over_is_not_sent_again_when_the_link_goes() {
 }
 
 #[test]
+fn a_run_that_is_over_ends_with_its_link() {
+    let mut bench = taken_back();
+    let key = bench.key(0);
+    reply(&mut bench, &key, Some("two"));
+    bench.own(ChatState::Final, None);
+    let (end, unsent) = bench.session.left_over();
+    assert_eq!((end.expect("an end").text.as_str(), unsent), ("two", None));
+}
+
+#[test]
+fn a_gateway_of_another_protocol_means_something_else() {
+    let mut bench = Bench::answering();
+    bench.session.on_link_down();
+    let effects = bench.session.on_link_up(3, bench.now);
+    bench.perform(effects);
+    let key = bench.key(0);
+    bench.looked(page_of_protocol_3(&key));
+    bench.own(ChatState::Final, None);
+    bench.down();
+    bench.up();
+    bench.said.clear();
+    bench.looked(running(vec![asked_row(1, &key, "question 0")], &key, "so"));
+    bench.own(ChatState::Delta, Some("so far"));
+    bench.own(ChatState::Final, Some("so far, so good"));
+    assert_eq!(bench.said(), ["end answered: so far, so good"]);
+}
+
+fn page_of_protocol_3(key: &str) -> Value {
+    json!({"sessionId": "log", "messages": [asked_row(1, key, "question 0")]})
+}
+
+#[test]
 fn a_run_of_others_has_its_answer_as_well() {
     let mut bench = Bench::ready();
     bench.event("other", ChatState::Status, None);
     bench.event("other", ChatState::Final, None);
-    reply(&mut bench, "other", Some("theirs"));
-    assert_eq!(bench.said(), ["end answered: theirs"]);
+    bench.looked(idle(vec![asked_row(1, "other", "theirs")]));
+    assert_eq!(bench.said(), ["history reconcile"], "its row is still being written");
+    bench.pass(500);
+    bench.looked(idle(vec![asked_row(1, "other", "theirs"), answer_row(2, "other", "yours")]));
+    assert_eq!(bench.said(), ["history reconcile", "end answered: yours"]);
 }
 
 #[test]
@@ -134,11 +225,23 @@ fn a_question_that_another_run_has_taken_in_ends_with_it() {
     let mut bench = Bench::answering();
     let key = bench.key(0);
     bench.own(ChatState::Final, None);
-    bench.pass(500);
     let mut steered = asked_row(2, &key, "question 0");
     steered["__openclaw"]["steerTargetRunId"] = json!("theirs");
     bench.looked(running(vec![asked_row(1, "theirs", "x"), steered], "theirs", "so far"));
     bench.event("theirs", ChatState::Delta, Some("so far, so good"));
     bench.event("theirs", ChatState::Final, Some("so far, so good"));
     assert_eq!(bench.said(), ["history reconcile", "end answered: so far, so good"]);
+}
+
+#[test]
+fn rows_are_not_mapped_while_the_answer_is_looked_for() {
+    let mut bench = taken_back();
+    bench.own(ChatState::Final, None);
+    let mapped = bench.mapped;
+    bench.event("theirs", ChatState::Final, Some("theirs"));
+    bench.tail(idle(Vec::new()));
+    assert_eq!(bench.mapped, mapped, "they would be taken for lines of others");
+    bench.pass(4_000);
+    bench.tail(idle(Vec::new()));
+    assert!(bench.mapped > mapped, "they are when the turn has ended");
 }

@@ -246,7 +246,7 @@ fn after_a_gap_the_log_tells_what_became_of_the_question() {
         let mut bench = cut_in(stage);
         bench.looked(running(vec![asked_row(1, &key, "question 0")], &bench.key(0), "so far"));
         assert_eq!(bench.said, ["tell so far"], "{stage}: running");
-        bench.own(ChatState::Final, None);
+        bench.own(ChatState::Final, Some("so far"));
         assert_eq!(bench.said()[0], "end answered: so far", "{stage}: running");
 
         let mut bench = cut_in(stage);

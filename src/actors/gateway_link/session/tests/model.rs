@@ -357,7 +357,9 @@ impl World {
         if !key.starts_with("resumed-") {
             let expected = answer_to(&key);
             assert!(expected.starts_with(&end.text) || end.text == "failed", "{} is no answer to {key}", end.text);
-            if end.state == TurnState::Final {
+            // The log may have been out of reach for as long as it is waited for.
+            let may_be_empty = end.text.is_empty() && self.upstream.hushed.contains(&key);
+            if end.state == TurnState::Final && !may_be_empty {
                 assert_eq!(end.text, expected, "a whole answer");
             }
         }
@@ -409,6 +411,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => Just(Happening::Refuse),
         8 => Just(Happening::Work(Work::Grow)),
         2 => Just(Happening::Work(Work::Finish)),
+        2 => Just(Happening::Work(Work::Hush)),
         1 => Just(Happening::Work(Work::Fail)),
         12 => Just(Happening::Arrive),
         10 => Just(Happening::Store),

@@ -26,6 +26,8 @@ pub(super) struct Upstream {
     cut_off: Option<String>,
     /// Keys for which a model was asked.
     pub(super) started: HashSet<String>,
+    /// Keys whose runs ended without a text.
+    pub(super) hushed: HashSet<String>,
     resumed: u32,
     tells_ids: bool,
     pub(super) protocol: u32,
@@ -115,6 +117,23 @@ impl Upstream {
                 self.known.insert(run.key, true);
                 Some(chat(&run.run_id, ChatState::Final, Some(&whole)))
             }
+            // What was streamed is taken back first.
+            Work::Hush if self.protocol >= 4 && !run.text.is_empty() => {
+                run.text.clear();
+                let void = chat(&run.run_id, ChatState::Delta, Some(""));
+                Some(ChatEvent { delta_text: Some(String::new()), replace: true, ..void })
+            }
+            Work::Hush if self.protocol >= 4 => {
+                let run = self.active.take()?;
+                self.log(
+                    json!({"role": "assistant", "content": [{"type": "text", "text": whole}], "stopReason": "stop",
+                    "__openclaw": {"runId": run.run_id}}),
+                );
+                self.hushed.insert(run.key.clone());
+                self.known.insert(run.key, true);
+                Some(chat(&run.run_id, ChatState::Final, None))
+            }
+            Work::Hush => None,
             Work::Fail => {
                 let run = self.active.take()?;
                 self.log(json!({"role": "assistant", "content": [{"type": "text", "text": "failed"}],
@@ -193,5 +212,7 @@ impl Upstream {
 pub(super) enum Work {
     Grow,
     Finish,
+    /// Ends without a text, as it is done behind a tool.
+    Hush,
     Fail,
 }
