@@ -237,7 +237,10 @@ impl GatewayLink {
     fn on_reply(&mut self, reply: TerminalReply, ctx: &mut Context<Self>) {
         let of_run = self.runs.session_of(&reply.run_id);
         if let Some(id) = of_run.or_else(|| self.by_canonical.get(&reply.session_key).copied()) {
-            self.with_session(id, ctx, |session, _| session.on_reply(reply));
+            self.with_session(id, ctx, |session, now_ms| {
+                session.on_reply(reply, now_ms);
+                Vec::new()
+            });
         }
     }
 

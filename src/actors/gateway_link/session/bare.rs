@@ -25,9 +25,22 @@ impl Run {
     /// A new attempt has begun: what was said of the last one counts no more.
     pub(super) fn note_attempt(&mut self, event: &ChatEvent) {
         let has_text = event.delta_text.as_ref().is_some_and(|text| !text.is_empty());
-        if event.state == ChatState::Status || event.state == ChatState::Delta && has_text {
+        let begins = event.state == ChatState::Status || event.state == ChatState::Delta && has_text;
+        if begins && !self.ended_bare {
             self.reply = None;
         }
+    }
+
+    /// The gateway has said that there is no answer to see; it speaks of the last part of it only.
+    fn is_silent(&self) -> bool {
+        self.reply.as_ref().is_some_and(|reply| reply.text.is_none())
+    }
+
+    /// Ends it with what the gateway has said of it, where that is all of it. `None`: the log is to be read.
+    pub(super) fn end_as_said(&mut self) -> Option<End> {
+        let is_known =
+            self.reply.as_ref().is_some_and(|reply| !reply.text.as_deref().is_some_and(TerminalReply::is_cut));
+        (is_known && self.text.visible().is_empty()).then(|| self.bare_end())
     }
 
     /// What was answered, as far as it is known without the log: what has come of it, else what the gateway says. A text
@@ -56,10 +69,9 @@ impl Session {
         run.ended_bare = true;
         run.is_seen = true;
         if protocol >= 4 {
-            if run.reply.as_ref().is_some_and(|reply| reply.text.is_none()) {
-                return self.end(End::answered(None, None));
-            }
-            run.stage = Stage::Resuming { until: now_ms + BARE_WAIT_MS };
+            // A page that was asked for before is older than this end.
+            run.heard += 1;
+            run.stage = Stage::Resuming { until: if run.is_silent() { now_ms } else { now_ms + BARE_WAIT_MS } };
             return self.look();
         }
         if !matches!(run.stage, Stage::Resuming { .. }) {
@@ -68,16 +80,17 @@ impl Session {
         self.look_later(RESUME_LOOK_MS)
     }
 
-    /// The gateway says what a run has answered.
-    pub(in super::super) fn on_reply(&mut self, reply: TerminalReply) -> Vec<Effect> {
+    /// The gateway says what a run has answered. Where it says that there is nothing, the next page of the log decides.
+    pub(in super::super) fn on_reply(&mut self, reply: TerminalReply, now_ms: i64) {
         let protocol = self.protocol;
-        let Some(run) = self.run.as_mut().filter(|run| run.run_id == reply.run_id) else { return Vec::new() };
-        let is_over = run.is_over_bare(protocol) && matches!(run.stage, Stage::Resuming { .. });
-        if is_over && reply.text.is_none() {
-            return self.end(End::answered(None, None));
+        let Some(run) = self.run.as_mut().filter(|run| run.run_id == reply.run_id) else { return };
+        if reply.text.is_none() && run.reply.as_ref().is_some_and(|known| known.text.is_some()) {
+            return;
         }
         run.reply = Some(reply);
-        Vec::new()
+        if run.is_silent() && run.is_over_bare(protocol) && matches!(run.stage, Stage::Resuming { .. }) {
+            run.stage = Stage::Resuming { until: now_ms };
+        }
     }
 
     /// Looks for the answer of a run that is over. `None` if there is no such run; a log that cannot be read holds nothing

@@ -300,7 +300,8 @@ impl Session {
         let Some(run) = &mut self.run else { return Vec::new() };
         let newer = run.looked.take();
         let is_running = matches!(run.stage, Stage::Running);
-        if is_running && run.heard != run.heard_at_look {
+        let is_over = run.is_over_bare(protocol);
+        if (is_running || is_over) && run.heard != run.heard_at_look {
             // It was heard of since; the page is older.
             return Vec::new();
         }
@@ -321,7 +322,13 @@ impl Session {
             after_seq: run.after_seq,
             protocol,
         };
-        match reconcile::judge(&page, &asked) {
+        let mut verdict = reconcile::judge(&page, &asked);
+        if is_over && matches!(verdict, Verdict::Waiting | Verdict::LookFurther) {
+            // Its answer may be there where the question stands further up.
+            let of_run = reconcile::judge(&page, &Asked { key: None, ..asked });
+            verdict = if matches!(of_run, Verdict::Answered(_)) { of_run } else { verdict };
+        }
+        match verdict {
             Verdict::Answered(rows) => {
                 let end = End::from_rows(&rows, run.text.visible().len());
                 // Somebody else's run may be active behind it.
@@ -339,7 +346,7 @@ impl Session {
             }
             // For a moment the log tells of a run that is over.
             Verdict::Running { run_id, text }
-                if !(self.ended_runs.contains(&run_id) || run.is_over_bare(protocol) && run.run_id == run_id) =>
+                if !(self.ended_runs.contains(&run_id) || is_over && run.run_id == run_id) =>
             {
                 let text = text.map(str::to_owned);
                 self.adopt(run_id, text, now_ms)

@@ -67,7 +67,8 @@ impl Session {
                 let early = std::mem::take(&mut run.early);
                 let mut effects = if self.link_up { self.goes_on(now_ms) } else { Vec::new() };
                 effects.extend(early.into_iter().flat_map(|event| self.on_event(event, now_ms)));
-                if let Some(run) = self.run.as_mut().filter(|run| matches!(run.stage, Stage::Running))
+                let goes_on = |run: &&mut Run| matches!(run.stage, Stage::Running | Stage::Resuming { .. });
+                if let Some(run) = self.run.as_mut().filter(goes_on)
                     && !self.link_up
                 {
                     run.stage = Stage::Unsure;
@@ -381,7 +382,7 @@ impl Session {
         }
         let protocol = self.protocol;
         let is_over = |run: &&mut Run| run.is_over_bare(protocol) && !matches!(run.stage, Stage::Ending(_));
-        if let Some(end) = self.run.as_mut().filter(is_over).map(Run::bare_end) {
+        if let Some(end) = self.run.as_mut().filter(is_over).and_then(Run::end_as_said) {
             drop(self.end(end));
         }
         match &self.run {

@@ -7,8 +7,7 @@ fn reply(bench: &mut Bench, run_id: &str, text: Option<&str>) {
         session_key: "agent:main:s".to_owned(),
         text: text.map(str::to_owned),
     };
-    let effects = bench.session.on_reply(reply);
-    bench.perform(effects);
+    bench.session.on_reply(reply, bench.now);
 }
 
 /// A run whose text came and was taken back, as it is done behind a tool.
@@ -105,10 +104,11 @@ fn an_agent_that_says_nothing_has_answered() {
         }
         bench.own(ChatState::Final, None);
         if !is_before {
-            assert_eq!(bench.said(), ["history reconcile"]);
             reply(&mut bench, &key, None);
         }
-        assert_eq!(bench.said(), ["end answered: ", "send 1"], "by its own word at once");
+        bench.looked(idle(vec![asked_row(1, &key, "question 0")]));
+        let said = ["history reconcile", "end answered: ", "send 1"];
+        assert_eq!(bench.said(), said, "by its own word with the first page");
     }
     // Without a word it has some time.
     let mut bench = Bench::answering();
@@ -184,6 +184,40 @@ fn a_run_that_is_over_ends_with_its_link() {
     bench.own(ChatState::Final, None);
     let (end, unsent) = bench.session.left_over();
     assert_eq!((end.expect("an end").text.as_str(), unsent), ("two", None));
+    // What is not known for sure the next link reads.
+    for text in [Some(format!("{}…", "x".repeat(4_095))), None] {
+        let mut bench = taken_back();
+        let key = bench.key(0);
+        if let Some(text) = text {
+            reply(&mut bench, &key, Some(&text));
+        }
+        bench.own(ChatState::Final, None);
+        assert!(bench.session.left_over().0.is_none());
+    }
+}
+
+#[test]
+fn a_page_from_before_the_end_says_nothing() {
+    let mut bench = taken_back();
+    let key = bench.key(0);
+    bench.pass(180_000);
+    assert_eq!(bench.said(), ["history reconcile"], "it was silent for long");
+    bench.own(ChatState::Final, None);
+    bench.pass(2_500);
+    bench.looked(idle(vec![asked_row(1, &key, "question 0")]));
+    bench.looked(idle(vec![asked_row(1, &key, "question 0"), answer_row(2, &key, "two")]));
+    assert_eq!(bench.said(), ["history reconcile", "end answered: two"]);
+}
+
+#[test]
+fn the_question_may_stand_further_up_than_the_answer() {
+    let mut bench = taken_back();
+    let key = bench.key(0);
+    bench.own(ChatState::Final, None);
+    let mut newest = idle(vec![answer_row(400, &key, "two")]);
+    newest["hasMore"] = json!(true);
+    bench.looked(newest);
+    assert_eq!(bench.said(), ["history reconcile", "end answered: two"]);
 }
 
 #[test]
