@@ -12,6 +12,7 @@ use super::channels::Channels;
 use super::digests::Digests;
 use crate::channels::setup::Provider;
 use crate::domain::channel::Channel;
+use crate::domain::error::Error;
 use crate::domain::event::{Event, Live};
 use crate::domain::gateway::{Gateway, LinkState, LinkStatus};
 use crate::domain::ids::{AgentId, ChannelId, ConversationId, GatewayId, TokenId, TurnId, UserId};
@@ -296,6 +297,20 @@ impl Directory {
         self.active.load(Ordering::SeqCst)
     }
 
+    /// Finds what is known only while this node is the active one. One that has lost its lease, if only to begin anew, knows
+    /// nothing of it any more: that is no word on what there is.
+    pub fn known<T>(&self, find: impl Fn(&Self) -> Option<T>) -> Result<Option<T>, Error> {
+        let found = find(self);
+        if found.is_some() {
+            return Ok(found);
+        }
+        if !self.is_active() {
+            return Err(Error::stands_by());
+        }
+        // It may have begun anew since: it knows everything before it is active.
+        Ok(find(self))
+    }
+
     pub fn set_active(&self, active: bool) {
         self.active.store(active, Ordering::SeqCst);
     }
@@ -379,8 +394,23 @@ impl Directory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::error::ErrorCode;
     use crate::domain::event::GatewayChange;
     use crate::domain::ids::{AgentId, AgentKeyId};
+
+    #[test]
+    fn a_node_that_has_lost_its_lease_does_not_say_what_there_is() {
+        let directory = Directory::default();
+        let refused = directory.known(|_| None::<()>).map_err(|error| error.code());
+        assert_eq!(refused, Err(ErrorCode::Standby));
+        assert_eq!(directory.known(|_| Some(1)).ok(), Some(Some(1)), "what it has heard of it may tell");
+        directory.set_active(true);
+        assert_eq!(directory.known(|_| None::<()>).ok(), Some(None));
+        // It begins anew between two looks.
+        let looks = AtomicU64::new(0);
+        let found = directory.known(|_| (looks.fetch_add(1, Ordering::SeqCst) > 0).then_some(1));
+        assert_eq!(found.ok(), Some(Some(1)));
+    }
 
     #[test]
     fn what_changes_who_may_call_is_counted() {

@@ -53,7 +53,8 @@ pub(super) fn authenticate_agent(req: &HttpRequest) -> Result<Arc<KeyFacts>, Err
         return Err(Error::new(ErrorCode::Unauthenticated, message));
     };
     let key = value.to_str().unwrap_or_default();
-    let found = state.directory.agents().key(&digest(key), state.clock.now_ms());
+    let (digest, now_ms) = (digest(key), state.clock.now_ms());
+    let found = state.directory.known(|directory| directory.agents().key(&digest, now_ms))?;
     let key = found.ok_or_else(|| wrong_credential(state, req, "Invalid API key"))?;
     if origin(state, req.headers()) == Origin::Foreign {
         return Err(foreign_page());

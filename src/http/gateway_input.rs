@@ -92,7 +92,7 @@ impl Target for GatewayCard {
 
     async fn find(state: &AppState, _: &Caller, path: String) -> Result<Self, Error> {
         let id = path.parse().map_err(|_| Error::new(ErrorCode::GatewayNotFound, "Gateway not found"))?;
-        state.directory.gateway(&id).ok_or_else(|| gateways::not_found(&id))
+        state.directory.known(|directory| directory.gateway(&id))?.ok_or_else(|| gateways::not_found(&id))
     }
 }
 

@@ -83,7 +83,7 @@ async fn call(
 fn find(state: &AppState, id: &str) -> Result<Arc<LiveChannel>, Error> {
     let unknown = || Error::new(ErrorCode::NotFound, "there is no such channel");
     let id = id.parse().map_err(|_| unknown())?;
-    state.directory.channels().get(id).ok_or_else(unknown)
+    state.directory.known(|directory| directory.channels().get(id))?.ok_or_else(unknown)
 }
 
 /// Believes a call or not, and does what it says.

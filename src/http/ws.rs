@@ -127,7 +127,7 @@ async fn scope(state: &AppState, name: &str) -> Result<Option<Scope>, Error> {
         return Ok(Some(Scope::Federated));
     }
     if let Ok(id) = name.parse::<GatewayId>()
-        && state.directory.gateway(&id).is_some()
+        && state.directory.known(|directory| directory.gateway(&id))?.is_some()
     {
         return Ok(Some(Scope::Gateway(id)));
     }

@@ -69,14 +69,8 @@ impl BrowserSession {
             }
         };
         let directory = &self.parts.shared.directory;
-        let Some(card) = directory.gateway(&gateway_id) else {
-            // A node that has lost the lease knows no gateway any more; this socket is closed in a moment.
-            return Err(if directory.is_active() {
-                inbound::unknown_gateway(gateway_id.as_str())
-            } else {
-                Error::stands_by()
-            });
-        };
+        let card = directory.known(|directory| directory.gateway(&gateway_id))?;
+        let card = card.ok_or_else(|| inbound::unknown_gateway(gateway_id.as_str()))?;
         let key = named.session_key.as_deref().unwrap_or_default();
         let key: SessionKey =
             key.parse().map_err(|error: Error| Error::new(ErrorCode::BadFrame, error.message().to_owned()))?;

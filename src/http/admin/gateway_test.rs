@@ -63,7 +63,8 @@ pub(super) async fn test(
     } else {
         Err("the gateway is disabled".to_owned())
     };
-    let card = state.directory.gateway(&id).ok_or_else(|| gateways::not_found(&id))?;
+    let card = state.directory.known(|directory| directory.gateway(&id))?;
+    let card = card.ok_or_else(|| gateways::not_found(&id))?;
     let problem = card.status.problem.as_ref().map(|problem| problem.message.clone());
     Ok(HttpResponse::Ok().json(Tested {
         ok: outcome.is_ok(),

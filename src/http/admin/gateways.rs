@@ -89,7 +89,8 @@ impl From<&GatewayCard> for View {
 
 /// Shows a gateway as it is now.
 pub(super) fn now(state: &AppState, id: &GatewayId) -> Result<View, Error> {
-    state.directory.gateway(id).as_ref().map(View::from).ok_or_else(|| gateways::not_found(id))
+    let card = state.directory.known(|directory| directory.gateway(id))?;
+    card.as_ref().map(View::from).ok_or_else(|| gateways::not_found(id))
 }
 
 /// List the gateways with the state of their connections, by id.

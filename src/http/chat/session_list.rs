@@ -122,7 +122,7 @@ impl Target for WithSessions {
 
     async fn find(state: &AppState, caller: &Caller, path: String) -> Result<Self, Error> {
         let gateway_id = super::gateway_id(&path)?;
-        if state.directory.gateway(&gateway_id).is_some() {
+        if state.directory.known(|directory| directory.gateway(&gateway_id))?.is_some() {
             return Ok(Self(gateway_id));
         }
         let filter = Filter {

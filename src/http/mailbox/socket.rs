@@ -131,7 +131,8 @@ impl AgentDesk {
 
     /// Returns the key as it is now, if it counts.
     fn current(&self) -> Result<Arc<KeyFacts>, Error> {
-        let found = self.state.directory.agents().current(self.key.key_id, self.state.clock.now_ms());
+        let now_ms = self.state.clock.now_ms();
+        let found = self.state.directory.known(|directory| directory.agents().current(self.key.key_id, now_ms))?;
         found.ok_or_else(|| Error::new(ErrorCode::Unauthenticated, "Invalid API key"))
     }
 
