@@ -82,11 +82,17 @@ async fn what_whatsapp_could_not_deliver_is_told_once(database: Database) {
 async fn a_failure_that_comes_before_its_message_is_asked_for_again(database: Database) {
     let provider = Provider::start(WhatsAppRules::new(&[EVE]));
     let (world, channel) = with_whatsapp(&database, &provider).await;
+    let (_, sent) = world.send("hello").await;
+    let mut notices = Vec::new();
     let now_s = SystemClock.now_ms() / 1_000;
     for (at, expected) in [(now_s, 503), (now_s - 86_400, 200)] {
-        let (body, signature) = whatsapp::failed(EVE, "wamid.unknown", at, APP_SECRET);
+        let (body, signature) = whatsapp::failed(EVE, &[("wamid.unknown", at), ("wamid.1", at)], APP_SECRET);
         let headers = [("X-Hub-Signature-256", signature.as_str())];
         assert_eq!(world.hook("POST", &format!("/hooks/{channel}"), &headers, &body).await.0, expected, "{at}");
+        // What stands behind it in the same call is told all the same, once.
+        let (_, polled) = world.ann.call(&world.broker, "GET", "/api/gateway/poll", None).await;
+        notices.extend(polled["messages"].as_array().expect("a list").clone());
+        assert_eq!((notices.len(), &notices[0]["in_reply_to"]), (1, &sent["message_id"]), "{notices:?}");
     }
 }
 
@@ -95,7 +101,7 @@ async fn the_failure_of_an_answer_is_no_question(database: Database) {
     let (world, channel) = with_whatsapp(&database, &provider).await;
     let line = |id: &str| json!({ "from": EVE, "id": id, "type": "image", "image": { "caption": "How far?" } });
     for (id, allow) in [("wamid.in.1", true), ("wamid.in.2", false)] {
-        let (body, signature) = whatsapp::event("messages", &line(id), APP_SECRET);
+        let (body, signature) = whatsapp::event("messages", &[line(id)], APP_SECRET);
         let headers = [("X-Hub-Signature-256", signature.as_str())];
         assert_eq!(world.hook("POST", &format!("/hooks/{channel}"), &headers, &body).await.0, 200);
         if allow {

@@ -38,6 +38,7 @@ on_both_databases!(
     what_failed_waits_and_dies_with_the_providers_words,
     what_was_leased_at_the_start_is_settled,
     what_may_have_arrived_is_not_forgotten,
+    what_may_have_arrived_is_not_said_to_be_late,
     what_cannot_be_read_holds_nobody_up,
     a_message_that_cannot_be_read_can_be_ended,
     what_is_on_its_way_when_its_channel_goes_is_of_unknown_outcome,
@@ -323,6 +324,26 @@ async fn what_may_have_arrived_is_not_forgotten(store: TestStore) {
     let recover = RecoverSends { channel_id: channel.id, ids: vec![id], repeat_ms: 1_000 };
     store.write(recover).await.unwrap();
     assert_eq!((now(&store, id).await.state, may_have().await), (DeliveryState::Pending, true));
+}
+
+async fn what_may_have_arrived_is_not_said_to_be_late(store: TestStore) {
+    let (ann, eve, channel) = three(&store).await;
+    let late = || SendToMember {
+        options: DeliveryOptions { expires_at: Some(store.clock.now_ms() + 1_000), ..DeliveryOptions::default() },
+        ..message(&ann, eve.id, "hello")
+    };
+    let silent = format!("{}: no answer", reason::OUTCOME_UNKNOWN);
+    let unknown = Some(reason::OUTCOME_UNKNOWN);
+    for (why, state, of) in [("HTTP 503", DeliveryState::Expired, None), (&silent, DeliveryState::Dead, unknown)] {
+        let id = store.write(late()).await.unwrap().delivery.unwrap().id;
+        let attempt = leased(&store, &channel, id).await;
+        let back = RetrySend { channel_id: channel.id, id, attempt, wait_ms: 5_000, why: why.into() };
+        store.write(back).await.unwrap();
+        store.clock.advance_ms(1_000);
+        store.write(FireDue { ids: vec![id] }).await.unwrap();
+        let ended = now(&store, id).await;
+        assert_eq!((ended.state, ended.reason.as_deref()), (state, of), "{why}");
+    }
 }
 
 async fn what_cannot_be_read_holds_nobody_up(store: TestStore) {

@@ -34,7 +34,7 @@ impl Teller {
     /// Calls until it was heard so often; what is not answered with 200 is told again.
     async fn tell(self, to: String, id: String) {
         let now_s = SystemClock.now_ms() / 1_000;
-        let (body, signature) = failed(&to, &id, now_s, &self.app_secret);
+        let (body, signature) = failed(&to, &[(&id, now_s)], &self.app_secret);
         for _ in 0..1_000 {
             if self.heard.load(Ordering::SeqCst) >= TELLS {
                 return;
@@ -50,20 +50,25 @@ impl Teller {
     }
 }
 
-/// A call that tells that a message to a number could not be delivered, with its signature; `at` in epoch seconds.
-pub(crate) fn failed(to: &str, id: &str, at: i64, app_secret: &str) -> (String, String) {
+/// A call that tells which messages to a number could not be delivered, each with its time in epoch seconds, and its
+/// signature.
+pub(crate) fn failed(to: &str, ids: &[(&str, i64)], app_secret: &str) -> (String, String) {
     let details = "Message failed to send because more than 24 hours have passed since the customer last replied.";
     let errors = json!([{ "code": 131_047, "title": "Re-engagement message", "message": "Re-engagement message",
         "error_data": { "details": details } }]);
-    let status = json!({ "id": id, "status": "failed", "timestamp": at.to_string(), "recipient_id": to,
-        "errors": errors });
-    event("statuses", &status, app_secret)
+    let statuses: Vec<Value> = ids
+        .iter()
+        .map(|(id, at)| {
+            json!({ "id": id, "status": "failed", "timestamp": at.to_string(), "recipient_id": to, "errors": errors })
+        })
+        .collect();
+    event("statuses", &statuses, app_secret)
 }
 
-/// A call with one line of a person (`messages`), or with what became of a message (`statuses`), and its signature.
-pub(crate) fn event(what: &str, item: &Value, app_secret: &str) -> (String, String) {
+/// A call with lines of people (`messages`), or with what became of messages (`statuses`), and its signature.
+pub(crate) fn event(what: &str, items: &[Value], app_secret: &str) -> (String, String) {
     let mut value = json!({ "messaging_product": "whatsapp", "metadata": { "phone_number_id": NUMBER } });
-    value[what] = json!([item]);
+    value[what] = json!(items);
     let event = json!({ "object": "whatsapp_business_account",
         "entry": [{ "id": "1", "changes": [{ "field": "messages", "value": value }] }] });
     let body = event.to_string();
