@@ -168,7 +168,7 @@ impl Node {
         }
         let (state, supervisor, handle) = (self.state, self.supervisor, self.handle.clone());
         let orderly = async move {
-            if supervisor.send(Shutdown).await.is_err() {
+            if supervisor.send(Shutdown { arrive_until: deadline - timeout / 4 }).await.is_err() {
                 log::warn!("the supervisor had ended before it was told to");
             }
             // What the links wrote on their way out waits in the bulk lane; behind it nothing waits any more.

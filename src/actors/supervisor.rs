@@ -91,10 +91,14 @@ pub struct DeliveriesReady(pub Vec<(Arc<Topic>, Delivery)>);
 #[rtype(result = "Vec<Report>")]
 pub struct ObserveAll;
 
-/// Stop everything in order: refuse, say goodbye to the gateways, write what waits, give the lease up.
+/// Stop everything in order: refuse, let messages to people arrive, say goodbye to the gateways, write what waits, give
+/// the lease up.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct Shutdown;
+pub struct Shutdown {
+    /// Until when messages to people may be on their way: what is cut then is of unknown outcome.
+    pub arrive_until: tokio::time::Instant,
+}
 
 /// What the supervisor is made with.
 pub struct SupervisorParts {
@@ -125,6 +129,8 @@ pub struct Supervisor {
     reading: HashMap<ChannelId, u64>,
     restarts: HashMap<Child, Restarts>,
     stopping: bool,
+    /// Messages to people are on their way, so that the lease is still needed.
+    finishing: bool,
     standby_said: bool,
     /// Counts the times the lease was asked for afresh, so that a late answer of an earlier time changes nothing.
     lease_round: u64,
@@ -150,6 +156,7 @@ impl Supervisor {
             reading: HashMap::new(),
             restarts: HashMap::new(),
             stopping: false,
+            finishing: false,
             standby_said: false,
             lease_round: 0,
             lease_timer: None,
@@ -463,12 +470,15 @@ impl Handler<ObserveAll> for Supervisor {
 impl Handler<Shutdown> for Supervisor {
     type Result = ResponseActFuture<Self, ()>;
 
-    fn handle(&mut self, _: Shutdown, _ctx: &mut Self::Context) -> Self::Result {
-        self.stopping = true;
+    fn handle(&mut self, msg: Shutdown, _ctx: &mut Self::Context) -> Self::Result {
+        (self.stopping, self.finishing) = (true, true);
         self.note_use();
-        let finished = self.finish_outboxes();
+        let finished = self.finish_outboxes(msg.arrive_until);
         let (store, node_id) = (self.parts.store.clone(), self.node_id);
-        let ended = finished.into_actor(self).map(|(), this, _| this.stop_children());
+        let ended = finished.into_actor(self).map(|(), this, _| {
+            this.finishing = false;
+            this.stop_children();
+        });
         let done = async move {
             // Behind everything that waits: when it is answered, everything before it is on disk.
             if let Err(error) = store.write(DropLease { node_id }).await {

@@ -165,7 +165,7 @@ impl Supervisor {
     }
 
     pub(super) fn renew_lease(&mut self, ctx: &mut Context<Self>) {
-        if self.stopping {
+        if self.stopping && !self.finishing {
             return;
         }
         let round = self.lease_round;

@@ -1,7 +1,6 @@
 //! Starts the outboxes of channels, and starts them anew when a channel was changed: never two of one channel at once, so
 //! that what one is sending is not taken for left over by the other (D5).
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix::prelude::*;
 
@@ -10,10 +9,6 @@ use crate::actors::channel_outbox::{ChannelOutbox, Finish, Leave, OutboxLeft, Ou
 use crate::actors::channels::{self, Intake};
 use crate::domain::delivery::Delivery;
 use crate::domain::ids::ChannelId;
-
-/// How long a stop waits for messages that are on their way: their outcome would be unknown. It is less than what is
-/// left of a lease that is renewed no more.
-const FINISH: Duration = Duration::from_secs(3);
 
 impl Supervisor {
     /// Starts the outbox of a channel as it is known now, unless one runs.
@@ -77,12 +72,12 @@ impl Supervisor {
         }
     }
 
-    /// Lets what is on its way come to its end.
-    pub(super) fn finish_outboxes(&mut self) -> impl Future<Output = ()> + use<> {
+    /// Lets what is on its way come to its end, until this time.
+    pub(super) fn finish_outboxes(&mut self, until: tokio::time::Instant) -> impl Future<Output = ()> + use<> {
         let told: Vec<_> = self.outboxes.values().map(|outbox| outbox.send(Finish)).collect();
         async move {
             // What takes longer is of unknown outcome, and the next start settles it.
-            let _ = tokio::time::timeout(FINISH, futures_util::future::join_all(told)).await;
+            let _ = tokio::time::timeout_at(until, futures_util::future::join_all(told)).await;
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::World;
+use super::{World, until};
 use crate::harness::Database;
 use crate::harness::providers::feishu::{APP, FeishuRules};
 use crate::harness::providers::telegram::{BOT, TelegramRules};
@@ -15,6 +15,7 @@ on_both_databases!(
     who_must_wait_holds_up_nobody_else,
     those_who_wait_between_two_parts_do_not_stop_each_other,
     a_channel_that_is_turned_off_and_on_loses_nothing,
+    a_stop_waits_for_what_is_on_its_way,
 );
 
 /// One message at a time: who holds its place and waits has all others wait.
@@ -94,4 +95,19 @@ async fn a_channel_that_is_turned_off_and_on_loses_nothing(database: Database) {
     let texts: Vec<String> = provider.with(|rules| rules.sent.iter().map(|(_, text)| text.clone()).collect());
     let expected: Vec<String> = (0..10).map(|n| format!("ann: {n}")).collect();
     assert_eq!(texts, expected, "each once, in their order");
+}
+
+async fn a_stop_waits_for_what_is_on_its_way(database: Database) {
+    let mut world = World::with(&database, SETTINGS, json!({ "telegram_chat_id": 7 })).await;
+    let provider = Provider::start(TelegramRules::new(&["7"]));
+    let bot = json!({ "kind": "telegram", "name": "Bot", "base_url": provider.url, "secret": { "bot_token": BOT } });
+    world.channel(bot).await;
+    // Longer than a lease holds that is renewed no more.
+    provider.fail(Fault::Slow(Duration::from_secs(6)));
+    let sent = world.send_as(&world.ann, "hello").await;
+    until("it is on its way", || provider.with(|rules| rules.sent.len()) == 1).await;
+    assert_eq!(world.broker.stop().await, Some(0));
+    world.broker.start_again().await;
+    assert_eq!(world.ended(&sent).await["state"], "completed");
+    assert_eq!(provider.with(|rules| rules.sent.len()), 1);
 }
