@@ -104,7 +104,8 @@ pub(super) async fn list(
     let rows_max = state.config.limits.page_rows_max;
     let rows = page::rows(call.query.limit, rows_max, rows_max)?;
     let after = page::after_name(call.query.cursor.as_deref())?;
-    let cards = state.directory.gateways();
+    let known = state.directory.known(|directory| Some(directory.gateways()).filter(|cards| !cards.is_empty()))?;
+    let cards = known.unwrap_or_default();
     let rest = cards.iter().filter(|card| after.as_deref().is_none_or(|id| card.gateway.id.as_str() > id));
     let mut rest: Vec<&GatewayCard> = rest.take(rows + 1).collect();
     let more = page::cut(&mut rest, rows);

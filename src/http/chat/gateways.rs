@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use crate::actors::directory::GatewayCard;
 use crate::domain::error::Error;
+use crate::domain::gateway::Gateway;
 use crate::http::auth::{Operator, Viewer};
 use crate::http::body::ApiJson;
 use crate::http::call::Call;
@@ -25,24 +26,26 @@ pub(super) struct View {
     connected: bool,
 }
 
+impl View {
+    fn new(gateway: &Gateway, connected: bool) -> Self {
+        let Gateway { id, name, url, .. } = gateway;
+        Self { id: id.to_string(), name: name.clone(), url: url.clone(), connected }
+    }
+}
+
 impl From<&GatewayCard> for View {
     fn from(card: &GatewayCard) -> Self {
-        let gateway = &card.gateway;
-        Self {
-            id: gateway.id.to_string(),
-            name: gateway.name.clone(),
-            url: gateway.url.clone(),
-            connected: card.status.is_connected(),
-        }
+        Self::new(&card.gateway, card.status.is_connected())
     }
 }
 
 /// List the gateways.
 #[utoipa::path(tag = "chat", operation_id = "listGateways", responses((status = 200, body = [View]), (status = "default", body = ErrorBody)))]
 #[get("/api/gateways")]
-pub(super) async fn list(_call: Call<Viewer>, state: web::Data<AppState>) -> HttpResponse {
-    let cards: Vec<View> = state.directory.gateways().iter().map(View::from).collect();
-    HttpResponse::Ok().insert_header(("x-total-count", cards.len())).json(cards)
+pub(super) async fn list(_call: Call<Viewer>, state: web::Data<AppState>) -> Result<HttpResponse, Error> {
+    let known = state.directory.known(|directory| Some(directory.gateways()).filter(|cards| !cards.is_empty()))?;
+    let cards: Vec<View> = known.unwrap_or_default().iter().map(View::from).collect();
+    Ok(HttpResponse::Ok().insert_header(("x-total-count", cards.len())).json(cards))
 }
 
 /// Register a gateway.
@@ -67,8 +70,8 @@ pub(super) async fn create(
     let new = body.receive().await?;
     let idem = key.of("gateways", &call.caller, new.digest);
     let gateway = gateway_input::register(&state, new.value, info.actor(&call.caller), idem).await?;
-    let card = state.directory.gateway(&gateway.id);
-    Ok(HttpResponse::Ok().json(card.as_ref().map(View::from)))
+    let connected = state.directory.gateway(&gateway.id).is_some_and(|card| card.status.is_connected());
+    Ok(HttpResponse::Ok().json(View::new(&gateway, connected)))
 }
 
 /// Remove a gateway.

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use super::loop_guards;
 use crate::actors::channels::reach;
+use crate::actors::directory::Directory;
 use crate::channels::ssrf;
 use crate::domain::agent::AgentFacts;
 use crate::domain::channel::ChannelKind;
@@ -72,6 +73,7 @@ pub(super) async fn write(state: &AppState, from: Arc<AgentFacts>, to: &Member, 
         name => Some(name.parse::<ChannelKind>().map_err(|_| unreachable_by_none(to))?),
     };
     check_webhook(state, to, kind)?;
+    let working = |directory: &Directory| Some(directory.channels().working()).filter(|kinds| !kinds.is_empty());
     let command = SendToMember {
         from,
         to: to.id,
@@ -81,7 +83,7 @@ pub(super) async fn write(state: &AppState, from: Arc<AgentFacts>, to: &Member, 
         in_reply_to: said.in_reply_to,
         options: said.options,
         queue_max: state.config.channels.queue_max,
-        working: Some(state.directory.channels().working()),
+        working: Some(state.directory.known(working)?.unwrap_or_default()),
         guards: loop_guards(&state.config),
     };
     state.store.write(command).await
