@@ -96,6 +96,7 @@ impl GatewayLink {
                     Ok((outgoing, incoming)) => {
                         this.outgoing = Some(outgoing);
                         this.heard_at = tokio::time::Instant::now();
+                        this.told_at = this.heard_at;
                         this.phase = Phase::AwaitingChallenge { since: this.heard_at };
                         this.last_seq = 0;
                         ctx.add_stream(futures_util::StreamExt::map(incoming, move |item| FromSocket {
@@ -144,7 +145,12 @@ impl GatewayLink {
             _ => {}
         }
         let timeout = Duration::from_millis(self.parts.config.request_timeout_ms);
-        for why in self.requests.take_timed_out(timeout) {
+        let timed_out = self.requests.take_timed_out(timeout);
+        if !timed_out.is_empty() && now - self.told_at > self.silence_max() {
+            self.lost(Some(4000), "the gateway answers pings and nothing else", ctx);
+            return;
+        }
+        for why in timed_out {
             self.answered(why, Err(session::RequestError::TimedOut), 0, ctx);
         }
         self.pump();
@@ -283,7 +289,10 @@ impl StreamHandler<FromSocket> for GatewayLink {
         }
         self.heard_at = tokio::time::Instant::now();
         match msg.item {
-            Incoming::Text(text) => self.on_text(&text, ctx),
+            Incoming::Text(text) => {
+                self.told_at = self.heard_at;
+                self.on_text(&text, ctx);
+            }
             Incoming::Ping(payload) => {
                 if let Some(outgoing) = &self.outgoing {
                     outgoing.pong(payload);

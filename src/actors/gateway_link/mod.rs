@@ -133,6 +133,8 @@ pub struct GatewayLink {
     switched: bool,
     refused: Option<Refusal>,
     heard_at: tokio::time::Instant,
+    /// When it last told something: whoever only answers pings may have stopped working.
+    told_at: tokio::time::Instant,
     pinged_at: Option<tokio::time::Instant>,
     tick_interval: Duration,
     boot_id: Option<String>,
@@ -189,6 +191,7 @@ impl GatewayLink {
             switched: false,
             refused: None,
             heard_at: tokio::time::Instant::now(),
+            told_at: tokio::time::Instant::now(),
             pinged_at: None,
             tick_interval: Duration::from_secs(30),
             boot_id: None,

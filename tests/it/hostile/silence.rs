@@ -12,6 +12,7 @@ on_sqlite!(
     silence_in_the_handshake_is_not_waited_for,
     a_gateway_that_says_byte_by_byte_is_heard,
     a_gateway_that_takes_too_long_to_say_a_word_is_left,
+    a_gateway_that_answers_nothing_but_pings_is_left,
 );
 
 /// Times of a handshake that a test can wait for. On a busy machine a good one may take longer, and one more is made.
@@ -22,6 +23,10 @@ const QUICK_TICK: &str = "[gateway]\nhealth_check_interval_s = 1\n";
 
 /// A time for one answer that a test can wait for. No connection ends by it.
 const QUICK_ANSWER: &str = "[gateway]\nrequest_timeout_ms = 400\n";
+
+/// Short times for silence, for an answer and for a handshake.
+const QUICK_ALL: &str =
+    "[gateway]\nhealth_check_interval_s = 1\nrequest_timeout_ms = 400\nchallenge_timeout_ms = 1000\n";
 
 /// Silence of ten seconds, which no good connection keeps even on a busy machine, and a time for a dial that is shorter
 /// than an answer that comes byte by byte.
@@ -145,4 +150,18 @@ async fn a_gateway_that_takes_too_long_to_say_a_word_is_left(database: Database)
     stage.left().await;
     stage.is_at_rest().await;
     assert_eq!(browser.seen.iter().filter(|frame| frame["type"] == json!("reconnected")).count(), 1);
+}
+
+/// Its WebSocket library lives, and nothing behind it.
+async fn a_gateway_that_answers_nothing_but_pings_is_left(database: Database) {
+    let mut stage = Stage::on(&database, QUICK_ALL).await;
+    let mut browser = stage.browser().await;
+    stage.middle.edit(|_| Vec::new());
+    browser.ask("mute", "say: heard in the end").await;
+    browser.until_type("disconnected").await;
+    stage.middle.edit(|frame| vec![frame]);
+    stage.connected().await;
+    browser.until_end_of("mute").await;
+    stage.is_answered_once("mute", &browser, "heard in the end").await;
+    stage.is_at_rest().await;
 }
