@@ -200,21 +200,24 @@ impl Gateway {
             self.runs.insert(number, run);
             return Next::AfterMs(0);
         }
+        let is_taken_back = end == End::Answer && run.has_called && protocol > 3;
+        if is_taken_back {
+            let text = std::mem::take(&mut run.text);
+            out.push(run.delta(protocol, "", true, now));
+            run.text = text;
+        }
+        out.push(run.last_word(protocol, now));
         match end {
-            End::Answer if run.has_called && protocol > 3 => {
-                let text = std::mem::take(&mut run.text);
-                out.push(run.delta(protocol, "", true, now));
-                out.push(run.chat(protocol, "final", json!({ "stopReason": "stop" })));
-                run.text = text;
-            }
-            End::Answer | End::Twice => {
+            End::Answer | End::Twice if !is_taken_back => {
                 let message = assistant(&run.text, now);
                 out.push(run.chat(protocol, "final", json!({ "stopReason": "stop", "message": message })));
                 if end == End::Twice {
                     out.push(bare(&run.run_id, &run.session, "final", json!({ "message": message })));
                 }
             }
-            End::Silent => out.push(run.chat(protocol, "final", json!({ "stopReason": "stop" }))),
+            End::Answer | End::Twice | End::Silent => {
+                out.push(run.chat(protocol, "final", json!({ "stopReason": "stop" })));
+            }
             End::Failed { http_status } => {
                 let text = failure(http_status);
                 let detail = json!({ "provider": PROVIDER, "model": MODEL, "httpStatus": http_status });
@@ -223,7 +226,6 @@ impl Gateway {
                 out.push(bare(&run.run_id, &run.session, "error", json!({ "errorMessage": second })));
             }
         }
-        out.push(run.last_word(protocol, now));
         self.mark_done(&run.run_id);
         Next::Done
     }

@@ -278,8 +278,10 @@ async fn the_script_plays_the_odd_ends() {
     assert_eq!(said["message"]["content"][0]["text"], "tool result: sample result of look with {\"at\":1}");
     assert_eq!((&taken_back["replace"], &taken_back["deltaText"]), (&json!(true), &json!("")));
     assert_eq!(events.last().and_then(|event| event.get("message")), None);
-    let last = peer.until(|frame| frame["payload"]["data"]["phase"] == "end").await;
-    assert_eq!(last["payload"]["data"]["terminalReply"]["text"], said["message"]["content"][0]["text"]);
+    peer.say("word", "tool look {\"at\":1}").await;
+    let word = peer.until(|frame| frame["payload"]["data"]["phase"] == "end").await;
+    assert_eq!(word["payload"]["data"]["terminalReply"]["text"], said["message"]["content"][0]["text"]);
+    assert_eq!(peer.run("word").await.len(), 1, "the end comes behind it");
     let rows = gateway.rows("s");
     let tool: Vec<_> = rows.iter().rev().take(4).map(|row| row["role"].as_str().expect("role")).collect();
     assert_eq!(tool, ["assistant", "toolResult", "assistant", "user"]);

@@ -279,6 +279,8 @@ pub enum DeliveryEnd {
 #[derive(Clone, Debug)]
 pub struct EndTurn {
     pub turn_id: TurnId,
+    /// The gateway's id of the run in the end, by which its rows are known. `None`: as it is stored.
+    pub run_id: Option<String>,
     pub state: TurnState,
     /// The visible answer, or the part that came.
     pub text: String,
@@ -337,6 +339,7 @@ impl Command for EndTurn {
         diesel::update(turns::table.find(self.turn_id.as_bytes().as_slice()))
             .set((
                 turns::state.eq(self.state as i32),
+                self.run_id.as_ref().map(|run_id| turns::upstream_run_id.eq(run_id)),
                 turns::answer_id.eq(line.as_ref().map(|line| line.id.as_bytes().to_vec())),
                 // A line holds the answer; without one the turn keeps what had come.
                 turns::text.eq(if line.is_some() { "" } else { text.as_str() }),

@@ -1,7 +1,8 @@
 //! One upstream session as its link sees it: plain state whose methods say what should happen next.
 //!
 //! Here: what it is made of, questions, the connection, and what is next. [`run`] is the life of one run, [`history`]
-//! what is read in the gateway's log, [`import`] what came before us, [`end`] how a turn ends, [`bare`] with no text.
+//! what is read in the gateway's log, [`import`] what came before us, [`end`] how a turn ends, [`bare`] with no text,
+//! [`abort`] when somebody wants it to.
 //!
 //! Invariants
 //! - D4: one question in flight; a foreign run is waited for; the key sent upstream is the delivery's id, always; a key
@@ -20,6 +21,7 @@ use crate::gateway::history::HistoryPage;
 use crate::gateway::run::RunText;
 use crate::store::turns::{BeginTurn, EndTurn, Turn};
 
+mod abort;
 mod bare;
 mod claim;
 mod effect;
@@ -28,7 +30,7 @@ mod history;
 mod import;
 mod run;
 
-pub(super) use self::effect::{Effect, Options, Purpose, Question, RequestError, Wake};
+pub(super) use self::effect::{Effect, Look, Options, Purpose, Question, RequestError, Wake};
 use self::end::End;
 pub(super) use self::end::{clean, line_of};
 pub(super) use self::history::Mapped;
@@ -90,8 +92,6 @@ struct Run {
     heard_at: i64,
     /// Counts its signs of life, so that a page of the log that is older than one is recognised.
     heard: u64,
-    /// `heard` when the log was last asked for it.
-    heard_at_look: u64,
     checkpoint_at: i64,
     checkpoint_rev: u64,
     abort_wanted: bool,
@@ -106,6 +106,8 @@ struct Run {
     ended_bare: bool,
     /// What the gateway says that it has answered.
     reply: Option<TerminalReply>,
+    /// What it took, told by an end without a text.
+    usage: Option<serde_json::Value>,
     /// Why it cannot be sent at all.
     refused: Option<String>,
     /// When the gateway was known to have taken the question; the next checkpoint or the end takes it to the receipt.
@@ -129,7 +131,6 @@ impl Run {
             rev: 0,
             heard_at: now_ms,
             heard: 0,
-            heard_at_look: 0,
             checkpoint_at: now_ms,
             checkpoint_rev: 0,
             abort_wanted: false,
@@ -139,6 +140,7 @@ impl Run {
             is_seen: false,
             ended_bare: false,
             reply: None,
+            usage: None,
             refused: None,
             sent_at: None,
             is_sent_kept: false,
@@ -207,8 +209,8 @@ pub(super) struct Session {
     /// Somebody else's run that was heard of during ours.
     other_run: Option<String>,
     ended_runs: VecDeque<String>,
-    /// The turn for which the log was asked.
-    looking: Option<TurnId>,
+    /// The look whose page counts; those before it may still be on their way.
+    looking: Option<Look>,
     look_again: bool,
     /// A timer for the next look is set.
     look_due: bool,
@@ -314,39 +316,6 @@ impl Session {
     /// Someone looks at the session: contact it, if that has not been done.
     pub(super) fn on_touched(&mut self, now_ms: i64) -> Vec<Effect> {
         self.next(now_ms)
-    }
-
-    /// Ends the run at hand; with `queued` also what waits behind it. If another turn than the `named` one runs by now,
-    /// or none, nothing is done.
-    pub(super) fn abort(&mut self, named: Option<TurnId>, queued: bool) -> Vec<Effect> {
-        let mut effects = Vec::new();
-        let running = self.run.as_ref().map(|run| run.turn_id);
-        if named.is_some() && named != running {
-            return effects;
-        }
-        if queued && !self.queue.is_empty() {
-            effects.push(Effect::Cancel(self.queue.drain(..).map(|question| question.delivery_id).collect()));
-        }
-        let Some(run) = &mut self.run else { return effects };
-        run.abort_wanted = true;
-        match run.stage {
-            Stage::Running if self.link_up => effects.extend(self.ask_to_abort()),
-            // Nothing runs upstream that could be told to stop.
-            Stage::Held | Stage::Resuming { .. } => effects.extend(self.end(End::aborted(None))),
-            // What comes next asks for it.
-            Stage::Beginning | Stage::Sending | Stage::Running | Stage::Unsure | Stage::Ending(_) => {}
-        }
-        effects
-    }
-
-    /// The same on a gateway that is not asked any more: the run ends with what came of it.
-    pub(super) fn abort_unasked(&mut self, named: Option<TurnId>, queued: bool) -> Vec<Effect> {
-        let mut effects = self.abort(named, queued);
-        let is_left = |run: &Run| run.abort_wanted && matches!(run.stage, Stage::Unsure);
-        if self.run.as_ref().is_some_and(is_left) {
-            effects.extend(self.end(End::aborted(None)));
-        }
-        effects
     }
 
     // ---- the connection ----------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ use super::session::{Mapped, clean, line_of};
 use crate::domain::error::Error;
 use crate::domain::ids::{ConversationId, DeliveryId, TurnId};
 use crate::domain::message::{Block, Line};
+use crate::domain::thinking;
 use crate::domain::turn::{StepKind, TurnState};
 use crate::gateway::history::{HistoryPage, HistoryRow, Marker, RowRole};
 use crate::gateway::reconcile::{self, Known, KnownTurn, Meaning, OthersTurn};
@@ -148,5 +149,9 @@ fn step_of(row: &HistoryRow) -> NewStep {
     } else {
         StepKind::Text
     };
-    NewStep { kind, text: row.text.clone(), blocks: clean(&row.blocks), said_at: row.timestamp_ms.unwrap_or(0) }
+    let text = match row.role {
+        RowRole::Assistant => thinking::strip(&row.text).visible,
+        _ => row.text.clone(),
+    };
+    NewStep { kind, text, blocks: clean(&row.blocks), said_at: row.timestamp_ms.unwrap_or(0) }
 }

@@ -46,8 +46,8 @@ pub struct ChatEvent {
     pub replace: bool,
     /// The text blocks of `message`, joined: the text so far of a delta, the whole answer of a `final` (several
     /// answers of one run are parted by an empty line), the part that came of an `aborted`. `None` when there is no
-    /// message: then what the deltas gave is the text. The gateway keeps the last 500,000 UTF-16 units of a longer
-    /// one.
+    /// message: then what the deltas gave is the text, but for a `final` of protocol 4, whose answer stands in the log.
+    /// The gateway keeps the last 500,000 UTF-16 units of a longer one.
     pub text: Option<String>,
     /// Of an error: the gateway's sentence.
     pub error_message: Option<String>,

@@ -184,7 +184,9 @@ fn of_turn<Turn: Copy, Delivery>(
     before: &[&HistoryRow],
     later: &[&HistoryRow],
 ) -> Meaning<Turn, Delivery> {
-    if !may_answer(row) {
+    // Of one that is all thinking nothing is shown.
+    let is_hidden = || !row.is_failure() && thinking::strip(&row.text).visible.trim().is_empty();
+    if !may_answer(row) || is_hidden() {
         return Meaning::Step(turn.id);
     }
     let is_exact = says(row, turn);

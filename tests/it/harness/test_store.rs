@@ -243,6 +243,7 @@ pub(crate) fn question(caller: &Caller, conversation_id: ConversationId, text: &
 pub(crate) fn answer(turn_id: TurnId, text: &str) -> EndTurn {
     EndTurn {
         turn_id,
+        run_id: None,
         state: TurnState::Final,
         text: text.into(),
         thinking: None,

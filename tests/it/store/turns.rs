@@ -54,7 +54,13 @@ async fn the_first_end_of_a_turn_counts(store: TestStore) {
     let (caller, conversation) = store.chat().await;
     let (asked, turn_id) = store.begun(&caller, conversation.id, "hello").await;
     store.told();
-    let line = store.write(answer(turn_id, "hi")).await.unwrap().unwrap();
+    // The gateway has resumed it under another id: its rows are known by both.
+    let end = EndTurn { run_id: Some("resumed".into()), ..answer(turn_id, "hi") };
+    let line = store.write(end).await.unwrap().unwrap();
+    let runs = ["resumed".to_owned(), asked.delivery.as_ref().unwrap().id.to_string()];
+    let found = store.read(move |db| turns::by_runs(db, conversation.id, &runs)).await.unwrap();
+    let of: Vec<_> = found.iter().map(|(_, turn, answer)| (turn.id, answer.as_deref())).collect();
+    assert_eq!(of, [(turn_id, Some("hi")); 2]);
     assert_eq!((line.seq, line.in_reply_to), (2, Some(asked.line.id)));
     assert_eq!((line.sender.kind, line.sender.id.as_str()), ("gateway", "gw"));
     assert_eq!(store.told(), ["line 2 final", "delivery leased -> completed"]);

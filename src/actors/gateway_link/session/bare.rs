@@ -22,11 +22,9 @@ impl Run {
         self.ended_bare && protocol >= 4
     }
 
-    /// A new attempt has begun: what was said of the last one counts no more.
+    /// When a new attempt begins, what was said of the last one counts no more. Deltas may be told late, behind that word.
     pub(super) fn note_attempt(&mut self, event: &ChatEvent) {
-        let has_text = event.delta_text.as_ref().is_some_and(|text| !text.is_empty());
-        let begins = event.state == ChatState::Status || event.state == ChatState::Delta && has_text;
-        if begins && !self.ended_bare {
+        if event.state == ChatState::Status && !self.ended_bare {
             self.reply = None;
         }
     }
@@ -36,11 +34,9 @@ impl Run {
         self.reply.as_ref().is_some_and(|reply| reply.text.is_none())
     }
 
-    /// Ends it with what the gateway has said of it, where that is all of it. `None`: the log is to be read.
+    /// Ends it where the gateway has said that there is no answer. `None`: the log is to be read, which has all of one.
     pub(super) fn end_as_said(&mut self) -> Option<End> {
-        let is_known =
-            self.reply.as_ref().is_some_and(|reply| !reply.text.as_deref().is_some_and(TerminalReply::is_cut));
-        (is_known && self.text.visible().is_empty()).then(|| self.bare_end())
+        (self.is_silent() && self.text.visible().is_empty()).then(|| self.bare_end())
     }
 
     /// What was answered, as far as it is known without the log: what has come of it, else what the gateway says. A text
@@ -69,9 +65,10 @@ impl Session {
         run.ended_bare = true;
         run.is_seen = true;
         if protocol >= 4 {
-            // A page that was asked for before is older than this end.
-            run.heard += 1;
             run.stage = Stage::Resuming { until: if run.is_silent() { now_ms } else { now_ms + BARE_WAIT_MS } };
+            // A page that was asked for before is older than this end: it does not count, and is not waited for.
+            run.heard += 1;
+            self.looking = None;
             return self.look();
         }
         if !matches!(run.stage, Stage::Resuming { .. }) {
@@ -108,6 +105,7 @@ impl Session {
             let end = run.bare_end();
             return Some(self.end(end));
         }
-        Some(if self.looking.is_none() { self.look() } else { Vec::new() })
+        let is_looking = self.looking.is_some_and(|look| look.turn_id == run.turn_id);
+        Some(if is_looking { Vec::new() } else { self.look() })
     }
 }

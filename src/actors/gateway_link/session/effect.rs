@@ -2,7 +2,7 @@
 use std::sync::Arc;
 
 use crate::domain::event::Live;
-use crate::domain::ids::{DeliveryId, MessageId};
+use crate::domain::ids::{DeliveryId, MessageId, TurnId};
 use crate::gateway::frames::GatewayError;
 use crate::gateway::history::HistoryPage;
 use crate::store::turns::{BeginForeignTurn, BeginTurn, Checkpoint, EndTurn};
@@ -34,7 +34,15 @@ pub(in super::super) enum Purpose {
     Contact,
     Import,
     Tail,
-    Reconcile,
+    Reconcile(Look),
+}
+
+/// A look at the log for what became of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) struct Look {
+    pub(in super::super) turn_id: TurnId,
+    /// What had been heard of the run when it was asked for: a page that is older than the last of it is recognised.
+    pub(in super::super) heard: u64,
 }
 
 /// Why the machine wants to be woken.

@@ -15,6 +15,8 @@ pub(super) struct End {
     pub(super) code: Option<&'static str>,
     pub(super) usage: Option<serde_json::Value>,
     pub(super) said_at: Option<i64>,
+    /// Under which id it was answered, where the log tells: a gateway that was started anew resumes a run under another.
+    pub(super) run_id: Option<String>,
     pub(super) delivery: DeliveryEnd,
 }
 
@@ -27,6 +29,7 @@ impl End {
             code: None,
             usage,
             said_at: None,
+            run_id: None,
             delivery: DeliveryEnd::Completed(Outcome::Answered),
         }
     }
@@ -76,8 +79,9 @@ impl End {
         let texts: Vec<&str> =
             rows.iter().filter(|row| row.is_aborted || !row.is_failure()).map(|row| row.text.as_str()).collect();
         let text = texts.join("\n\n");
-        // What the log has cut is no better than what came live.
-        let text = Some(text).filter(|text| text.len() >= shown || !rows.iter().any(|row| row.is_truncated));
+        // What the log has cut, or does not have, is no better than what came live.
+        let is_cut = rows.iter().any(|row| row.is_truncated);
+        let text = Some(text).filter(|text| !text.is_empty() && (text.len() >= shown || !is_cut));
         let end = if last.is_aborted {
             Self::aborted(text)
         } else if last.is_failure() {
@@ -85,7 +89,7 @@ impl End {
         } else {
             Self::answered(text, None)
         };
-        Self { said_at: last.timestamp_ms, ..end }
+        Self { said_at: last.timestamp_ms, run_id: last.run_id.clone(), ..end }
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use super::bare::BARE_WAIT_MS;
 use super::import::{Import, resets_up_to};
 use super::{
-    BUSY_RETRY_MS, Contact, Effect, End, HISTORY_ROWS_MAX, LOOK_BYTES_MAX, LOOK_ROWS_MAX, Purpose, RESUME_LOOK_MS,
-    RequestError, Run, STORE_RETRY_MS, Session, Stage, Wake,
+    BUSY_RETRY_MS, Contact, Effect, End, HISTORY_ROWS_MAX, LOOK_BYTES_MAX, LOOK_ROWS_MAX, Look, Purpose,
+    RESUME_LOOK_MS, RequestError, Run, STORE_RETRY_MS, Session, Stage, Wake,
 };
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::ids::GatewayId;
@@ -45,7 +45,7 @@ impl Session {
             (Purpose::Import, Err(error)) => self.import_failed(&error),
             (Purpose::Tail, Ok(page)) => self.on_tail(page, now_ms),
             (Purpose::Tail, Err(error)) => self.tail_failed(&error, now_ms),
-            (Purpose::Reconcile, result) => self.on_looked(result, now_ms),
+            (Purpose::Reconcile(look), result) => self.on_looked(look, result, now_ms),
         }
     }
 
@@ -243,18 +243,19 @@ impl Session {
 
     // ---- what became of a run ----------------------------------------------------------------------------------------
 
-    /// Reads the log for what became of the run at hand. One look at a time.
+    /// Reads the log for what became of the run at hand. One look at a time for each run: that of another one may hang.
     pub(super) fn look(&mut self) -> Vec<Effect> {
         let Some(run) = self.run.as_mut().filter(|_| self.link_up) else { return Vec::new() };
-        if self.looking.is_some() {
+        if self.looking.is_some_and(|look| look.turn_id == run.turn_id) {
             self.look_again = true;
             return Vec::new();
         }
-        self.looking = Some(run.turn_id);
-        run.heard_at_look = run.heard;
+        let look = Look { turn_id: run.turn_id, heard: run.heard };
+        self.looking = Some(look);
+        self.look_again = false;
         run.looked = None;
         let limit = if run.wide_look { HISTORY_ROWS_MAX } else { self.options.history_rows };
-        vec![Effect::History { purpose: Purpose::Reconcile, limit, offset: 0 }]
+        vec![Effect::History { purpose: Purpose::Reconcile(look), limit, offset: 0 }]
     }
 
     /// Looks after a while, unless that is planned already.
@@ -265,8 +266,11 @@ impl Session {
         vec![Effect::WakeIn { ms, wake: Wake::Reconcile }]
     }
 
-    fn on_looked(&mut self, result: Result<HistoryPage, RequestError>, now_ms: i64) -> Vec<Effect> {
-        let looked_for = self.looking.take();
+    fn on_looked(&mut self, look: Look, result: Result<HistoryPage, RequestError>, now_ms: i64) -> Vec<Effect> {
+        if self.looking != Some(look) {
+            return Vec::new();
+        }
+        self.looking = None;
         let again = std::mem::take(&mut self.look_again);
         let is_missing = |session: &Self| {
             let stage = session.run.as_ref().map(|run| &run.stage);
@@ -276,7 +280,9 @@ impl Session {
             return Vec::new();
         }
         let mut effects = match result {
-            Ok(page) if self.run.as_ref().map(|run| run.turn_id) == looked_for => self.judge(page, now_ms),
+            Ok(page) if self.run.as_ref().is_some_and(|run| run.turn_id == look.turn_id) => {
+                self.judge(page, look, now_ms)
+            }
             Ok(_) => Vec::new(),
             Err(error) => {
                 // The next look begins anew.
@@ -295,13 +301,13 @@ impl Session {
         effects
     }
 
-    fn judge(&mut self, page: HistoryPage, now_ms: i64) -> Vec<Effect> {
+    fn judge(&mut self, page: HistoryPage, look: Look, now_ms: i64) -> Vec<Effect> {
         let protocol = self.protocol;
         let Some(run) = &mut self.run else { return Vec::new() };
         let newer = run.looked.take();
         let is_running = matches!(run.stage, Stage::Running);
         let is_over = run.is_over_bare(protocol);
-        if (is_running || is_over) && run.heard != run.heard_at_look {
+        if is_running && run.heard != look.heard {
             // It was heard of since; the page is older.
             return Vec::new();
         }
@@ -323,10 +329,10 @@ impl Session {
             protocol,
         };
         let mut verdict = reconcile::judge(&page, &asked);
-        if is_over && matches!(verdict, Verdict::Waiting | Verdict::LookFurther) {
-            // Its answer may be there where the question stands further up.
-            let of_run = reconcile::judge(&page, &Asked { key: None, ..asked });
-            verdict = if matches!(of_run, Verdict::Answered(_)) { of_run } else { verdict };
+        if is_over && matches!(verdict, Verdict::Waiting | Verdict::LookFurther | Verdict::NotStarted) {
+            // Its answer may be there where the question stands further up; what else runs is not its own any more.
+            let rows = reconcile::answer_so_far(&page, &Asked { key: None, ..asked });
+            verdict = if rows.is_empty() { verdict } else { Verdict::Answered(rows) };
         }
         match verdict {
             Verdict::Answered(rows) => {
@@ -374,8 +380,8 @@ impl Session {
                 }
                 let offset = page.next_offset.unwrap_or_default();
                 run.looked = Some(Box::new(page));
-                self.looking = Some(run.turn_id);
-                vec![Effect::History { purpose: Purpose::Reconcile, limit: HISTORY_ROWS_MAX, offset }]
+                self.looking = Some(look);
+                vec![Effect::History { purpose: Purpose::Reconcile(look), limit: HISTORY_ROWS_MAX, offset }]
             }
             _ => {
                 let rows = reconcile::answer_so_far(&page, &asked);
@@ -400,7 +406,7 @@ impl Session {
             run.run_id.clone_from(&run_id);
             run.strangers.clear();
             run.ended_bare &= self.protocol < 4;
-            run.reply = None;
+            (run.reply, run.usage) = (None, None);
             effects.push(Effect::RunId(run_id.clone()));
             effects.push(Effect::Checkpoint(Checkpoint {
                 turn_id: run.turn_id,

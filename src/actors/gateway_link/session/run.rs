@@ -1,5 +1,5 @@
 //! The life of one run: begun, sent, heard of, ended.
-use super::{BUSY_RETRY_MS, Effect, End, RESUME_LOOK_MS, RequestError, Run, STORE_RETRY_MS, Session, Stage, Wake};
+use super::{BUSY_RETRY_MS, Effect, End, RequestError, Run, STORE_RETRY_MS, Session, Stage, Wake};
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::event::{Live, LiveStep};
 use crate::domain::ids::{DeliveryId, TurnId};
@@ -66,7 +66,7 @@ impl Session {
                 }
                 let early = std::mem::take(&mut run.early);
                 let mut effects = if self.link_up { self.goes_on(now_ms) } else { Vec::new() };
-                effects.extend(early.into_iter().flat_map(|event| self.on_event(event, now_ms)));
+                effects.extend(early.iter().flat_map(|event| self.on_own_event(event, now_ms)));
                 let goes_on = |run: &&mut Run| matches!(run.stage, Stage::Running | Stage::Resuming { .. });
                 if let Some(run) = self.run.as_mut().filter(goes_on)
                     && !self.link_up
@@ -153,14 +153,6 @@ impl Session {
         if run.abort_wanted && !was_running { self.ask_to_abort() } else { Vec::new() }
     }
 
-    /// Asks the gateway to end the run. Its end is an event; should none come, it is asked again, and the log as well.
-    pub(super) fn ask_to_abort(&mut self) -> Vec<Effect> {
-        let Some(run_id) = self.run.as_ref().map(|run| run.run_id.clone()) else { return Vec::new() };
-        let mut effects = vec![Effect::Abort { run_id }];
-        effects.extend(self.look_later(RESUME_LOOK_MS));
-        effects
-    }
-
     pub(super) fn wake_run(&mut self, wake: Wake, now_ms: i64) -> Vec<Effect> {
         let Some(run) = &self.run else { return Vec::new() };
         match (wake, &run.stage) {
@@ -233,10 +225,13 @@ impl Session {
         let protocol = self.protocol;
         match &mut self.run {
             Some(run) if run.run_id == event.run_id => {
+                // As it comes, also where it has to wait: what the gateway says of the run meanwhile is newer.
+                run.note_attempt(&event);
                 if !matches!(run.stage, Stage::Beginning) {
                     return self.on_own_event(&event, now_ms);
                 }
-                if run.early.len() < EARLY_EVENTS_MAX || is_end {
+                // Behind the last place there is one more, for an end.
+                if run.early.len() < EARLY_EVENTS_MAX + usize::from(is_end) {
                     run.early.push(event);
                 }
                 Vec::new()
@@ -300,11 +295,13 @@ impl Session {
             return Vec::new();
         };
         run.note_sent(now_ms);
-        run.note_attempt(event);
         match event.state {
             // The first terminal event counts; what comes with a second one is another line.
             _ if run.is_over_bare(protocol) => Vec::new(),
-            ChatState::Final if run.is_bare(event, protocol) => self.end_bare(now_ms),
+            ChatState::Final if run.is_bare(event, protocol) => {
+                run.usage.clone_from(&event.usage);
+                self.end_bare(now_ms)
+            }
             ChatState::Final => {
                 self.end(End { said_at: event.timestamp_ms, ..End::answered(event.text.clone(), event.usage.clone()) })
             }
@@ -352,16 +349,20 @@ impl Session {
 
     pub(super) fn end(&mut self, end: End) -> Vec<Effect> {
         let Some(run) = &mut self.run else { return Vec::new() };
+        if let Some(run_id) = end.run_id {
+            run.run_id = run_id;
+        }
         let text = std::mem::take(&mut run.text).finish(end.text.as_deref());
         let keep_thinking = self.options.store_thinking;
         let command = Box::new(EndTurn {
             turn_id: run.turn_id,
+            run_id: Some(run.run_id.clone()),
             state: end.state,
             text: text.visible,
             thinking: Some(text.thinking).filter(|_| keep_thinking),
             error: end.error,
             code: end.code,
-            usage: end.usage,
+            usage: end.usage.or_else(|| run.usage.take()),
             said_at: end.said_at,
             late: false,
             sent_at: run.sent_at,

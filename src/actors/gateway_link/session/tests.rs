@@ -137,6 +137,8 @@ struct Bench {
     keys: Vec<DeliveryId>,
     timers: Vec<(i64, Wake)>,
     said: Vec<String>,
+    /// The look that was asked for last.
+    look: Option<Look>,
     ends: Vec<EndTurn>,
     fail: Vec<ErrorCode>,
     /// What the store says of a session that the gateway had before.
@@ -159,6 +161,7 @@ impl Bench {
             keys: Vec::new(),
             timers: Vec::new(),
             said: Vec::new(),
+            look: None,
             ends: Vec::new(),
             fail: Vec::new(),
             may_have: true,
@@ -209,7 +212,14 @@ impl Bench {
             Effect::History { purpose, limit, offset } => {
                 let wide = if limit == HISTORY_ROWS_MAX { " wide" } else { "" };
                 let from = if offset > 0 { format!(" {offset}") } else { String::new() };
-                self.said.push(format!("history {purpose:?}{wide}{from}").to_lowercase());
+                let purpose = match purpose {
+                    Purpose::Reconcile(look) => {
+                        self.look = Some(look);
+                        "Reconcile".to_owned()
+                    }
+                    _ => format!("{purpose:?}"),
+                };
+                self.said.push(format!("history {purpose}{wide}{from}").to_lowercase());
             }
             Effect::Begin(command) => {
                 let result = match self.fail.pop() {
@@ -364,7 +374,13 @@ impl Bench {
     }
 
     fn looked(&mut self, value: Value) {
-        self.history(Purpose::Reconcile, value);
+        let look = self.look.expect("a look");
+        self.history(Purpose::Reconcile(look), value);
+    }
+
+    fn not_looked(&mut self, result: RequestError) {
+        let look = self.look.expect("a look");
+        self.unread(Purpose::Reconcile(look), result);
     }
 
     fn unread(&mut self, purpose: Purpose, result: RequestError) {

@@ -123,6 +123,12 @@ fn rows_of_ended_turns_find_their_place() {
             &["line", "question 1", "answer 1"],
         ),
         (
+            "all of it is thinking",
+            vec![q(), said(2, "q", "<think>a</think>")],
+            turn(1, None),
+            &["question 1", "step 1"],
+        ),
+        (
             "steered into it",
             vec![q(), said(2, "q", "a"), steered(3, "p", "q"), said(4, "q", "b")],
             turn(1, Some("a\n\nb")),

@@ -309,7 +309,7 @@ fn what_finds_no_room_is_asked_again() {
     bench.ack(SendStatus::Started);
     bench.down();
     bench.up();
-    bench.unread(Purpose::Reconcile, RequestError::Busy);
+    bench.not_looked(RequestError::Busy);
     bench.pass(5_000);
     assert_eq!(bench.said(), ["history reconcile", "history reconcile"]);
 

@@ -42,6 +42,7 @@ fn run_that_resumed_and_ended_before_it_was_known_is_found() {
     rows.extend([recovery_row(2, "new"), answer_row(3, "new", "afresh")]);
     bench.looked(idle(rows));
     assert_eq!(bench.said(), ["end answered: afresh"]);
+    assert_eq!(bench.ends[0].run_id.as_deref(), Some("new"), "by which its row is known");
 }
 
 #[test]

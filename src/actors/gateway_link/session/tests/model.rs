@@ -81,6 +81,8 @@ struct World {
     turns: HashMap<TurnId, (Option<DeliveryId>, String, bool)>,
     ended: HashMap<DeliveryId, u32>,
     cancelled: HashSet<DeliveryId>,
+    /// Turns that ended without a text and for whose answer the log was asked; with `true` a page has shown it in time.
+    bare: HashMap<TurnId, bool>,
     foreign: u32,
     looks: u32,
 }
@@ -105,6 +107,7 @@ impl World {
             turns: HashMap::new(),
             ended: HashMap::new(),
             cancelled: HashSet::new(),
+            bare: HashMap::new(),
             foreign: 0,
             looks: 0,
         }
@@ -119,7 +122,12 @@ impl World {
                 }
                 Effect::History { purpose, limit, .. } => {
                     assert!(self.link_up, "nobody is there to answer");
-                    self.looks += u32::from(purpose == Purpose::Reconcile);
+                    if matches!(purpose, Purpose::Reconcile(_)) {
+                        self.looks += 1;
+                        if let Some(turn) = self.over_bare() {
+                            self.bare.entry(turn).or_insert(false);
+                        }
+                    }
                     if self.is_full {
                         let effects = self.session.on_history(purpose, Err(RequestError::Busy), self.now);
                         self.perform(effects);
@@ -143,6 +151,26 @@ impl World {
                 | Effect::Checkpoint(_)
                 | Effect::Tell(_)
                 | Effect::RunId(_) => {}
+            }
+        }
+    }
+
+    /// The turn whose answer is being looked for in the log.
+    fn over_bare(&self) -> Option<TurnId> {
+        let is_over = |run: &&Run| run.is_over_bare(self.session.protocol) && !matches!(run.stage, Stage::Ending(_));
+        self.session.run.as_ref().filter(is_over).map(|run| run.turn_id)
+    }
+
+    /// A page comes: the answer that it shows must not be passed over.
+    fn note_shown(&mut self, purpose: Purpose, page: &HistoryPage) {
+        let is_awaited = |look: Look| self.session.looking == Some(look) && self.over_bare() == Some(look.turn_id);
+        if let Purpose::Reconcile(look) = purpose
+            && is_awaited(look)
+            && let Some((delivery, run_id, _)) = self.turns.get(&look.turn_id)
+        {
+            let answer = answer_to(&delivery.map_or(run_id.clone(), |delivery| delivery.to_string()));
+            if page.rows.iter().any(|row| row.text == answer) {
+                self.bare.insert(look.turn_id, true);
             }
         }
     }
@@ -290,6 +318,7 @@ impl World {
             FromGateway::Page(purpose, value) => {
                 let page = page(value);
                 self.seen.extend(self.keys.iter().filter(|key| page.question(&key.to_string()).is_some()));
+                self.note_shown(purpose, &page);
                 self.session.on_history(purpose, Ok(page), self.now)
             }
             FromGateway::Event(event) => self.session.on_event(*event, self.now),
@@ -357,8 +386,9 @@ impl World {
         if !key.starts_with("resumed-") {
             let expected = answer_to(&key);
             assert!(expected.starts_with(&end.text) || end.text == "failed", "{} is no answer to {key}", end.text);
-            // The log may have been out of reach for as long as it is waited for.
-            let may_be_empty = end.text.is_empty() && self.upstream.hushed.contains(&key);
+            // The log was asked, and was out of reach for as long as it is waited for.
+            let was_out_of_reach = self.bare.get(&end.turn_id) == Some(&false);
+            let may_be_empty = end.text.is_empty() && self.upstream.hushed.contains(&key) && was_out_of_reach;
             if end.state == TurnState::Final && !may_be_empty {
                 assert_eq!(end.text, expected, "a whole answer");
             }

@@ -80,6 +80,21 @@ fn run_of_somebody_else_that_ended_early_is_ended() {
 }
 
 #[test]
+fn events_that_wait_for_the_store_are_bounded() {
+    let mut bench = Bench::ready();
+    bench.fail = vec![ErrorCode::StoreBusy];
+    for n in 0..2_100 {
+        bench.event("other", ChatState::Delta, Some(&"x".repeat(n + 1)));
+    }
+    for _ in 0..100 {
+        bench.event("other", ChatState::Final, Some("one"));
+    }
+    assert_eq!(bench.session.run.as_ref().map(|run| run.early.len()), Some(2_001));
+    bench.pass(1_000);
+    assert_eq!(bench.said(), ["end answered: one"]);
+}
+
+#[test]
 fn run_that_the_store_knows_as_ended_is_not_begun_again() {
     let mut bench = Bench::ready();
     bench.known_state = TurnState::Final;

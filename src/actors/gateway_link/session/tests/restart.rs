@@ -47,6 +47,16 @@ fn it_was_answered_meanwhile() {
 }
 
 #[test]
+fn it_failed_meanwhile() {
+    let (mut bench, key) = back();
+    let mut row = answer_row(2, &key, "⚠️ the model broke");
+    row["stopReason"] = json!("error");
+    bench.looked(idle(vec![asked_row(1, &key, "question 0"), row]));
+    assert_eq!(bench.said(), ["end error: so"], "what was shown stays");
+    assert_eq!(bench.ends[0].error.as_deref(), Some("⚠️ the model broke"));
+}
+
+#[test]
 fn it_is_asked_again_of_a_gateway_that_has_never_seen_it() {
     let (mut bench, _) = back();
     bench.looked(idle(Vec::new()));
