@@ -1,5 +1,5 @@
 //! What all providers' answers have in common.
-use super::{HttpAnswer, Outcome};
+use super::{ANSWER_BYTES_MAX, HttpAnswer, Outcome};
 
 /// Characters of a provider's words that are kept.
 pub(super) const WORDS_MAX: usize = 300;
@@ -8,9 +8,10 @@ const RETRY_AFTER_MS_MAX: u64 = 3_600_000;
 
 /// Makes one bounded line of what a provider said; it is stored and shown to people.
 pub(super) fn words(text: &str) -> String {
-    let line: String = text.chars().take(4 * WORDS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let mut chars = text.chars();
+    let line: String = chars.by_ref().take(4 * WORDS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
     let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
-    if line.chars().count() <= WORDS_MAX {
+    if chars.next().is_none() && line.chars().count() <= WORDS_MAX {
         return line;
     }
     let mut cut: String = line.chars().take(WORDS_MAX).collect();
@@ -18,11 +19,17 @@ pub(super) fn words(text: &str) -> String {
     cut
 }
 
-/// The status and the first words of an answer that is not what the provider documents.
+/// What is told of an answer that is not what the provider documents. Its body is not repeated: it may hold what was
+/// sent, and this is logged.
 pub(super) fn said(answer: &HttpAnswer) -> String {
-    let head = answer.body.get(..4 * WORDS_MAX).unwrap_or(&answer.body);
-    let body = words(&String::from_utf8_lossy(head));
-    if body.is_empty() { format!("HTTP {}", answer.status) } else { format!("HTTP {}: {body}", answer.status) }
+    let status = answer.status;
+    if answer.body.len() >= ANSWER_BYTES_MAX {
+        format!("HTTP {status}: the answer is longer than 1 MiB")
+    } else if (200..300).contains(&status) {
+        format!("HTTP {status}: an answer that cannot be read")
+    } else {
+        format!("HTTP {status}")
+    }
 }
 
 /// A wait that a provider asked for, in seconds.
@@ -90,7 +97,22 @@ mod tests {
         for status in [0, 200, 204, 500, 502, 504, 999] {
             assert!(matches!(bare(&with(status, &[], "")), Outcome::Unknown { .. }), "{status}");
         }
-        assert_eq!(said(&with(502, &[], "<h1>\r\n Bad\0gateway")), "HTTP 502: <h1> Bad gateway");
+    }
+
+    /// It may be an echo of what was sent.
+    #[test]
+    fn a_body_that_is_not_the_providers_is_not_repeated() {
+        assert_eq!(said(&with(502, &[], "the text")), "HTTP 502");
+        assert_eq!(said(&with(200, &[], "the text")), "HTTP 200: an answer that cannot be read");
+        let long = "x".repeat(ANSWER_BYTES_MAX);
+        assert_eq!(said(&with(200, &[], &long)), "HTTP 200: the answer is longer than 1 MiB");
+    }
+
+    #[test]
+    fn words_that_are_cut_show_it() {
+        assert!(!words("short").ends_with('…'));
+        assert!(words(&format!("a{}b", " ".repeat(5 * WORDS_MAX))).ends_with('…'));
+        assert!(words(&"x".repeat(WORDS_MAX + 1)).ends_with('…'));
     }
 
     #[test]

@@ -19,7 +19,9 @@
 //! Invariants
 //! - A provider that cannot recognise a repeat is never asked twice when it may have acted. So once a part is out
 //!   (`step.part > 0`) the owner keeps the step through retries and does not give the delivery back.
-//! - SEC-1: tokens, keys and the URLs and bodies that hold them show in no `Debug`.
+//! - SEC-1: tokens, keys and the URLs and bodies that hold them show in no `Debug`; where a provider repeats one of
+//!   them, its words reach nobody as they are (`hidden.rs`). Bodies of answers are never told, only what stands in a field
+//!   that the provider documents for it.
 //! - No answer and no call, whatever it holds, makes this code panic; what it keeps of them is bounded.
 use std::fmt;
 
@@ -31,6 +33,7 @@ use crate::domain::secret::Secret;
 
 pub mod email;
 pub mod feishu;
+mod hidden;
 mod inbound;
 mod json;
 mod judge;
@@ -190,6 +193,20 @@ pub enum Outcome {
     Unknown { why: String },
 }
 
+impl Outcome {
+    /// The words of a failure.
+    fn why_mut(&mut self) -> Option<&mut String> {
+        match self {
+            Self::Sent { .. } => None,
+            Self::Retry { why, .. }
+            | Self::RenewToken { why }
+            | Self::NextAddress { why }
+            | Self::Permanent { why }
+            | Self::Unknown { why } => Some(why),
+        }
+    }
+}
+
 /// Whether the provider recognises a message that it got before by our id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeat {
@@ -247,7 +264,8 @@ pub trait Channel: fmt::Debug + Send + Sync {
         None
     }
 
-    /// Reads the answer to [`Channel::token_request`]; the error is `Retry` or `Permanent`.
+    /// Reads the answer to [`Channel::token_request`]; the error is `Retry` or `Permanent`. Owners ask
+    /// [`setup::Provider::token`], whose words hold no secret.
     fn token(&self, _answer: &Answer) -> Result<Token, Outcome> {
         Err(Outcome::Permanent { why: "this channel needs no token".to_owned() })
     }
@@ -255,7 +273,8 @@ pub trait Channel: fmt::Debug + Send + Sync {
     /// Builds the request of a step; the error says why this can never be sent.
     fn request(&self, out: &Outgoing<'_>, step: Step, token: Option<&Token>) -> Result<Request, String>;
 
-    /// Judges the answer. `RenewToken` comes at most once a step, `NextAddress` only while there is one.
+    /// Judges the answer. `RenewToken` comes at most once a step, `NextAddress` only while there is one. Owners ask
+    /// [`setup::Provider::outcome`], whose words hold no secret.
     fn outcome(&self, out: &Outgoing<'_>, step: Step, answer: &Answer) -> Outcome;
 
     /// Believes and reads a call of the provider. What comes out may repeat what came before: providers call again

@@ -308,7 +308,7 @@ impl Desk {
                 Carried::Refused(why) => return Verdict::Refused(why),
             };
             self.pace.borrow_mut().on_answer(address, Instant::now());
-            match channel.outcome(&out, step, &answer) {
+            match self.live.provider.outcome(&out, step, token.as_ref(), &answer) {
                 Outcome::Sent { external_id, chat } => {
                     arrived.push(Arrived { chat, external_id });
                     step = step.next_part();
@@ -387,7 +387,7 @@ impl Desk {
             return Ok(known);
         }
         let answer: Answer = self.carrier.http(request, None).await;
-        let token = channel.token(&answer)?;
+        let token = self.live.provider.token(&answer)?;
         self.token.borrow_mut().keep(&token, asked);
         Ok(Some(token))
     }

@@ -65,9 +65,14 @@ pub(super) async fn ask(desk: Rc<Desk>, bot: Telegram, intake: Intake) {
                 limit = 1;
                 let (after_ms, why) = match outcome {
                     Outcome::Retry { after_ms, why } => (after_ms, why),
+                    Outcome::Sent { .. } => (None, String::new()),
                     // A wrong token is mended by an operator, whose change begins this anew.
-                    other => (Some(60_000), format!("{other:?}")),
+                    Outcome::RenewToken { why }
+                    | Outcome::NextAddress { why }
+                    | Outcome::Permanent { why }
+                    | Outcome::Unknown { why } => (Some(60_000), why),
                 };
+                let why = desk.live.provider.without_secrets(&why);
                 log::warn!(channel:% = desk.live.channel.id; "Telegram does not tell what people wrote: {why}");
                 sleep(pause.max(Duration::from_millis(after_ms.unwrap_or(0)))).await;
                 pause = (pause * 2).min(PAUSE_MAX);

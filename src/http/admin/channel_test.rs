@@ -64,7 +64,7 @@ async fn ask(provider: &Provider) -> Result<Option<String>, String> {
     let (channel, carrier) = (provider.channel(), Carrier::new(TEST_WAIT));
     if let Some(request) = channel.token_request() {
         let answer = carrier.http(request, None).await;
-        return channel.token(&answer).map(|_| None).map_err(why);
+        return provider.token(&answer).map(|_| None).map_err(why);
     }
     if let Some(request) = provider.who_am_i() {
         let answer = carrier.http(request, None).await;
@@ -83,10 +83,13 @@ async fn ask(provider: &Provider) -> Result<Option<String>, String> {
             now_ms: 0,
             reply_to: None,
         };
-        return Err(why(channel.outcome(&nobody, Step::default(), &answer)));
+        return Err(why(provider.outcome(&nobody, Step::default(), None, &answer)));
     }
     match provider {
-        Provider::Email(email) => email::greet(email, TEST_WAIT).await.map(|()| None),
+        Provider::Email(email) => {
+            let greeted = email::greet(email, TEST_WAIT).await;
+            greeted.map(|()| None).map_err(|why| provider.without_secrets(&why))
+        }
         _ => Ok(Some("a webhook's recipients have addresses of their own: nobody was asked".to_owned())),
     }
 }

@@ -8,7 +8,7 @@ use crate::harness::providers::feishu::{APP, FeishuRules};
 use crate::harness::providers::hook::HookRules;
 use crate::harness::providers::smtp::MailServer;
 use crate::harness::providers::telegram::TelegramRules;
-use crate::harness::providers::whatsapp::{NUMBER, WhatsAppRules};
+use crate::harness::providers::whatsapp::{self, NUMBER, WhatsAppRules};
 use crate::harness::providers::{Fault, Provider};
 
 on_both_databases!(no_failure_tells_a_secret);
@@ -114,6 +114,9 @@ async fn no_failure_tells_a_secret(database: Database) {
         texts.extend([made.to_string(), tested.to_string()]);
         texts.extend(called(&world, &id).await);
     }
+    // Meta repeats a token that it cannot read.
+    let repeated = format!("Malformed access token {}", secret("access"));
+    strangers.whatsapp.fail(Fault::Says(whatsapp::refused(401, 190, &repeated)));
     for kind in ["feishu", "telegram", "whatsapp", "email", "webhook"] {
         let (status, refused) = world.send_with(json!({ "content": "hello", "channel": kind })).await;
         assert_eq!((status, &refused["error"]["code"]), (502, &json!("channel_failed")), "{kind}: {refused}");
