@@ -3,6 +3,7 @@
 //! - `Message-ID` is made of our id. Servers do not compare it, so an unknown outcome is final.
 //! - `Auto-Submitted: auto-generated` keeps other machines from answering.
 //! - What senders write cannot become a header: control characters are taken out, the rest is encoded by `lettre`.
+//! - Nor can it end the letter: a CR that stands alone, which some servers take for the end of a line, becomes one.
 use std::error::Error as StdError;
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -177,7 +178,8 @@ impl Channel for Email {
         if let Some(answered) = out.reply_to.filter(|id| is_message_id(id)) {
             builder = builder.in_reply_to(answered.to_owned()).references(answered.to_owned());
         }
-        let letter = builder.singlepart(SinglePart::plain(out.text.to_owned())).map_err(|error| error.to_string())?;
+        let text = out.text.replace("\r\n", "\n").replace('\r', "\n");
+        let letter = builder.singlepart(SinglePart::plain(text)).map_err(|error| error.to_string())?;
         Ok(Request::Mail(Letter { server: self.server.clone(), from, to, content: letter.formatted() }))
     }
 
