@@ -223,13 +223,19 @@ impl Desk {
             window.may_come_again(self.clock.now_ms(), wait_ms(after_ms), attempt, letter.delivery.attempts_max)
         };
         let unknown = |why: &str| format!("{}: {why}", reason::OUTCOME_UNKNOWN);
+        let is_partly_out = !arrived.is_empty();
+        let told = |why: String| {
+            if is_partly_out { format!("a part of it was sent, the rest was not: {why}") } else { why }
+        };
         let (written, done) = match verdict {
             Verdict::Sent => (self.end(id, attempt, arrived, SendEnd::Sent).await, Done::Sent),
             Verdict::Permanent(why) => {
-                (self.end(id, attempt, arrived, SendEnd::Dead(bounded(&why))).await, Done::Failed(why))
+                let words = told(why);
+                (self.end(id, attempt, arrived, SendEnd::Dead(bounded(&words))).await, Done::Failed(words))
             }
             Verdict::Refused(why) => {
-                (self.end(id, attempt, arrived, SendEnd::Dead(bounded(&why))).await, Done::Refused(why))
+                let words = told(why);
+                (self.end(id, attempt, arrived, SendEnd::Dead(bounded(&words))).await, Done::Refused(words))
             }
             Verdict::Passing(after_ms, why) => {
                 (self.write(|| retry(after_ms, &why)).await, Done::Passing(after_ms, why))
@@ -238,7 +244,7 @@ impl Desk {
                 (self.write(|| retry(after_ms, &unknown(&why))).await, Done::Passing(after_ms, why))
             }
             Verdict::Partly(_, why) => {
-                let words = format!("a part of it was sent, the rest was not: {why}");
+                let words = told(why);
                 (self.end(id, attempt, arrived, SendEnd::Dead(bounded(&words))).await, Done::Refused(words))
             }
             Verdict::Unknown(why) if again(None) => {

@@ -14,6 +14,7 @@ use crate::harness::providers::{Fault, Provider};
 on_both_databases!(
     telegram_is_not_asked_twice_when_nobody_knows,
     a_long_text_goes_out_in_parts_at_the_providers_pace,
+    a_part_that_is_refused_does_not_hide_those_that_arrived,
     the_first_channel_that_works_is_taken_and_a_hint_counts,
     whatsapp_says_why_it_will_not,
     a_letter_goes_out_once_and_waits_for_its_server,
@@ -70,6 +71,20 @@ async fn a_long_text_goes_out_in_parts_at_the_providers_pace(database: Database)
     let (status, refused) = world.send("hello").await;
     assert_eq!(status, 502, "{refused}");
     assert_eq!(refused["detail"], "Telegram send failed: Forbidden: bot was blocked by the user (Telegram 403)");
+}
+
+async fn a_part_that_is_refused_does_not_hide_those_that_arrived(database: Database) {
+    let world = World::with(&database, "[channels]\nsend_wait_ms = 0\n", json!({ "telegram_chat_id": "7" })).await;
+    let provider = Provider::start(TelegramRules::new(&["7"]));
+    telegram(&world, &provider).await;
+    provider.fail(Fault::Slow(Duration::ZERO));
+    let blocked = telegram::refused(403, "Forbidden: bot was blocked by the user", Value::Null);
+    provider.fail(Fault::Says(blocked));
+    let sent = world.send_as(&world.ann, &"x".repeat(5_000)).await;
+    let delivery = world.ended(&sent).await;
+    let words = "a part of it was sent, the rest was not: Forbidden: bot was blocked by the user (Telegram 403)";
+    assert_eq!((&delivery["state"], &delivery["reason"]), (&json!("dead"), &json!(words)));
+    assert_eq!(texts(&provider).len(), 1);
 }
 
 async fn the_first_channel_that_works_is_taken_and_a_hint_counts(database: Database) {
