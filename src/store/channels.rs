@@ -274,6 +274,7 @@ impl Command for ChangeChannel {
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Channel, Error> {
         let before = get(tx.read()?, self.id)?.ok_or_else(|| Error::not_found("channel", self.id))?;
+        self.check_bot(tx, &before)?;
         let changes = self.changes.clone();
         let name = changes.name.unwrap_or_else(|| before.name.clone());
         let config =
@@ -318,6 +319,33 @@ impl Command for ChangeChannel {
         tx.emit(Event::ChannelChanged { channel_id: self.id });
         Ok(after)
     }
+}
+
+impl ChangeChannel {
+    /// Refuses another bot of Telegram: each counts the messages of a chat by itself, so that its lines would be taken for
+    /// those that the one before has heard. Where the key of the one before is lost, nobody can tell.
+    fn check_bot(&self, tx: &mut Tx<'_>, before: &Channel) -> Result<(), Error> {
+        const TOKEN: &str = "bot_token";
+        let Some(Some(new)) = self.changes.secrets.get(TOKEN) else { return Ok(()) };
+        if before.kind != ChannelKind::Telegram {
+            return Ok(());
+        }
+        let known = match secrets(tx.read()?, &self.vault, self.id) {
+            Err(error) if error.is_unreadable() => return Ok(()),
+            known => known?,
+        };
+        match known.get(TOKEN).and_then(bot) {
+            Some(id) if bot(new) != Some(id) => {
+                Err(Error::invalid("secret", "this is another bot: set up another channel for it"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Returns the number of a bot of Telegram, with which its token begins.
+fn bot(token: &Secret) -> Option<&str> {
+    token.reveal().split_once(':').map(|(id, _)| id)
 }
 
 /// Takes its channels from an agent that is removed: they are nobody's, and speak for it no more.

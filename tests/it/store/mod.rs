@@ -3,6 +3,7 @@ mod agents;
 mod ask;
 mod audit;
 mod backup;
+mod bots;
 mod channels;
 mod chat;
 mod claims;
