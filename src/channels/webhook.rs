@@ -102,6 +102,8 @@ impl Channel for Webhook {
         };
         let why = judge::said(answer);
         match answer.status {
+            // Said on the way; the answer itself never came.
+            100..=199 => Outcome::Unknown { why },
             // By these the receiver refers to it.
             200..=299 => Outcome::Sent { external_id: out.id.to_string(), chat: out.conversation_id.to_string() },
             408 | 425 | 429 | 500..=599 => {
@@ -207,6 +209,9 @@ mod tests {
         assert_eq!(judge(&wait), Outcome::Retry { after_ms: Some(9_000), why: "HTTP 503".into() });
         for status in [301, 302, 400, 401, 404, 410] {
             assert!(matches!(judge(&answer(status, "")), Outcome::Permanent { .. }), "{status}");
+        }
+        for status in [100, 103, 199] {
+            assert!(matches!(judge(&answer(status, "")), Outcome::Unknown { .. }), "{status}");
         }
         assert!(matches!(judge(&silence(true)), Outcome::Unknown { .. }));
         assert!(matches!(judge(&silence(false)), Outcome::Retry { .. }));
