@@ -1,10 +1,14 @@
 //! What all providers' answers have in common.
+use jiff::fmt::rfc2822::DateTimeParser;
+
 use super::{ANSWER_BYTES_MAX, HttpAnswer, Outcome};
 
 /// Characters of a provider's words that are kept.
 pub(super) const WORDS_MAX: usize = 300;
 /// Longest wait that a provider may ask for; who asks for more is asked again sooner.
 const RETRY_AFTER_MS_MAX: u64 = 3_600_000;
+/// Reads dates as HTTP writes them, `Wed, 21 Oct 2026 07:28:00 GMT`: such a one is one of RFC 2822, too.
+static DATES: DateTimeParser = DateTimeParser::new();
 
 /// Makes one bounded line of what a provider said; it is stored and shown to people.
 pub(super) fn words(text: &str) -> String {
@@ -37,9 +41,18 @@ pub(super) fn wait_ms(seconds: u64) -> u64 {
     seconds.saturating_mul(1_000).min(RETRY_AFTER_MS_MAX)
 }
 
-/// Reads a header that holds whole seconds. The other form of `Retry-After`, a date, is left to the owner's back-off.
+/// Reads a header that holds whole seconds.
 pub(super) fn header_wait_ms(answer: &HttpAnswer, name: &str) -> Option<u64> {
     answer.header(name)?.trim().parse().ok().map(wait_ms)
+}
+
+/// Reads a `Retry-After` of either form: whole seconds, or a date.
+pub(super) fn retry_after_ms(answer: &HttpAnswer, now_ms: i64) -> Option<u64> {
+    header_wait_ms(answer, "retry-after").or_else(|| {
+        let at = DATES.parse_timestamp(answer.header("retry-after")?.trim()).ok()?;
+        let wait_ms = at.as_millisecond().saturating_sub(now_ms);
+        Some(u64::try_from(wait_ms).unwrap_or(0).min(RETRY_AFTER_MS_MAX))
+    })
 }
 
 /// Judges that there was no answer.
@@ -113,6 +126,25 @@ mod tests {
         assert!(!words("short").ends_with('…'));
         assert!(words(&format!("a{}b", " ".repeat(5 * WORDS_MAX))).ends_with('…'));
         assert!(words(&"x".repeat(WORDS_MAX + 1)).ends_with('…'));
+    }
+
+    #[test]
+    fn a_wait_is_said_in_seconds_or_until_a_date() {
+        // Wed, 21 Oct 2026 07:28:00 GMT
+        let at = 1_792_567_680_000;
+        for (said, now_ms, expected) in [
+            ("7", at, Some(7_000)),
+            ("Wed, 21 Oct 2026 07:28:00 GMT", at - 90_000, Some(90_000)),
+            (" Wed, 21 Oct 2026 07:28:00 GMT ", at - 1, Some(1)),
+            ("Wed, 21 Oct 2026 07:28:00 GMT", at + 1, Some(0)),
+            ("Wed, 21 Oct 2026 07:28:00 GMT", 0, Some(3_600_000)),
+            ("Thu, 21 Oct 2026 07:28:00 GMT", at, None),
+            ("soon", at, None),
+            ("", at, None),
+        ] {
+            assert_eq!(retry_after_ms(&with(503, &[("Retry-After", said)], ""), now_ms), expected, "{said}");
+        }
+        assert_eq!(retry_after_ms(&with(503, &[], ""), at), None);
     }
 
     #[test]

@@ -106,9 +106,7 @@ impl Channel for Webhook {
             100..=199 => Outcome::Unknown { why },
             // By these the receiver refers to it.
             200..=299 => Outcome::Sent { external_id: out.id.to_string(), chat: out.conversation_id.to_string() },
-            408 | 425 | 429 | 500..=599 => {
-                Outcome::Retry { after_ms: judge::header_wait_ms(answer, "retry-after"), why }
-            }
+            408 | 425 | 429 | 500..=599 => Outcome::Retry { after_ms: judge::retry_after_ms(answer, out.now_ms), why },
             _ => Outcome::Permanent { why },
         }
     }
@@ -207,6 +205,9 @@ mod tests {
         }
         let wait = answer_with(503, &[("Retry-After", "9")], "later");
         assert_eq!(judge(&wait), Outcome::Retry { after_ms: Some(9_000), why: "HTTP 503".into() });
+        let until = answer_with(503, &[("Retry-After", "Fri, 20 Nov 2026 15:41:00 GMT")], "later");
+        let Outcome::Retry { after_ms: Some(wait_ms), .. } = judge(&until) else { panic!("it passes") };
+        assert_eq!(wait_ms, 1_795_189_260_000 - out.now_ms.unsigned_abs());
         for status in [301, 302, 400, 401, 404, 410] {
             assert!(matches!(judge(&answer(status, "")), Outcome::Permanent { .. }), "{status}");
         }
