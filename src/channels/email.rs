@@ -9,7 +9,7 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use lettre::message::header::{Header, HeaderName, HeaderValue};
-use lettre::message::{Mailbox, Message, SinglePart};
+use lettre::message::{Mailbox, Mailboxes, Message, SinglePart};
 
 use super::{
     Answer, Channel, Heard, InboundCall, Limits, Outcome, Outgoing, Rate, Refused, Request, Step, Token, address,
@@ -127,6 +127,8 @@ pub fn is_address(text: &str) -> bool {
 
 fn mailbox_address(text: &str) -> Result<lettre::Address, String> {
     let address = text.trim().parse::<lettre::Address>().ok().filter(|_| text.is_ascii());
+    // A letter is made only with what can be read again from its header: no `[127.0.0.1]` as a domain.
+    let address = address.filter(|address| address.to_string().parse::<Mailboxes>().is_ok());
     address.ok_or_else(|| "this is no e-mail address in ASCII".to_owned())
 }
 

@@ -63,9 +63,26 @@ fn no_cr_goes_out_alone() {
 
 #[test]
 fn what_cannot_be_sent_is_said_before() {
-    for wrong in ["", "ada", "ada@", "ada@exa mple.com", "a@b.c\r\nBcc: x@y.z", "ädä@example.com", "a@b.c, d@e.f"] {
+    for wrong in [
+        "",
+        "ada",
+        "ada@",
+        "ada@exa mple.com",
+        "a@b.c\r\nBcc: x@y.z",
+        "ädä@example.com",
+        "ada@exämple.com",
+        "ada@[127.0.0.1]",
+        "\"a@b\"@example.com",
+        "a@b.c, d@e.f",
+    ] {
         let to = [Address::Email(wrong.into())];
         assert!(email().request(&outgoing(&to, "x"), Step::default(), None).is_err(), "{wrong:?}");
+        assert!(!is_address(wrong), "{wrong:?}");
+    }
+    for fine in ["ada@example.com", "o'b+tag@example.co.uk", "a@b", "ada@xn--exmple-cua.com"] {
+        let to = [Address::Email(fine.into())];
+        assert!(email().request(&outgoing(&to, "x"), Step::default(), None).is_ok(), "{fine:?}");
+        assert!(is_address(fine), "{fine:?}");
     }
     let mut plain = email();
     plain.server.security = Security::Plain;

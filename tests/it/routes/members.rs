@@ -78,6 +78,8 @@ async fn what_is_said_of_a_person_has_bounds(node: TestNode) {
         (json!({ "name": "a", "user_id": NOBODY }), "user_id"),
         (json!({ "name": "a", "user_id": "7" }), "user_id"),
         (json!({ "name": "a", "email": "a" }), "email"),
+        (json!({ "name": "a", "email": "üser@example.com" }), "email"),
+        (json!({ "name": "a", "email": "a@[127.0.0.1]" }), "email"),
         (json!({ "name": "a", "email": format!("{}@x", "a".repeat(253)) }), "email"),
         (json!({ "name": "a", "phone": "call me" }), "phone"),
         (json!({ "name": "a", "feishu": "u" }), "feishu"),
