@@ -59,7 +59,7 @@ fn words(error: &Value, code: i64) -> String {
     }
 }
 
-/// Judges an error of the Graph. The code counts, not the status.
+/// Judges an error of the Graph. The code counts, not the status, but for 429: too many never lasts.
 fn judged(error: &Value, status: u16) -> Outcome {
     let code = read::number(error, "/code").unwrap_or_else(|| i64::from(status));
     let why = words(error, code);
@@ -69,6 +69,7 @@ fn judged(error: &Value, status: u16) -> Outcome {
         4 | 80_007 | 130_429 | 131_048 => retry(Some(60_000), why),
         131_056 => retry(Some(6_000), why),
         2 | 131_000 | 131_016 | 131_057 | 133_004 => retry(None, why),
+        _ if status == 429 => retry(None, why),
         0 | 190 | 131_047 => Outcome::Permanent { why },
         _ if status >= 500 => retry(None, why),
         _ => Outcome::Permanent { why },

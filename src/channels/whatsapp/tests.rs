@@ -68,7 +68,10 @@ fn answers_mean_what_meta_documents() {
         let judged = no(code, 400);
         assert!(matches!(&judged, Outcome::Permanent { why } if why.contains(hint)), "{judged:?}");
     }
-    assert!(matches!(no(123_456, 500), Outcome::Retry { .. }));
+    for (code, status) in [(123_456, 500), (123_456, 429), (131_047, 429)] {
+        assert!(matches!(no(code, status), Outcome::Retry { .. }), "{code} {status}");
+    }
+    assert!(matches!(no(131_047, 500), Outcome::Permanent { .. }));
     assert!(matches!(judge(&answer(504, "")), Outcome::Unknown { .. }));
     assert!(matches!(judge(&answer(200, "{}")), Outcome::Unknown { .. }));
     assert!(matches!(judge(&silence(true)), Outcome::Unknown { .. }));
