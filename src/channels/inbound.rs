@@ -121,6 +121,9 @@ pub(super) fn heard_with(lines: impl Iterator<Item = Inbound>, failed: impl Iter
     }
 }
 
+/// The word for what a provider has learned since this was written.
+pub(super) const UNKNOWN: &str = "something that is not known here";
+
 /// What stands for something that is no text, with what its sender wrote to it.
 pub(super) fn not_text(what: &str, caption: Option<&str>) -> String {
     match caption.map(str::trim).filter(|caption| !caption.is_empty()) {

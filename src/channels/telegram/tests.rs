@@ -143,7 +143,16 @@ fn what_is_no_text_is_heard_by_a_word() {
         (json!({ "voice": { "file_id": "f" } }), Some("[voice]")),
         (json!({ "animation": {}, "document": {} }), Some("[video]")),
         (json!({ "document": { "file_name": "a.pdf" }, "caption": " " }), Some("[file]")),
+        (json!({ "dice": { "emoji": "🎲", "value": 5 } }), Some("[dice]")),
+        (json!({ "game": { "title": "x" } }), Some("[game]")),
+        (json!({ "story": { "id": 1 } }), Some("[story]")),
+        (json!({ "checklist": { "title": "x" } }), Some("[checklist]")),
+        (json!({ "paid_media": { "star_count": 1 }, "caption": "the roof" }), Some("[paid media] the roof")),
+        (json!({ "hologram": {} }), Some("[something that is not known here]")),
         (json!({ "new_chat_title": "x" }), None),
+        (json!({ "new_chat_members": [{ "id": 7 }], "new_chat_member": { "id": 7 } }), None),
+        (json!({ "pinned_message": { "message_id": 4 } }), None),
+        (json!({ "forum_topic_created": { "name": "x" } }), None),
     ] {
         let mut update = update(1);
         let message = update["message"].as_object_mut().expect("an object");

@@ -2,7 +2,7 @@
 //! raw bytes).
 use serde_json::Value;
 
-use super::super::inbound::{heard_with, not_text};
+use super::super::inbound::{UNKNOWN, heard_with, not_text};
 use super::super::signature::{is_hmac_sha256, same_secret};
 use super::super::{Heard, Inbound, InboundCall, Method, Refused, Undelivered, json as read};
 use super::{WhatsApp, words};
@@ -68,7 +68,8 @@ fn failed<'a>(event: &'a Value, number: &'a str) -> impl Iterator<Item = Undeliv
     })
 }
 
-/// Returns what a message says; for what is no text a word for it. Reactions and the like are passed over.
+/// Returns what a message says; for what is no text a word for it. Reactions, and what tells that something happened, are
+/// passed over.
 fn text(message: &Value) -> Option<String> {
     let places = ["/text/body", "/button/text", "/interactive/button_reply/title", "/interactive/list_reply/title"];
     if let Some(text) = places.into_iter().find_map(|place| read::text(message, place)) {
@@ -82,8 +83,11 @@ fn text(message: &Value) -> Option<String> {
         "sticker" => ("sticker", None),
         "location" => ("location", None),
         "contacts" => ("contact", None),
-        "unsupported" => ("something that WhatsApp does not pass on", None),
-        _ => return None,
+        "order" => ("order", read::text(message, "/order/text")),
+        "interactive" if message.pointer("/interactive/nfm_reply").is_some() => ("form", None),
+        "unsupported" | "unknown" => ("something that WhatsApp does not pass on", None),
+        "reaction" | "system" | "edit" | "revoke" | "request_welcome" => return None,
+        _ => (UNKNOWN, None),
     };
     Some(not_text(what, caption))
 }

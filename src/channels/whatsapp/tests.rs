@@ -174,6 +174,11 @@ fn what_is_no_text_is_heard_by_a_word() {
         (json!({ "type": "audio", "audio": { "voice": true } }), "[voice]"),
         (json!({ "type": "contacts", "contacts": [] }), "[contact]"),
         (json!({ "type": "button", "button": { "text": "Yes" } }), "Yes"),
+        (json!({ "type": "order", "order": { "text": "two, please", "product_items": [] } }), "[order] two, please"),
+        (json!({ "type": "order", "order": { "product_items": [] } }), "[order]"),
+        (json!({ "type": "interactive", "interactive": { "nfm_reply": { "response_json": "{}" } } }), "[form]"),
+        (json!({ "type": "interactive", "interactive": { "list_reply": { "title": "Two" } } }), "Two"),
+        (json!({ "type": "hologram", "hologram": {} }), "[something that is not known here]"),
     ] {
         let mut event = event();
         let mut message = message;
