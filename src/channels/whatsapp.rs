@@ -4,6 +4,8 @@
 //!   do. Mostly that is told later, by a call with a `failed` status, after an answer of 200.
 //! - A text has at most 4,096 characters, so longer ones go out in parts.
 //! - 80 messages a second for a number; to one person one in 6 s over time, more at once is refused with 131056.
+//! - People are known by their numbers; who has taken a name there, by an id that is good for one business only
+//!   (`US.1349…`). Such a one stands in other fields than a number.
 //! - WhatsApp recognises no repeat: an unknown outcome is final. Our id goes along for the operator's logs only.
 use serde_json::{Value, json};
 
@@ -11,7 +13,7 @@ use super::{
     Answer, Channel, Heard, HttpRequest, InboundCall, Limits, Method, Outcome, Outgoing, Rate, Refused, Request, Step,
     Token, address, foreign, join, json as read, judge, text,
 };
-use crate::domain::channel::{Address, ChannelKind};
+use crate::domain::channel::{Address, ChannelKind, is_whatsapp_user_id};
 use crate::domain::secret::Secret;
 
 mod event;
@@ -43,6 +45,19 @@ fn digits(number: &str) -> Option<String> {
     let plain = number.chars().all(|c| c.is_ascii_digit() || matches!(c, '+' | ' ' | '-' | '(' | ')' | '.' | '/'));
     let digits: String = number.chars().filter(char::is_ascii_digit).collect();
     (plain && (5..=15).contains(&digits.len())).then_some(digits)
+}
+
+/// Returns the field in which a person's address stands, and the address as WhatsApp knows it.
+fn recipient(address: &str) -> Option<(&'static str, String)> {
+    if is_whatsapp_user_id(address) {
+        return Some(("recipient", address.to_owned()));
+    }
+    digits(address).map(|number| ("to", number))
+}
+
+/// Returns a person's number; of whoever has a name there and shows none, the id that is for us.
+fn first_id(value: &Value, places: [&str; 2]) -> Option<String> {
+    places.into_iter().find_map(|place| read::id(value, place))
 }
 
 /// Says in words what an error of the Graph means.
@@ -94,14 +109,15 @@ impl Channel for WhatsApp {
     }
 
     fn request(&self, out: &Outgoing<'_>, step: Step, _token: Option<&Token>) -> Result<Request, String> {
-        let Address::WhatsApp(number) = address(out, step)? else { return Err(foreign(ChannelKind::WhatsApp)) };
-        let to = digits(number).ok_or_else(|| "this is no telephone number with its country code".to_owned())?;
+        let Address::WhatsApp(to) = address(out, step)? else { return Err(foreign(ChannelKind::WhatsApp)) };
+        let (field, to) =
+            recipient(to).ok_or_else(|| "this is no telephone number with its country code".to_owned())?;
         let parts = text::parts(out.text, text::Unit::Chars, PART_CHARS);
         let part = parts.get(step.part).ok_or_else(|| "the text has no such part".to_owned())?;
         let mut body = json!({
             "messaging_product": "whatsapp",
             "recipient_type": "individual",
-            "to": to,
+            field: to,
             "type": "text",
             "text": { "preview_url": false, "body": part },
             "biz_opaque_callback_data": out.id.to_string(),
@@ -133,10 +149,10 @@ impl Channel for WhatsApp {
         }
         match read::id(&value, "/messages/0/id") {
             Some(external_id) if (200..300).contains(&answer.status) => {
-                // The chat is the number as WhatsApp knows it, which is how calls name it.
-                let known = read::id(&value, "/contacts/0/wa_id");
-                let chat = known.or_else(|| address(out, step).ok().and_then(|to| digits(to.as_str())));
-                Outcome::Sent { external_id, chat: chat.unwrap_or_default() }
+                // The chat is the person as WhatsApp knows it, which is how calls name it.
+                let known = first_id(&value, ["/contacts/0/wa_id", "/contacts/0/user_id"]);
+                let given = || address(out, step).ok().and_then(|to| recipient(to.as_str())).map(|(_, to)| to);
+                Outcome::Sent { external_id, chat: known.or_else(given).unwrap_or_default() }
             }
             _ => judge::bare(answer),
         }

@@ -43,7 +43,7 @@ pub(super) struct Reached {
     /// The chat at Telegram
     #[arg(long, value_name = "ID", allow_hyphen_values = true)]
     telegram: Option<String>,
-    /// The number at WhatsApp, with its country code
+    /// The number at WhatsApp, with its country code, or the id that a person has there
     #[arg(long, value_name = "NUMBER")]
     whatsapp: Option<String>,
     /// Where its messages are posted

@@ -100,6 +100,17 @@ pub enum Address {
     Webhook(String),
 }
 
+/// Tells whether this is an id that WhatsApp gives to somebody for one business, as `US.13491208655302741918`. Whoever has
+/// taken a name there is known by it, and not by a telephone number.
+pub fn is_whatsapp_user_id(text: &str) -> bool {
+    text.split_once('.').is_some_and(|(country, id)| {
+        country.len() == 2
+            && country.bytes().all(|b| b.is_ascii_uppercase())
+            && (1..=128).contains(&id.len())
+            && id.bytes().all(|b| b.is_ascii_alphanumeric())
+    })
+}
+
 impl Address {
     /// Which kind of channel reaches it.
     pub fn kind(&self) -> ChannelKind {
@@ -188,6 +199,25 @@ mod tests {
         }
         assert_eq!((ChannelKind::from_code(0), ChannelKind::from_code(6)), (None, None));
         assert!("fax".parse::<ChannelKind>().is_err());
+    }
+
+    #[test]
+    fn an_id_of_whatsapp_is_no_number() {
+        for (text, expected) in [
+            ("US.13491208655302741918", true),
+            ("DE.a", true),
+            (format!("US.{}", "1".repeat(128)).as_str(), true),
+            (format!("US.{}", "1".repeat(129)).as_str(), false),
+            ("us.1349", false),
+            ("USA.1349", false),
+            ("US.", false),
+            ("US.13.49", false),
+            ("US1349", false),
+            ("4917012345", false),
+            ("", false),
+        ] {
+            assert_eq!(is_whatsapp_user_id(text), expected, "{text}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::super::inbound::{UNKNOWN, heard_with, not_text};
 use super::super::signature::{is_hmac_sha256, same_secret};
 use super::super::{Heard, Inbound, InboundCall, Method, Refused, Undelivered, json as read};
-use super::{WhatsApp, words};
+use super::{WhatsApp, first_id, words};
 
 pub(super) fn hear(whatsapp: &WhatsApp, call: &InboundCall<'_>) -> Result<Heard, Refused> {
     match call.method {
@@ -60,7 +60,7 @@ fn failed<'a>(event: &'a Value, number: &'a str) -> impl Iterator<Item = Undeliv
         let error = read::items(status, "/errors").first();
         let why = error.and_then(|error| Some(words(error, read::number(error, "/code")?)));
         Some(Undelivered {
-            chat: read::id(status, "/recipient_id")?,
+            chat: first_id(status, ["/recipient_id", "/recipient_user_id"])?,
             external_id: read::id(status, "/id")?,
             why: why.unwrap_or_else(|| "WhatsApp gives no reason".to_owned()),
             at: read::number(status, "/timestamp").map(|seconds| seconds.saturating_mul(1_000)),
@@ -93,9 +93,11 @@ fn text(message: &Value) -> Option<String> {
 }
 
 fn line(value: &Value, message: &Value) -> Option<Inbound> {
-    let from = read::id(message, "/from")?;
-    let contact =
-        read::items(value, "/contacts").iter().find(|contact| read::id(contact, "/wa_id").as_ref() == Some(&from));
+    let from = first_id(message, ["/from", "/from_user_id"])?;
+    let is_from = |contact: &&Value| {
+        ["/wa_id", "/user_id"].into_iter().any(|place| read::id(contact, place).as_ref() == Some(&from))
+    };
+    let contact = read::items(value, "/contacts").iter().find(is_from);
     Some(Inbound {
         external_id: read::id(message, "/id")?,
         chat: from.clone(),

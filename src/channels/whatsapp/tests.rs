@@ -45,6 +45,43 @@ fn a_message_goes_to_the_digits_of_a_number() {
     assert_eq!(whatsapp().parts(&"ä".repeat(4_097)), 2);
 }
 
+/// Whoever has taken a name at WhatsApp shows no number.
+#[test]
+fn a_person_with_a_name_is_known_by_an_id() {
+    let to = [Address::WhatsApp("US.13491208655302741918".into())];
+    let out = outgoing(&to, "Hello");
+    let asked = body(&http(whatsapp().request(&out, Step::default(), None).expect("a request")));
+    assert_eq!(asked["recipient"], "US.13491208655302741918");
+    assert_eq!((&asked["recipient_type"], asked.get("to")), (&json!("individual"), None));
+    for contact in [json!({}), json!({ "user_id": "US.13491208655302741918" })] {
+        let sent = answer(200, json!({ "contacts": [contact], "messages": [{ "id": "wamid.2" }] }));
+        let chat = "US.13491208655302741918".to_owned();
+        let expected = Outcome::Sent { external_id: "wamid.2".into(), chat };
+        assert_eq!(whatsapp().outcome(&out, Step::default(), &sent), expected);
+    }
+
+    let mut event = event();
+    let value = &mut event["entry"][0]["changes"][0]["value"];
+    value["contacts"] = json!([
+        { "profile": { "name": "Tom" }, "user_id": "US.2" },
+        { "profile": { "name": "Ada", "username": "ada" }, "user_id": "US.1" },
+    ]);
+    value["messages"] = json!([
+        { "from_user_id": "US.1", "id": "wamid.3", "type": "text", "text": { "body": "hello" } },
+        { "from": "", "from_user_id": "US.1", "id": "wamid.4", "type": "text", "text": { "body": "again" } },
+        { "from": "4917", "from_user_id": "US.1", "id": "wamid.5", "type": "text", "text": { "body": "a number" } },
+    ]);
+    value["statuses"] = json!([{ "id": "wamid.6", "status": "failed", "recipient_user_id": "US.1" }]);
+    let body = event.to_string();
+    let Ok(Heard::WithFailures { lines, failed }) = call(&whatsapp(), &signed(&body), &body) else {
+        panic!("lines and a failure");
+    };
+    let senders: Vec<(&str, &str)> = lines.iter().map(|line| (line.sender_ref.as_str(), line.chat.as_str())).collect();
+    assert_eq!(senders, [("US.1", "US.1"), ("US.1", "US.1"), ("4917", "4917")]);
+    assert!(lines[..2].iter().all(|line| line.sender_name.as_deref() == Some("Ada")));
+    assert_eq!(failed[0].chat, "US.1");
+}
+
 #[test]
 fn answers_mean_what_meta_documents() {
     let to = number();

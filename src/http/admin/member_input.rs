@@ -4,6 +4,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::agent_input::Text;
 use crate::channels::email::is_address;
+use crate::domain::channel::is_whatsapp_user_id;
 use crate::domain::member::WebhookUrl;
 
 /// Longest e-mail address, in bytes.
@@ -54,13 +55,14 @@ checked!(
     format!("must be a telephone number of at most {PHONE_CHARS_MAX} characters")
 );
 checked!(
-    /// A WhatsApp number: international, with or without its `+`.
+    /// A WhatsApp number, international, with or without its `+`; or an id of somebody there.
     WhatsApp,
     |text| {
         let digits = text.strip_prefix('+').unwrap_or(text);
-        WHATSAPP_DIGITS.contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit())
+        let is_number = WHATSAPP_DIGITS.contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+        is_number || is_whatsapp_user_id(text)
     },
-    "must be an international number of 5 to 15 digits, with or without `+`"
+    "must be an international number of 5 to 15 digits, with or without `+`, or an id such as `US.1349`"
 );
 checked!(
     /// An id that a channel gives to people.
@@ -141,9 +143,15 @@ mod tests {
         for (text, fine) in [("+49 (30) 123-4/5", true), ("call me", false), ("+", false), ("", false)] {
             assert_eq!(fits::<Phone>(json!(text)), fine, "{text}");
         }
-        for (text, fine) in
-            [("+4930123", true), ("4930123", true), ("+49 30", false), ("1234", false), ("++12345", false)]
-        {
+        for (text, fine) in [
+            ("+4930123", true),
+            ("4930123", true),
+            ("US.1349", true),
+            ("us.1349", false),
+            ("+49 30", false),
+            ("1234", false),
+            ("++12345", false),
+        ] {
             assert_eq!(fits::<WhatsApp>(json!(text)), fine, "{text}");
         }
         for (text, fine) in [("ou_84aad35d", true), ("a b", false), ("ä", false), ("", false)] {

@@ -112,7 +112,7 @@ pub(super) struct New {
     /// A number or the name of a channel.
     #[schema(value_type = Option<String>)]
     telegram_chat_id: Option<ChatId>,
-    /// An international number of 5 to 15 digits.
+    /// An international number of 5 to 15 digits, or an id such as `US.1349`.
     #[schema(value_type = Option<String>)]
     whatsapp: Option<WhatsApp>,
     /// `http://` or `https://`. Of one that holds a secret only operators see all.

@@ -151,11 +151,17 @@ impl Hear {
             ChannelKind::Feishu => is_known(&self.sender_ref) || self.sender_alias.as_deref().is_some_and(is_known),
             // The alias is a name, and names change hands.
             ChannelKind::Telegram => is_known(&self.sender_ref),
-            ChannelKind::WhatsApp => known.iter().any(|address| digits(address.as_str()) == digits(&self.sender_ref)),
+            ChannelKind::WhatsApp => known.iter().any(|address| is_same_person(address.as_str(), &self.sender_ref)),
             // Who speaks there is whoever the caller says, and no address.
             ChannelKind::Email | ChannelKind::Webhook => false,
         }
     }
+}
+
+/// Tells whether two addresses of WhatsApp are one: an id there holds digits, and is no number.
+fn is_same_person(known: &str, said: &str) -> bool {
+    let is_number = |text: &str| !text.chars().any(char::is_alphabetic);
+    known == said || (is_number(known) && is_number(said) && digits(known) == digits(said))
 }
 
 fn digits(number: &str) -> String {
@@ -204,4 +210,24 @@ fn talk(
 fn remote(tx: &mut Tx<'_>, id: AgentId) -> Result<Option<Arc<AgentFacts>>, Error> {
     let agent = readable(tx.agent(id), "an agent")?;
     Ok(agent.filter(|agent| agent.kind != AgentKind::Native))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_of_whatsapp_is_nobodys_number() {
+        for (known, said, expected) in [
+            ("+49 (30) 123456", "4930123456", true),
+            ("4930123456", "4930123457", false),
+            ("US.13491208655", "US.13491208655", true),
+            ("US.13491208655", "13491208655", false),
+            ("13491208655", "US.13491208655", false),
+            ("13491208655", "US.ENT.13491208655", false),
+            ("US.13491208655", "DE.13491208655", false),
+        ] {
+            assert_eq!(is_same_person(known, said), expected, "{known} {said}");
+        }
+    }
 }
