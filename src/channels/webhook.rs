@@ -129,6 +129,9 @@ impl Channel for Webhook {
             return Err(Refused::Stale);
         }
         let value = read::parse(call.body);
+        if !value.is_object() {
+            return Err(Refused::Shape("the body must be JSON, an object, not compressed"));
+        }
         let sender_ref = read::id(&value, "/from").ok_or(Refused::Shape("`from` says who speaks"))?;
         let line = Inbound {
             external_id: read::id(&value, "/id").ok_or(Refused::Shape("`id` is the caller's own id of the line"))?,
@@ -267,6 +270,10 @@ mod tests {
     fn a_call_without_what_is_needed_is_told_so() {
         for wrong in ["<html>", "[]", "{}", r#"{"id":"1","from":"a"}"#, r#"{"id":"1","from":"a","text":" "}"#] {
             assert!(matches!(signed("1795189200", wrong), Err(Refused::Shape(_))), "{wrong}");
+        }
+        for wrong in ["<html>", "[]", "\u{1f}\u{8b}\u{8}", ""] {
+            let words = "the body must be JSON, an object, not compressed";
+            assert_eq!(signed("1795189200", wrong), Err(Refused::Shape(words)), "{wrong}");
         }
         let least = r#"{"id":"1","from":"a","text":"t"}"#;
         assert!(matches!(signed("1795189200", least), Ok(Heard::Messages(lines)) if lines[0].chat == "a"));
