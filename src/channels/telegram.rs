@@ -3,6 +3,7 @@
 //!
 //! - The bot's token stands in the path of each URL, so URLs are secrets.
 //! - A text has at most 4,096 UTF-16 units, so longer ones go out in parts. No markup: nothing needs escaping.
+//! - An answer goes to the topic of what it answers, where a group has topics.
 //! - 30 messages a second for a bot, one a second for a chat.
 //! - Telegram recognises no repeat: an unknown outcome is final.
 use serde_json::{Value, json};
@@ -131,7 +132,8 @@ impl Channel for Telegram {
         let parts = text::parts(out.text, text::Unit::Utf16, PART_UNITS);
         let part = parts.get(step.part).ok_or_else(|| "the text has no such part".to_owned())?;
         let mut body = json!({ "chat_id": chat, "text": part });
-        let answered = out.reply_to.filter(|_| step.part == 0).and_then(|id| id.parse::<i64>().ok());
+        // Each part answers: in a group with topics it is what brings it to the same topic.
+        let answered = out.reply_to.and_then(|id| id.parse::<i64>().ok());
         if let (Some(answered), Some(fields)) = (answered, body.as_object_mut()) {
             let reply = json!({ "message_id": answered, "allow_sending_without_reply": true });
             fields.insert("reply_parameters".to_owned(), reply);

@@ -45,8 +45,9 @@ fn long_texts_go_out_in_parts_of_utf_16_units() {
     let text_of = |body: &Value| body["text"].as_str().expect("a text").to_owned();
     assert_eq!(text_of(&first).encode_utf16().count(), PART_UNITS);
     assert_eq!(text_of(&first) + &text_of(&second), text);
-    // Only the first part is an answer to something.
-    assert!(second.get("reply_parameters").is_none());
+    // The second part, too, goes to the topic of what it answers.
+    let reply = json!({ "message_id": 7, "allow_sending_without_reply": true });
+    assert_eq!((&first["reply_parameters"], &second["reply_parameters"]), (&reply, &reply));
 }
 
 #[test]
