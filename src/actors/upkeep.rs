@@ -190,11 +190,15 @@ impl Actor for Upkeep {
         async move { store.write_bulk(ClockIsNear).await }
             .into_actor(self)
             .map(|near, this, ctx| match near {
-                Ok(true) => {
+                Ok(Some(true)) => {
                     this.retain();
                     ctx.notify(Wake);
                 }
-                Ok(false) => log::info!("the clock is far from what was stored last; what is old goes in an hour"),
+                Ok(Some(false)) => {
+                    log::info!("the clock is far from what was stored last; what is old goes in an hour");
+                }
+                // As on the first start: nothing tells how old anything is, and nothing is in a hurry.
+                Ok(None) => {}
                 Err(error) => log::warn!("what is old goes in an hour: {}", error.cause()),
             })
             .spawn(ctx);

@@ -135,16 +135,17 @@ impl Command for RetainStep {
 const AHEAD_MAX_MS: i64 = 24 * 3_600 * 1_000;
 
 /// Tells whether the clock is about where it was when the newest delivery was made. Far ahead of it the node may have
-/// stood still for long, or its clock may be wrong, and then nothing is as old as it looks.
+/// stood still for long, or its clock may be wrong, and then nothing is as old as it looks. `None`: there is no delivery to
+/// compare it with.
 pub struct ClockIsNear;
 
 impl Command for ClockIsNear {
-    type Output = bool;
+    type Output = Option<bool>;
 
-    fn apply(&self, tx: &mut Tx<'_>) -> Result<bool, Error> {
+    fn apply(&self, tx: &mut Tx<'_>) -> Result<Option<bool>, Error> {
         let now_ms = tx.now_ms();
         let newest = deliveries::newest_at(tx.read()?)?;
-        Ok(newest.is_some_and(|at| now_ms.saturating_sub(at) <= AHEAD_MAX_MS))
+        Ok(newest.map(|at| now_ms.saturating_sub(at) <= AHEAD_MAX_MS))
     }
 }
 
