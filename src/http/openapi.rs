@@ -8,8 +8,8 @@ use utoipa::openapi::security::{
 };
 use utoipa::openapi::tag::TagBuilder;
 use utoipa::openapi::{
-    Components, Content, Header, InfoBuilder, LicenseBuilder, Object, OpenApi, OpenApiBuilder, Ref, RefOr,
-    ResponseBuilder, Type,
+    Components, Content, Header, InfoBuilder, LicenseBuilder, Object, ObjectBuilder, OpenApi, OpenApiBuilder, Ref,
+    RefOr, ResponseBuilder, Schema, Type,
 };
 use utoipa_actix_web::AppExt;
 
@@ -55,6 +55,11 @@ pub(super) fn frame() -> OpenApi {
         .components(Some(components))
         .security(Some([SecurityRequirement::new("token", Vec::<String>::new())]))
         .build()
+}
+
+/// Describes a text that has one value only: by it a reader tells one schema from another.
+pub(super) fn only(word: &str) -> Schema {
+    Schema::Object(ObjectBuilder::new().schema_type(Type::String).enum_values(Some([word])).build())
 }
 
 /// The refusals that routes share: status, name, meaning.

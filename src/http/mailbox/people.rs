@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use utoipa::ToSchema;
+use utoipa::openapi::Schema;
 
 use super::loop_guards;
 use crate::actors::channels::reach;
@@ -15,6 +16,7 @@ use crate::domain::delivery::{DeliveryState, reason};
 use crate::domain::error::{Error, ErrorCode};
 use crate::domain::ids::MessageId;
 use crate::domain::member::{Addresses, HUMAN, Member, Way};
+use crate::http::openapi;
 use crate::http::state::AppState;
 use crate::store::Db;
 use crate::store::channels::{SendToMember, ToMember, letter, unreachable};
@@ -55,6 +57,7 @@ pub(super) struct Told {
     /// The person's name.
     target: String,
     #[serde(rename = "type")]
+    #[schema(schema_with = type_of_people)]
     kind: &'static str,
     /// By which kind of channel it goes.
     #[schema(value_type = Option<String>)]
@@ -63,6 +66,11 @@ pub(super) struct Told {
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<String>,
     message_id: String,
+}
+
+/// The one value by which an answer about a person is told from one about an agent.
+fn type_of_people() -> Schema {
+    openapi::only(HUMAN)
 }
 
 /// Writes a message to a person: it is on disk when this returns, and [`told`] says what becomes of it.

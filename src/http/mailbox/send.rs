@@ -3,6 +3,7 @@ use actix_web::{HttpResponse, post, web};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
+use utoipa::openapi::Schema;
 
 use super::key::KeyCall;
 use super::options::Wishes;
@@ -16,6 +17,7 @@ use crate::domain::message::check_length;
 use crate::http::body::{ApiJson, Received};
 use crate::http::error::ErrorBody;
 use crate::http::idempotency::{IdempotencyKey, Key};
+use crate::http::openapi;
 use crate::http::state::AppState;
 use crate::store::Db;
 use crate::store::channels::ToMember;
@@ -24,6 +26,8 @@ use crate::store::messages::Idem;
 
 /// The field that may carry the sender's key.
 pub(super) const KEY_FIELD: &str = "message_id";
+/// What agents call the kind of an agent that they write to.
+const AGENT: &str = "openclaw_agent";
 
 /// A message that is to be sent.
 #[derive(Deserialize, ToSchema)]
@@ -64,12 +68,18 @@ pub(super) struct Accepted {
     /// The recipient's name.
     target: String,
     #[serde(rename = "type")]
+    #[schema(schema_with = type_of_agents)]
     kind: &'static str,
     message: String,
     message_id: String,
 }
 
-/// What came of a message: to an agent, or to a person.
+/// The one value by which an answer about an agent is told from one about a person.
+fn type_of_agents() -> Schema {
+    openapi::only(AGENT)
+}
+
+/// What came of a message: to an agent, or to a person. Their `type` tells which.
 #[derive(Serialize, ToSchema)]
 #[schema(as = SentTo)]
 #[serde(untagged)]
@@ -169,7 +179,7 @@ pub(super) async fn write(
     };
     Ok(Written::Answer(Answer::Agent(Accepted {
         status: "accepted",
-        kind: "openclaw_agent",
+        kind: AGENT,
         message: format!("Message sent to {}. Reply will appear in your next poll.", sent.target),
         target: sent.target,
         message_id: sent.line.id.to_string(),

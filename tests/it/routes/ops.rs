@@ -154,3 +154,21 @@ fn every_route_has_a_name_a_summary_and_answers() {
         assert!(!schema.is_null());
     }
 }
+
+/// A schema of the description.
+fn schema(name: &str) -> Value {
+    let api = serde_json::to_value(clawbroker::http::openapi::openapi()).unwrap();
+    let found = api["components"]["schemas"][name].clone();
+    assert!(found.is_object(), "{name}");
+    found
+}
+
+#[test]
+fn an_answer_to_a_sender_fits_one_schema_only() {
+    let kind = |name: &str| schema(name)["properties"]["type"].clone();
+    assert_eq!(kind("SentMessage"), json!({ "type": "string", "enum": ["openclaw_agent"] }));
+    assert_eq!(kind("SentToPerson"), json!({ "type": "string", "enum": ["human"] }));
+    for name in ["SentMessage", "SentToPerson"] {
+        assert!(schema(name)["required"].as_array().unwrap().contains(&json!("type")), "{name}");
+    }
+}
