@@ -40,6 +40,12 @@ pub(in crate::http) struct Message {
     late: Option<bool>,
     /// The line that this one takes the place of.
     supersedes: Option<String>,
+    /// `request`, `reply` or `notice`; only where an agent or a person is to handle it.
+    kind: Option<String>,
+    /// The message that it answers, or that led to it. Only with `kind`.
+    in_reply_to: Option<String>,
+    /// How many requests have followed from each other up to this one. Only with `kind`.
+    hops: Option<i32>,
     /// The gateway's sentence when the answer ended in an error.
     error: Option<String>,
 }

@@ -172,3 +172,11 @@ fn an_answer_to_a_sender_fits_one_schema_only() {
         assert!(schema(name)["required"].as_array().unwrap().contains(&json!("type")), "{name}");
     }
 }
+
+#[test]
+fn what_is_told_of_a_line_is_described() {
+    let described = schema("Message")["properties"].clone();
+    for field in ["kind", "in_reply_to", "hops", "late", "supersedes", "error"] {
+        assert!(described[field].is_object(), "{field}");
+    }
+}
