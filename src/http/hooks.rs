@@ -55,8 +55,8 @@ async fn check(path: ApiPath<String>, state: web::Data<AppState>, req: HttpReque
     operation_id = "callChannelHook",
     security(()),
     params(("id" = String, Path)),
-    request_body(content = String, description = "As the provider documents", content_type = "application/json"),
-    responses((status = 200, description = "It is on disk, or will never be", body = String, content_type = "application/json"), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody), (status = "default", body = ErrorBody))
+    request_body(content = Object, description = "As the provider documents", content_type = "application/json"),
+    responses((status = 200, description = "It is on disk, or will never be: `ok`; or what the provider asked for", body = Object, content_type = "application/json"), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody), (status = "default", body = ErrorBody))
 )]
 #[post("/hooks/{id}")]
 async fn call(

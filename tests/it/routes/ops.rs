@@ -180,3 +180,12 @@ fn what_is_told_of_a_line_is_described() {
         assert!(described[field].is_object(), "{field}");
     }
 }
+
+#[test]
+fn providers_send_and_get_objects() {
+    let api = serde_json::to_value(clawbroker::http::openapi::openapi()).unwrap();
+    let call = &api["paths"]["/hooks/{id}"]["post"];
+    for content in [&call["requestBody"]["content"], &call["responses"]["200"]["content"]] {
+        assert_eq!(content["application/json"]["schema"]["type"], "object", "{content}");
+    }
+}
