@@ -132,6 +132,8 @@ fn add_shared(method: &str, path: &str, operation: &mut Operation) {
     let (in_path, in_query, in_header) = (has(ParameterIn::Path), has(ParameterIn::Query), has(ParameterIn::Header));
     // Under `/api/admin` a body is looked at where none is wanted, too.
     let reads_body = operation.request_body.is_some() || (is_admin && method == "post");
+    // A heartbeat may have any body; what is not JSON is not looked at.
+    let wants_json = reads_body && operation.operation_id.as_deref() != Some("agentHeartbeat");
     let health = matches!(path, "/health" | "/api/health");
     for (status, name, _) in REFUSALS.into_iter().chain([FAULT]) {
         let applies = match status {
@@ -139,7 +141,8 @@ fn add_shared(method: &str, path: &str, operation: &mut Operation) {
             "401" | "403" | "429" => is_call,
             "404" => is_call && in_path,
             "406" => is_call || path == "/api/health",
-            "408" | "413" | "415" => reads_body,
+            "408" | "413" => reads_body,
+            "415" => wants_json,
             "409" => in_header,
             "422" => in_path || is_call && (is_admin || in_query || in_header || reads_body),
             "503" => !health,

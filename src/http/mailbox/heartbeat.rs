@@ -19,6 +19,7 @@ use crate::store::mailbox::{ExtendAll, Extended};
 #[schema(as = HeartbeatOf)]
 pub(super) struct Beat {
     /// The messages whose leases are prolonged, 100 at most.
+    #[schema(max_items = 100)]
     working_on: Option<Vec<Work>>,
 }
 

@@ -18,9 +18,13 @@ use crate::store::{Db, Store, conversations, messages};
 #[schema(as = AgentMessage)]
 pub(super) struct Message {
     id: String,
+    #[schema(required)]
     conversation_id: Option<String>,
+    #[schema(required)]
     sender_agent_name: Option<String>,
+    #[schema(required)]
     sender_user_name: Option<String>,
+    #[schema(required)]
     sender_user_id: Option<String>,
     content: String,
     created_at: String,
@@ -31,8 +35,10 @@ pub(super) struct Message {
     /// It is not handed out again before this time.
     lease_until: String,
     /// `request`: it wants a report; `reply` or `notice`: it does not.
+    #[schema(required)]
     kind: Option<&'static str>,
     /// The message that it answers.
+    #[schema(required)]
     in_reply_to: Option<String>,
     hops: i32,
 }
@@ -44,6 +50,7 @@ pub(super) struct HistoryLine {
     /// `user`, `assistant`, `system` or `tool_call`.
     role: &'static str,
     content: String,
+    #[schema(required)]
     sender_name: Option<String>,
     created_at: String,
 }

@@ -64,9 +64,10 @@ pub(super) struct NewNack {
     #[schema(value_type = String)]
     message_id: MessageId,
     /// Why: 1 to 500 characters.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 500)]
     reason: Option<Reason>,
     /// Seconds for which it is not handed out, 0 to 43200.
+    #[schema(minimum = 0, maximum = 43200)]
     delay_seconds: Option<u32>,
     /// The number of the hand-out that it is about. An older one than the newest is refused.
     delivery_attempt: Option<i32>,
@@ -116,7 +117,7 @@ pub(super) struct NewFailure {
     #[schema(value_type = String)]
     message_id: MessageId,
     /// Why: 1 to 500 characters.
-    #[schema(value_type = String, min_length = 1)]
+    #[schema(value_type = String, min_length = 1, max_length = 500)]
     reason: Reason,
     /// The number of the hand-out that it is about. An older one than the newest is refused.
     delivery_attempt: Option<i32>,
@@ -164,6 +165,7 @@ pub(super) struct NewExtension {
     #[schema(value_type = String)]
     message_id: MessageId,
     /// Seconds for which it is leased from now on, 10 to 43200.
+    #[schema(minimum = 10, maximum = 43200)]
     lease: Option<u32>,
     /// The number of the hand-out that it is about. An older one than the newest is refused.
     delivery_attempt: Option<i32>,

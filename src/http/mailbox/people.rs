@@ -60,7 +60,7 @@ pub(super) struct Told {
     #[schema(schema_with = type_of_people)]
     kind: &'static str,
     /// By which kind of channel it goes.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, required)]
     channel: Option<ChannelKind>,
     /// What it means that it was not sent yet, or that not all of it is sent.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -35,7 +35,8 @@ use crate::store::{Db, conversations};
 pub(super) struct Receipt {
     #[schema(value_type = Message)]
     message: Value,
-    /// `pending`: not handed out yet; `delivered`: it was; `completed`: it is done. The deliveries tell of another end.
+    /// `pending`: it waits to be handed out, for the first time or after a lease that is over; `delivered`: it was
+    /// handed out; `completed`: it is done. The deliveries tell of another end.
     status: &'static str,
     /// How sure its being stored is: `full` survives a power cut, `normal` a crash of ours.
     durability: &'static str,

@@ -3,7 +3,8 @@ use actix_web::{HttpResponse, post, web};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
-use utoipa::openapi::Schema;
+use utoipa::openapi::schema::SchemaType;
+use utoipa::openapi::{ObjectBuilder, Schema, Type};
 
 use super::key::KeyCall;
 use super::options::Wishes;
@@ -49,8 +50,8 @@ pub(super) struct New {
     /// How long it may wait to be handed out, from when it may be; then it expires, and its sender gets a `notice`.
     #[schema(minimum = 1, maximum = 31536000)]
     ttl_seconds: Option<i64>,
-    /// Not before this time: ISO-8601, or epoch milliseconds. At most a year ahead; the past is now.
-    #[schema(value_type = Option<String>)]
+    /// Not before this time.
+    #[schema(schema_with = time_or_number)]
     deliver_at: Option<Value>,
     /// Of what may be handed out the highest goes first. Default 0.
     #[schema(minimum = 0, maximum = 2)]
@@ -58,6 +59,12 @@ pub(super) struct New {
     /// It takes the place of what the same sender sent to the same target with the same key, if that still waits.
     #[schema(min_length = 1, max_length = 128)]
     coalesce_key: Option<String>,
+}
+
+fn time_or_number() -> Schema {
+    let text = "Not before this time: ISO-8601, or epoch milliseconds. At most a year ahead; the past is now.";
+    let kinds = SchemaType::from_iter([Type::String, Type::Integer, Type::Null]);
+    Schema::Object(ObjectBuilder::new().schema_type(kinds).description(Some(text)).build())
 }
 
 /// That a message is on disk and waits for its recipient.

@@ -189,3 +189,35 @@ fn providers_send_and_get_objects() {
         assert_eq!(content["application/json"]["schema"]["type"], "object", "{content}");
     }
 }
+
+#[test]
+fn what_agents_may_say_is_described_with_its_bounds() {
+    let field = |name: &str, field: &str| schema(name)["properties"][field].clone();
+    assert_eq!(field("MessageToSend", "deliver_at")["type"], json!(["string", "integer", "null"]));
+    for (name, of, bounds) in [
+        ("MessageNack", "delay_seconds", [("minimum", 0), ("maximum", 43_200)]),
+        ("LeaseExtension", "lease", [("minimum", 10), ("maximum", 43_200)]),
+        ("MessageNack", "reason", [("minLength", 1), ("maxLength", 500)]),
+        ("MessageFailure", "reason", [("minLength", 1), ("maxLength", 500)]),
+    ] {
+        for (bound, value) in bounds {
+            assert_eq!(field(name, of)[bound].as_f64(), Some(f64::from(value)), "{name}.{of}: {bound}");
+        }
+    }
+    assert_eq!(field("HeartbeatOf", "working_on")["maxItems"], 100);
+    let api = serde_json::to_value(clawbroker::http::openapi::openapi()).unwrap();
+    let answers = |path: &str| api["paths"][path]["post"]["responses"].clone();
+    assert!(answers("/api/gateway/heartbeat")["415"].is_null(), "it takes any body");
+    assert!(answers("/api/gateway/report")["415"].is_object());
+}
+
+#[test]
+fn what_a_polled_message_always_has_is_required() {
+    for name in ["AgentMessage", "AgentHistoryLine"] {
+        let schema = schema(name);
+        let fields: BTreeSet<&str> = schema["properties"].as_object().unwrap().keys().map(String::as_str).collect();
+        let required: BTreeSet<&str> =
+            schema["required"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        assert_eq!(required, fields, "{name}");
+    }
+}
