@@ -107,6 +107,12 @@ pub mod reason {
     pub const RECIPIENT_REMOVED: &str = "recipient_removed";
     /// A newer message with the same coalescing key took its place.
     pub const COALESCED: &str = "coalesced";
+    /// The channel that was to bring it was removed.
+    pub const CHANNEL_REMOVED: &str = "channel_removed";
+
+    /// All of them: words that a recipient cannot give for its own.
+    pub const ALL: [&str; 6] =
+        [ATTEMPTS, OUTCOME_UNKNOWN, CONVERSATION_DELETED, RECIPIENT_REMOVED, COALESCED, CHANNEL_REMOVED];
 }
 
 /// One delivery, as stored.

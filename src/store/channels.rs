@@ -36,9 +36,6 @@ pub use self::outbox::{
 pub use self::senders::{AllowSender, ForgetSender, Sender, count as count_senders, get as sender, page as senders};
 pub use self::undelivered::{NoteUndelivered, UndeliveredAs};
 
-/// Why what waits for a removed channel ends.
-pub const REMOVED: &str = "channel_removed";
-
 /// The secrets of a channel by name. They cannot be printed or sent.
 pub type Secrets = BTreeMap<String, Secret>;
 
@@ -396,7 +393,7 @@ impl Command for RemoveChannel {
             let id = stored.delivery.id;
             // What is leased is at the provider, or has been.
             let is_out = stored.delivery.state == DeliveryState::Leased || stored.may_have_arrived();
-            let reason = if is_out { reason::OUTCOME_UNKNOWN } else { REMOVED };
+            let reason = if is_out { reason::OUTCOME_UNKNOWN } else { reason::CHANNEL_REMOVED };
             let action = Move::Fail { attempt: None, reason: reason.to_owned() };
             match deliveries::apply_to(tx, stored, &action, true) {
                 Err(error) if error.is_unreadable() => {

@@ -148,9 +148,9 @@ pub(super) async fn fail(
 /// Ends a message for good, whichever way that was said.
 pub(super) async fn give_up(state: &AppState, key: &KeyFacts, new: NewFailure) -> Result<Moved, Error> {
     let NewFailure { message_id, reason: Reason(why), delivery_attempt } = new;
-    // What is dead by its attempts may still be reported on; what its recipient gave up may not.
-    if why == reason::ATTEMPTS {
-        let message = format!("`{}` is the broker's own word; give a reason of your own", reason::ATTEMPTS);
+    // Whoever asked would be told what is not so; and what is dead by its attempts may still be reported on.
+    if reason::ALL.contains(&why.as_str()) {
+        let message = format!("`{why}` is the broker's own word; give a reason of your own");
         return Err(Error::invalid("reason", message));
     }
     let recipient = key.agent.party_id;

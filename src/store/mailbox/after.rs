@@ -144,7 +144,7 @@ fn why(delivery: &Delivery) -> String {
         (DeliveryState::Expired, _) => "its time was over before anybody took it".to_owned(),
         (_, Some(reason::ATTEMPTS)) => format!("nobody reported on it (attempts: {})", delivery.attempt),
         (_, Some(reason::OUTCOME_UNKNOWN)) => "whether it arrived is not known, so it is not sent again".to_owned(),
-        (_, Some(channels::REMOVED)) => "its channel was removed".to_owned(),
+        (_, Some(reason::CHANNEL_REMOVED)) => "its channel was removed".to_owned(),
         (_, Some(reason::RECIPIENT_REMOVED)) => "the agent was removed".to_owned(),
         (_, Some(words)) => {
             words.chars().map(|c| if c.is_control() { ' ' } else { c }).take(REASON_CHARS_MAX).collect()

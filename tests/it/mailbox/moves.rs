@@ -258,6 +258,8 @@ async fn each_call_names_what_it_refuses(node: TestNode) {
         (FAIL, json!({ "message_id": message, "reason": long }), "reason"),
         (FAIL, json!({ "message_id": message, "reason": "a\tb" }), "reason"),
         (FAIL, json!({ "message_id": message, "reason": "attempts" }), "reason"),
+        (FAIL, json!({ "message_id": message, "reason": " recipient_removed" }), "reason"),
+        (FAIL, json!({ "message_id": message, "reason": "channel_removed" }), "reason"),
         (FAIL, json!({ "message_id": message, "reason": "no", "delivery_attempt": 2 }), "delivery_attempt"),
         (EXTEND, json!({ "lease": 60 }), "message_id"),
         (EXTEND, json!({ "message_id": message, "lease": 9 }), "lease"),

@@ -395,7 +395,7 @@ async fn what_is_on_its_way_when_its_channel_goes_is_of_unknown_outcome(store: T
     let (out, waits) = (sent(&store, &ann, eve.id, "one").await.id, sent(&store, &ann, eve.id, "two").await.id);
     let attempt = leased(&store, &channel, out).await;
     store.write(RemoveChannel { id: channel.id, actor: Actor::system() }).await.unwrap();
-    for (id, why) in [(out, reason::OUTCOME_UNKNOWN), (waits, channels::REMOVED)] {
+    for (id, why) in [(out, reason::OUTCOME_UNKNOWN), (waits, reason::CHANNEL_REMOVED)] {
         let dead = now(&store, id).await;
         assert_eq!((dead.state, dead.reason.as_deref()), (DeliveryState::Dead, Some(why)));
     }
@@ -411,7 +411,7 @@ async fn a_removed_channel_ends_what_waits_for_it(store: TestStore) {
     let id = sent(&store, &ann, eve.id, "hello").await.id;
     store.write(RemoveChannel { id: channel.id, actor: Actor::system() }).await.unwrap();
     let dead = now(&store, id).await;
-    assert_eq!((dead.state, dead.reason.as_deref()), (DeliveryState::Dead, Some(channels::REMOVED)));
+    assert_eq!((dead.state, dead.reason.as_deref()), (DeliveryState::Dead, Some(reason::CHANNEL_REMOVED)));
     assert_eq!(
         store.write(Redrive { id }).await.unwrap_err().code(),
         ErrorCode::DeliveryEnded,
