@@ -141,6 +141,7 @@ fn hears_nothing(tx: &mut Tx<'_>, id: ConversationId) -> Result<bool, Error> {
 /// Says in words why a message was not handled.
 fn why(delivery: &Delivery) -> String {
     match (delivery.state, delivery.reason.as_deref()) {
+        (DeliveryState::Expired, _) if delivery.attempt > 0 => "its time was over before it was handled".to_owned(),
         (DeliveryState::Expired, _) => "its time was over before anybody took it".to_owned(),
         (_, Some(reason::ATTEMPTS)) => format!("nobody reported on it (attempts: {})", delivery.attempt),
         (_, Some(reason::OUTCOME_UNKNOWN)) => "whether it arrived is not known, so it is not sent again".to_owned(),
@@ -191,6 +192,8 @@ mod tests {
         assert_eq!(of_dead("out of\npaper\u{7}"), "out of paper ");
         assert_eq!(of_dead(&"ä".repeat(501)), "ä".repeat(500));
         assert_eq!(why(&ended(DeliveryState::Dead, None)), "no reason was given");
-        assert_eq!(why(&ended(DeliveryState::Expired, None)), "its time was over before anybody took it");
+        let expired = ended(DeliveryState::Expired, None);
+        assert_eq!(why(&expired), "its time was over before it was handled", "it was handed out");
+        assert_eq!(why(&Delivery { attempt: 0, ..expired }), "its time was over before anybody took it");
     }
 }
