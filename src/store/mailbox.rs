@@ -10,6 +10,7 @@
 mod after;
 mod ask;
 mod hand_out;
+mod hidden;
 mod moves;
 mod pair;
 mod report;
@@ -19,6 +20,7 @@ mod send;
 pub(super) use self::after::{Deaths, Lost};
 pub use self::ask::{Ask, OpenUserAgent};
 pub use self::hand_out::{Close, GiveBack, HandOut, HandedOut};
+pub use self::hidden::hidden_from;
 pub use self::moves::{Acknowledge, Acknowledged, Extend, ExtendAll, Extended, Fail, Nack, Prolonging};
 pub use self::pair::LoopGuards;
 pub(super) use self::pair::{Pairs, admit_to_member, admits_member, note_request};

@@ -21,7 +21,7 @@ use crate::domain::party::{Party, PartyKind};
 const SAID_BACK_MAX: i64 = 1_000;
 
 /// Ids in one query.
-const IDS_MAX: usize = 1_000;
+pub(in crate::store) const IDS_MAX: usize = 1_000;
 
 /// A line that is to be appended.
 #[derive(Clone, Debug)]

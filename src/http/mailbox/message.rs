@@ -7,11 +7,11 @@ use utoipa::ToSchema;
 
 use crate::actors::agent_mailbox::Leased;
 use crate::domain::error::Error;
-use crate::domain::ids::ConversationId;
+use crate::domain::ids::{ConversationId, PartyId};
 use crate::domain::message::{Line, MessageRole};
 use crate::domain::party::PartyKind;
 use crate::domain::time::iso;
-use crate::store::{Db, Store, conversations, messages};
+use crate::store::{Db, Store, conversations, mailbox, messages};
 
 /// A message that is handed out.
 #[derive(Debug, Serialize, ToSchema)]
@@ -75,12 +75,12 @@ struct Before {
     lines: Vec<Vec<Arc<Line>>>,
 }
 
-/// Shows messages that were leased. Where what was said before cannot be read now they come without it: giving them back
-/// for that would cost an attempt.
-pub(super) async fn shown(store: &Store, leased: &[Leased], room: Room) -> Vec<Message> {
+/// Shows messages that were leased to this party. Where what was said before cannot be read now they come without it:
+/// giving them back for that would cost an attempt.
+pub(super) async fn shown(store: &Store, reader: PartyId, leased: &[Leased], room: Room) -> Vec<Message> {
     let places: Vec<Place> = leased.iter().map(|one| (one.line.conversation_id, one.line.seq)).collect();
     let said: usize = leased.iter().map(|one| one.line.text.len()).sum();
-    let before = store.read(move |db| before(db, &places, room, said)).await;
+    let before = store.read(move |db| before(db, reader, &places, room, said)).await;
     let Before { names, lines } = before.unwrap_or_else(|error| {
         log::warn!("messages are handed out without what was said before them: {}", error.cause());
         Before::default()
@@ -92,8 +92,12 @@ pub(super) async fn shown(store: &Store, leased: &[Leased], room: Room) -> Vec<M
         .collect()
 }
 
-fn before(db: &mut Db, places: &[Place], room: Room, said: usize) -> Result<Before, Error> {
-    let windows = windows(db, places, room, said)?;
+fn before(db: &mut Db, reader: PartyId, places: &[Place], room: Room, said: usize) -> Result<Before, Error> {
+    let mut windows = windows(db, places, room, said)?;
+    let hidden = mailbox::hidden_from(db, reader, windows.values().flatten())?;
+    for lines in windows.values_mut() {
+        lines.retain(|line| !hidden.contains(&line.id));
+    }
     let mut bytes = room.bytes.saturating_sub(said);
     let mut lines = Vec::with_capacity(places.len());
     for place in places {

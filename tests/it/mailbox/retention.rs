@@ -9,6 +9,7 @@ use crate::routes::TestNode;
 on_both_databases!(
     a_report_on_what_is_gone_is_answered_as_before,
     a_repeated_send_is_answered_whatever_is_gone,
+    what_was_withdrawn_stays_unread,
     the_broker_looks_for_what_is_old_by_itself,
 );
 
@@ -21,6 +22,19 @@ async fn a_month_later(node: &TestNode) {
         let step = RetainStep { walk, keep_ms: 30 * i64::from(DAY_MS) };
         assert_eq!(node.state.store.write_bulk(step).await.expect("a step").next, None);
     }
+}
+
+async fn what_was_withdrawn_stays_unread(node: TestNode) {
+    let (_, ann) = node.agent("ann").await;
+    let (_, ben) = node.agent("ben").await;
+    for text in ["wrong", "right"] {
+        let body = json!({ "target": "ben", "content": text, "coalesce_key": "k" });
+        node.post(SEND).json(&body).with_key(&ann).await.expect_status(200);
+    }
+    a_month_later(&node).await;
+    assert_eq!(deliveries(&node, "cancelled").await, [] as [Value; 0]);
+    let asked = messages(&node, &ben, "").await;
+    assert_eq!((&asked[0]["content"], &asked[0]["history"]), (&json!("right"), &json!([])));
 }
 
 /// The one that a message was sent to hears what the table of the contract says; others hear nothing.

@@ -3,6 +3,7 @@ use std::sync::atomic::Ordering;
 
 use clawbroker::domain::time::iso;
 use clawbroker::domain::user::Role;
+use clawbroker::store::deliveries::FireDue;
 use serde_json::{Value, json};
 
 use super::{POLL, REPORT, SEND, completed, deliveries, fire, messages, poll, report, send};
@@ -19,6 +20,7 @@ on_both_databases!(
     nobody_reports_on_what_is_not_his,
     a_poll_takes_no_more_than_it_asked_for,
     each_message_comes_with_the_lines_before_it,
+    nobody_reads_what_was_not_for_it,
     a_mailbox_is_read_again_after_it_has_left_memory,
     a_paused_agent_gets_nothing_until_it_runs_again,
     a_poll_for_the_head_alone_takes_nothing,
@@ -317,4 +319,38 @@ async fn polls_that_find_nothing_touch_no_disk(node: TestNode) {
     held.let_go().await;
     send(&node, &ann, "ben", "again").await;
     assert_eq!(messages(&node, &ben, "").await.len(), 1, "a quiet mailbox hears of what comes");
+}
+
+async fn nobody_reads_what_was_not_for_it(node: TestNode) {
+    let (_, ann) = node.agent("ann").await;
+    let (_, ben) = node.agent("ben").await;
+    let ask = async |content: &str, options: Value| {
+        let mut body = options;
+        body["target"] = json!("ben");
+        body["content"] = json!(content);
+        node.post(SEND).json(&body).with_key(&ann).await.expect_status(200);
+    };
+    let history = |message: &Value| -> Vec<String> {
+        let text = |line: &Value| line["content"].as_str().unwrap().to_owned();
+        message["history"].as_array().unwrap().iter().map(text).collect()
+    };
+    ask("late", json!({ "ttl_seconds": 60 })).await;
+    node.clock.advance_ms(60_000);
+    let ids = vec![deliveries(&node, "pending").await[0]["id"].as_str().unwrap().parse().unwrap()];
+    node.state.store.write(FireDue { ids }).await.expect("what is due moves");
+    for text in ["wrong", "right"] {
+        ask(text, json!({ "coalesce_key": "k" })).await;
+    }
+    // Neither what she took back, nor what came too late, nor what she was told of it.
+    let asked = messages(&node, &ben, "").await;
+    assert_eq!((asked.len(), &asked[0]["content"], history(&asked[0])), (1, &json!("right"), vec![]));
+    assert_eq!(report(&node, &ben, json!({ "message_id": asked[0]["id"], "result": "done" })).await.0, 200);
+    // It was her who said all of it, and who was told.
+    let told = messages(&node, &ann, "").await;
+    let kinds: Vec<&Value> = told.iter().map(|message| &message["kind"]).collect();
+    assert_eq!(kinds, [&json!("notice"), &json!("reply")]);
+    let notice = told[0]["content"].as_str().unwrap();
+    assert_eq!(history(&told[1]), ["late", notice, "wrong", "right"]);
+    ask("next", json!({})).await;
+    assert_eq!(history(&messages(&node, &ben, "").await[0]), ["right", "done"]);
 }

@@ -10,6 +10,7 @@ use clawbroker::domain::ids::{
     AgentId, AgentKeyId, ConversationId, DeliveryId, GatewayId, MemberId, MessageId, PartyId, RelationshipId, StepId,
 };
 use clawbroker::domain::member::Known;
+use clawbroker::domain::message::{Line, MessageKind};
 use clawbroker::domain::search::Search;
 use clawbroker::store::messages::{Idem, Span};
 use clawbroker::store::relationships::Called;
@@ -133,6 +134,14 @@ async fn no_frequent_query_scans_a_table(database: Database) {
         ("page after", Box::new(|db| messages::page(db, conversation, Span::After(5), 50, 1).map(drop))),
         ("one message", Box::new(|db| messages::get(db, message).map(drop))),
         ("messages of a poll", Box::new(|db| messages::by_ids(db, &polled).map(drop))),
+        (
+            "what of a talk is nothing to a reader",
+            Box::new(|db| {
+                let asked = |line: &Arc<Line>| Arc::new(Line { kind: Some(MessageKind::Request), ..Line::clone(line) });
+                let lines: Vec<Arc<Line>> = messages::by_ids(db, &polled)?.values().map(asked).collect();
+                mailbox::hidden_from(db, recipient, lines.iter()).map(drop)
+            }),
+        ),
         ("end of a message", Box::new(|db| messages::ended(db, kept).map(drop))),
         ("place of a message", Box::new(|db| messages::place_of(db, message).map(drop))),
         ("whether a message was sent to somebody", Box::new(|db| mailbox::was_sent_to(db, kept, recipient).map(drop))),
