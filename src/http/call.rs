@@ -84,9 +84,14 @@ fn unknown_at(path: &str) -> Unknown {
     if path.starts_with("/api/admin/") { Unknown::Refused } else { Unknown::Ignored }
 }
 
-/// Reads the id in a path in its own type.
+/// Reads the id in a path, where its route calls it `id`.
 pub(super) fn id<T: FromStr<Err = Error>>(text: &str) -> Result<T, Error> {
-    text.parse().map_err(|error: Error| error.at("path"))
+    id_called("id", text)
+}
+
+/// Reads the id in a path that its route calls `name`: a refusal names it as the API's description does.
+pub(super) fn id_called<T: FromStr<Err = Error>>(name: &str, text: &str) -> Result<T, Error> {
+    text.parse().map_err(|error: Error| Error::invalid_at("path", name, error.message(), "value_error"))
 }
 
 #[cfg(test)]

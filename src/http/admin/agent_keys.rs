@@ -144,7 +144,7 @@ impl Target for AgentKey {
     type Path = (String, String);
 
     async fn find(state: &AppState, _: &Caller, (agent, key): Self::Path) -> Result<Self, Error> {
-        let (agent_id, id): (AgentId, AgentKeyId) = (call::id(&agent)?, call::id(&key)?);
+        let (agent_id, id): (AgentId, AgentKeyId) = (call::id(&agent)?, call::id_called("key_id", &key)?);
         let read = move |db: &mut Db| Ok::<_, Error>((agents::get(db, agent_id)?, agent_keys::get(db, id)?));
         let (agent, key) = state.store.read(read).await?;
         if agent.is_none() {

@@ -165,7 +165,7 @@ impl Target for Relationship {
     type Path = (String, String);
 
     async fn find(state: &AppState, _: &Caller, (agent, relationship): Self::Path) -> Result<Self, Error> {
-        let (agent_id, id): (AgentId, RelationshipId) = (call::id(&agent)?, call::id(&relationship)?);
+        let (agent_id, id): (AgentId, RelationshipId) = (call::id(&agent)?, call::id_called("rel_id", &relationship)?);
         let read = move |db: &mut Db| Ok::<_, Error>((agents::get(db, agent_id)?, relationships::get(db, id)?));
         let (agent, relationship) = state.store.read(read).await?;
         if agent.is_none() {

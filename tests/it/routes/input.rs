@@ -1,4 +1,4 @@
-//! What no route takes: NUL characters, which PostgreSQL cannot store, and fields where none are known.
+//! What no route takes: NUL characters, which PostgreSQL cannot store, and fields where none are known; and how a wrong id is named.
 use clawbroker::domain::user::Role;
 use serde_json::{Value, json};
 
@@ -10,6 +10,7 @@ on_both_databases!(
     a_nul_is_refused_in_every_query_field,
     a_nul_is_refused_in_a_body,
     a_route_that_takes_no_body_refuses_its_fields,
+    a_wrong_id_in_a_path_is_named_as_it_is_described,
 );
 
 async fn a_nul_is_refused_in_every_query_field(node: TestNode) {
@@ -78,5 +79,24 @@ async fn a_route_that_takes_no_body_refuses_its_fields(node: TestNode) {
         for fine in [send(json!({})).await, node.post(path).body("text/plain", "").by(Role::Admin).await] {
             assert!(!matches!(fine.status.as_u16(), 415 | 422 | 500..), "{path}: {}", fine.text);
         }
+    }
+}
+
+async fn a_wrong_id_in_a_path_is_named_as_it_is_described(node: TestNode) {
+    let (id, key) = node.agent("ann").await;
+    let at = |refused: Value| refused["detail"][0]["loc"].clone();
+    for path in ["/api/gateway/messages/abc", "/api/gateway/setup-guide/abc"] {
+        let refused = node.get(path).with_key(&key).await.expect_error(422, "validation_error");
+        assert_eq!(at(refused.json), json!(["path", "id"]), "{path}");
+    }
+    for (path, name) in [
+        ("/api/admin/users/abc".to_owned(), "id"),
+        ("/api/admin/agents/abc".to_owned(), "id"),
+        (format!("/api/admin/agents/abc/keys/{id}"), "id"),
+        (format!("/api/admin/agents/{id}/keys/abc"), "key_id"),
+        (format!("/api/admin/agents/{id}/relationships/abc"), "rel_id"),
+    ] {
+        let refused = node.delete(&path).by(Role::Admin).await.expect_error(422, "validation_error");
+        assert_eq!(at(refused.json), json!(["path", name]), "{path}");
     }
 }
