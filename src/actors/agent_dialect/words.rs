@@ -75,27 +75,31 @@ pub fn broken(code: ErrorCode, reason: &str) -> String {
 /// Puts the refusal of a frame into the ancestor's words.
 pub(super) fn refused(frame: &str) -> Option<ByteString> {
     let frame: Value = serde_json::from_str(frame).ok()?;
-    let mut told = json!({ "type": "error", "content": frame.get("error"), "code": frame.get("code") });
+    let words = frame.get("error").and_then(Value::as_str).map(in_its_words);
+    let mut told = json!({ "type": "error", "content": words, "code": frame.get("code") });
     if let Some(seconds) = frame.get("retryAfter") {
         set(&mut told, "retry_after", seconds.clone());
     }
     Some(told.to_string().into())
 }
 
-/// Puts a frame of the client into ours. What is no frame of the ancestor's goes on as it is: the session says what is
-/// wrong with it.
+/// Calls the field that holds the question as the client calls it.
+fn in_its_words(sentence: &str) -> String {
+    sentence.replace("`message` of the frame `chat`", "`content`").replace("`message`", "`content`")
+}
+
+/// Puts a frame of the client into ours: what has no `type` is a question, even one without words, which the session
+/// refuses as such. What is no frame of the ancestor's goes on as it is: the session says what is wrong with it.
 pub(super) fn asked(frame: &str) -> ByteString {
     let Ok(Value::Object(mut fields)) = serde_json::from_str(frame) else { return frame.into() };
-    match fields.get("type").and_then(Value::as_str) {
-        None if fields.contains_key("content") => {
-            let mut chat = json!({ "type": "chat", "message": fields.remove("content") });
-            if let Some(key) = fields.remove("idempotencyKey") {
-                set(&mut chat, "idempotencyKey", key);
-            }
-            chat.to_string().into()
-        }
-        _ => frame.into(),
+    if fields.get("type").is_some_and(Value::is_string) {
+        return frame.into();
     }
+    let mut chat = json!({ "type": "chat", "message": fields.remove("content") });
+    if let Some(key) = fields.remove("idempotencyKey") {
+        set(&mut chat, "idempotencyKey", key);
+    }
+    chat.to_string().into()
 }
 
 #[cfg(test)]
@@ -139,8 +143,17 @@ mod tests {
         assert_eq!(said(&subscribed), Some(Said::Session("s".to_owned())));
         let error = json!({ "type": "error", "error": "no", "code": "not_found", "retryAfter": 1 }).to_string();
         assert_eq!(said(&error), Some(Said::Refused("not_found".to_owned())));
-        let told: Value = serde_json::from_str(&refused(&error).expect("words")).expect("JSON");
-        assert_eq!(told, json!({ "type": "error", "content": "no", "code": "not_found", "retry_after": 1 }));
+        let told = |error: &str| -> Value { serde_json::from_str(&refused(error).expect("words")).expect("JSON") };
+        assert_eq!(told(&error), json!({ "type": "error", "content": "no", "code": "not_found", "retry_after": 1 }));
+        for (ours, its) in [
+            ("`message` is missing", "`content` is missing"),
+            ("`message` must not be empty", "`content` must not be empty"),
+            ("`message` of the frame `chat` must be a text", "`content` must be a text"),
+            ("`idempotencyKey` has 1 to 255 bytes", "`idempotencyKey` has 1 to 255 bytes"),
+        ] {
+            let error = json!({ "type": "error", "error": ours, "code": "bad_frame" }).to_string();
+            assert_eq!(told(&error)["content"], its);
+        }
     }
 
     #[test]
@@ -151,6 +164,8 @@ mod tests {
         let with_key = json!({ "content": "hello", "idempotencyKey": "k" });
         assert_eq!(ask(with_key), json!({ "type": "chat", "message": "hello", "idempotencyKey": "k" }));
         assert_eq!(ask(json!({ "type": "abort" })), json!({ "type": "abort" }));
+        // The session says that it has no words.
+        assert_eq!(ask(json!({})), json!({ "type": "chat", "message": null }));
         assert_eq!(&*asked("{"), "{");
         let deep = "[".repeat(100_000);
         assert_eq!(&*asked(&deep), deep, "nesting costs no stack");

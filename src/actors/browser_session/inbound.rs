@@ -102,7 +102,7 @@ impl Chat {
         if self.attachments.as_ref().is_some_and(|attachments| !attachments.is_empty()) {
             return Err(Error::new(ErrorCode::UpstreamRefused, "attachments cannot be sent yet"));
         }
-        let text = self.message.clone().unwrap_or_default();
+        let text = self.message.clone().ok_or_else(|| bad("`message` is missing".to_owned()))?;
         if text.trim().is_empty() {
             return Err(bad("`message` must not be empty".to_owned()));
         }
@@ -230,6 +230,18 @@ mod tests {
             Inbound::parse(r#"{"type": "history", "sessionKey": "webchat-123", "limit": 50}"#).expect("history");
         assert!(matches!(history, Inbound::History(History { limit: Some(50), .. })));
         assert!(matches!(Inbound::parse(r#"{"type":"ping","extra":1}"#), Ok(Inbound::Ping)));
+    }
+
+    #[test]
+    fn a_message_that_is_not_there_is_told_from_an_empty_one() {
+        let said = |frame: &str| match Inbound::parse(frame) {
+            Ok(Inbound::Chat(chat)) => chat.checked_text(100).expect_err(frame).message().to_owned(),
+            other => panic!("{other:?}"),
+        };
+        for frame in [r#"{"type":"chat"}"#, r#"{"type":"chat","message":null}"#] {
+            assert_eq!(said(frame), "`message` is missing", "{frame}");
+        }
+        assert_eq!(said(r#"{"type":"chat","message":" "}"#), "`message` must not be empty");
     }
 
     #[test]

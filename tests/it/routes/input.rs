@@ -1,4 +1,5 @@
-//! What no route takes: NUL characters, which PostgreSQL cannot store, and fields where none are known; and how a wrong id is named.
+//! What no route takes: NUL characters, which PostgreSQL cannot store, and fields where none are known; and how a wrong
+//! id is named.
 use clawbroker::domain::user::Role;
 use serde_json::{Value, json};
 

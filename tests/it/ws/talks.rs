@@ -209,8 +209,14 @@ async fn the_ancestors_frames_are_spoken(database: Database) {
     let question = agent.answer(&broker, "hello, ann").await;
     assert_eq!((&question["content"], &question["conversation_id"]), (&json!("hello"), &session["session_id"]));
     assert_eq!(ann.next().await, Some(done("hello, ann")));
-    ann.send(json!({ "content": " " })).await;
-    assert_eq!(ann.until_type("error").await["code"], "bad_frame");
+    for (frame, words) in [
+        (json!({ "content": " " }), "`content` must not be empty"),
+        (json!({ "content": 7 }), "`content` must be a text"),
+        (json!({}), "`content` is missing"),
+    ] {
+        ann.send(frame).await;
+        assert_eq!(ann.next().await, Some(json!({ "type": "error", "content": words, "code": "bad_frame" })));
+    }
     eve.catch_up().await;
     assert_eq!(eve.seen.len(), 2, "her own two frames: {}", eve.transcript());
 }
