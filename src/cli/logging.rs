@@ -1,20 +1,27 @@
 //! The log: one line on standard error for each record, readable as it stands, with its values as `key=value` behind.
 use std::io::Write;
 
+use env_logger::Builder;
 use log::kv::{self, Key, Value, VisitSource};
 use log::{LevelFilter, Record};
 
 use crate::config::LogFilter;
 use crate::http::request;
 
+/// What these modules say below their level is told only to whoever names them in the filter.
+const QUIET: [(&str, LevelFilter); 4] = [
+    // What actix says at its start we say better.
+    ("actix_server", LevelFilter::Warn),
+    ("actix_web::middleware", LevelFilter::Warn),
+    // An error for each request that is no HTTP: strangers could fill the log.
+    ("actix_http::h1::decoder", LevelFilter::Off),
+    ("actix_http::h1::dispatcher", LevelFilter::Off),
+];
+
 /// Starts the log, and has panics told in it.
 pub(super) fn start(filter: &LogFilter) {
-    let mut builder = env_logger::Builder::new();
-    // What actix says at its start we say better; whoever names the module in the filter hears it.
-    for module in ["actix_server", "actix_web::middleware"] {
-        builder.filter_module(module, LevelFilter::Warn);
-    }
-    builder.parse_filters(filter.as_str()).format(|buffer, record| {
+    let mut builder = filtered(filter);
+    builder.format(|buffer, record| {
         let time = buffer.timestamp_millis();
         let style = buffer.default_level_style(record.level());
         let line = Line::of(record);
@@ -35,6 +42,20 @@ pub(super) fn start(filter: &LogFilter) {
             super::output::complain(trace);
         }
     }));
+}
+
+fn filtered(filter: &LogFilter) -> Builder {
+    let mut builder = Builder::new();
+    for (module, level) in QUIET.into_iter().filter(|(module, _)| !names(filter, module)) {
+        builder.filter_module(module, level);
+    }
+    builder.parse_filters(filter.as_str());
+    builder
+}
+
+/// Tells whether a filter names a module, or one that it is in.
+fn names(filter: &LogFilter, module: &str) -> bool {
+    filter.split(',').filter_map(|part| part.split_once('=')).any(|(target, _)| module.starts_with(target))
 }
 
 /// Message and values of a record, without line breaks: a text from outside cannot pass for a record of its own.
@@ -79,7 +100,26 @@ impl<'kvs> VisitSource<'kvs> for Line {
 
 #[cfg(test)]
 mod tests {
+    use log::{Level, Log as _, Metadata};
+
     use super::*;
+
+    #[test]
+    fn strangers_do_not_fill_the_log() {
+        let tells = |filter: &str, target: &str| {
+            let logger = filtered(&filter.parse().expect("a filter")).build();
+            logger.enabled(&Metadata::builder().level(Level::Error).target(target).build())
+        };
+        for module in ["actix_http::h1::dispatcher", "actix_http::h1::decoder"] {
+            for quiet in ["info", "trace", "info,clawbroker=debug"] {
+                assert!(!tells(quiet, module), "{quiet}: {module}");
+            }
+            for named in ["info,actix_http=error", "info,actix_http::h1=debug", &format!("info,{module}=error")] {
+                assert!(tells(named, module), "{named}: {module}");
+            }
+        }
+        assert!(tells("info", "actix_http::ws") && tells("info", "actix_server"));
+    }
 
     #[test]
     fn a_line_holds_message_and_values_and_no_break() {
