@@ -50,12 +50,24 @@ impl Highest {
         self.kept.front().map(|(_, number)| *number)
     }
 
+    /// Returns after how many seconds all of the last `span_ms` will be lower than `number`.
+    pub fn lower_in_s(&self, number: i32, now_ms: i64, span_ms: i64) -> u32 {
+        // They fall, so that the newest that is as high goes last.
+        let newest = self.kept.iter().rev().find(|(_, kept)| *kept >= number);
+        newest.map_or(0, |(at, _)| whole_seconds(at.saturating_add(span_ms).saturating_sub(now_ms)))
+    }
+
     /// A clock that was set back must not make anything count for longer than its span.
     fn not_ahead_of(&mut self, now_ms: i64) {
         for (at, _) in self.kept.iter_mut().rev().take_while(|(at, _)| *at > now_ms) {
             *at = now_ms;
         }
     }
+}
+
+/// Returns the seconds after which a time is over for sure; nothing for one that is over.
+fn whole_seconds(wait_ms: i64) -> u32 {
+    u32::try_from(wait_ms.max(0).saturating_add(999) / 1_000).unwrap_or(u32::MAX)
 }
 
 /// When the requests of one ordered pair were accepted, oldest first: a sliding window. Checked before each note, it
@@ -82,10 +94,7 @@ impl Window {
         }
         match self.times.len().checked_sub(max).and_then(|over| self.times.get(over)) {
             None => Ok(()),
-            Some(at) => {
-                let wait_ms = at.saturating_add(window_ms) - now_ms;
-                Err(u32::try_from(wait_ms.saturating_add(999) / 1_000).unwrap_or(u32::MAX))
-            }
+            Some(at) => Err(whole_seconds(at.saturating_add(window_ms) - now_ms)),
         }
     }
 
@@ -142,6 +151,17 @@ mod tests {
         highest.note(9_000_000, 4);
         assert_eq!(highest.of_late(1_000, 100), Some(4));
         assert_eq!(highest.of_late(1_100, 100), None);
+    }
+
+    #[test]
+    fn it_is_known_when_they_are_lower() {
+        let mut highest = Highest::default();
+        for (at, number) in [(0, 9), (1_500, 8), (9_000, 3)] {
+            highest.note(at, number);
+        }
+        let in_s = |number: i32, now_ms: i64| highest.lower_in_s(number, now_ms, 10_000);
+        assert_eq!((in_s(9, 9_000), in_s(8, 9_000), in_s(3, 9_000)), (1, 3, 10), "8 leaves at 11,500");
+        assert_eq!((in_s(8, 11_499), in_s(8, 20_000), in_s(10, 9_000)), (1, 0, 0));
     }
 
     #[test]

@@ -22,6 +22,8 @@ use crate::store::tx::Tx;
 
 /// How long a reply or a notice leads to the next request (decision 5 of the mailbox contract).
 const REPLIES_MS: i64 = 3_600_000;
+/// How long to let a talk rest that does not end by time alone.
+const UNKNOWN_WAIT_S: u32 = 3_600;
 /// Lines of a conversation that are read at a time, and in all: what lies farther back does not count.
 const LINES_AT_A_TIME: i64 = 500;
 const LINES_MAX: usize = 5_000;
@@ -165,7 +167,11 @@ pub(super) fn admit(
     let held = pair.held.last_key_value().map(|(hops, _)| *hops);
     let hops = hops(in_reply_to, held, pair.replies.of_late(now_ms, REPLIES_MS));
     if is_over(hops, guards.hops_max) {
-        return Err(too_far(hops, &to.name, guards.hops_max));
+        // What came back passes with time; what the sender names or holds does not, and nobody knows how long that is.
+        let is_passing = in_reply_to.is_none() && held.is_none_or(|held| held < guards.hops_max);
+        let wait_s =
+            if is_passing { pair.replies.lower_in_s(guards.hops_max, now_ms, REPLIES_MS) } else { UNKNOWN_WAIT_S };
+        return Err(too_far(hops, &to.name, guards.hops_max, wait_s));
     }
     let LoopGuards { pair_requests_max: max, pair_window_ms: window_ms, .. } = guards;
     pair.requests.check(now_ms, max, window_ms).map_err(|wait_s| too_fast(wait_s, &to.name, guards))?;
@@ -182,7 +188,7 @@ pub(in crate::store) fn admit_to_member(
 ) -> Result<i32, Error> {
     let hops = hops(in_reply_to, None, None);
     if is_over(hops, guards.hops_max) {
-        return Err(too_far(hops, &to.name, guards.hops_max));
+        return Err(too_far(hops, &to.name, guards.hops_max, UNKNOWN_WAIT_S));
     }
     let key = agent_member_key(from.id, to.id);
     match check_talk(tx, &key, (from.party_id, to.party_id), guards)? {
@@ -250,14 +256,13 @@ fn known<'t>(
     known.ok_or_else(|| Error::internal("a pair was forgotten as it was read"))
 }
 
-fn too_far(hops: i32, to: &str, hops_max: i32) -> Error {
+fn too_far(hops: i32, to: &str, hops_max: i32, wait_s: u32) -> Error {
     let message = format!(
         "this would be request {hops} in a row between you and {to}, and {hops_max} are allowed; it counts from the \
          message that `in_reply_to` names, or else from the requests that you hold of {to} and what came back from it \
          in the last hour"
     );
-    let hour_s = u32::try_from(REPLIES_MS / 1_000).unwrap_or(u32::MAX);
-    Error::new(ErrorCode::HopLimit, message).with_retry_after_s(hour_s)
+    Error::new(ErrorCode::HopLimit, message).with_retry_after_s(wait_s)
 }
 
 fn too_fast(wait_s: u32, to: &str, guards: LoopGuards) -> Error {

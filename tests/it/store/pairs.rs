@@ -80,7 +80,7 @@ async fn two_agents_that_ask_again_at_each_reply_come_to_an_end(store: TestStore
     }
     // Replies lead to something for an hour.
     store.clock.advance_ms(3_599_999);
-    assert_eq!(refusal(round(&store, &ann, &ben).await).0, ErrorCode::HopLimit);
+    assert_eq!(refusal(round(&store, &ann, &ben).await), (ErrorCode::HopLimit, Some(1)));
     store.clock.advance_ms(1);
     assert_eq!(round(&store, &ann, &ben).await.unwrap(), 1);
 }
