@@ -156,7 +156,7 @@ impl Common {
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     keep_files_private();
-    match cli.execute() {
+    match cli.execute().and_then(|()| output::printed()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }

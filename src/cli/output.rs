@@ -1,13 +1,30 @@
 //! What people and scripts read. A reader that goes away (`| head`) is no error.
 use std::fmt::Display;
-use std::io::Write;
+use std::io::{Error, ErrorKind, Write};
+use std::sync::OnceLock;
 
-/// Prints a line on standard output.
+use super::failure::Failure;
+
+/// Why a line could not be printed, the first time that one could not.
+static UNPRINTED: OnceLock<Error> = OnceLock::new();
+
+/// Prints a line on standard output. What cannot be printed makes the command fail when its work is done.
 pub(super) fn say(line: impl Display) {
     let mut out = std::io::stdout().lock();
-    // Whoever read it has gone, and the command's work is done all the same.
-    let _ = writeln!(out, "{line}");
-    let _ = out.flush();
+    if let Err(error) = writeln!(out, "{line}").and_then(|()| out.flush())
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        // A second error says nothing new.
+        let _ = UNPRINTED.set(error);
+    }
+}
+
+/// Tells whether all that was said was printed: it may have been a secret that is shown once.
+pub(super) fn printed() -> Result<(), Failure> {
+    match UNPRINTED.get() {
+        Some(error) => Err(Failure::new(format!("standard output cannot be written: {error}"))),
+        None => Ok(()),
+    }
 }
 
 /// Prints a line on standard error.
@@ -32,8 +49,8 @@ pub(super) fn columns(indent: &str, rows: &[Vec<String>]) {
 }
 
 /// Prints a value for scripts.
-pub(super) fn json(value: &impl serde::Serialize) -> Result<(), super::failure::Failure> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| super::failure::Failure::new(error.to_string()))?;
+pub(super) fn json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::new(error.to_string()))?;
     say(text);
     Ok(())
 }

@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::run;
-use crate::harness::{Broker, Database};
+use super::{command, finish, run};
+use crate::harness::{Broker, Database, Kind};
 
 on_both_databases!(tokens_work_whoever_made_them, roles_belong_to_users);
 
@@ -41,6 +41,25 @@ async fn roles_belong_to_users(database: Database) {
         run(&database, &["token", "create", "--user", name]).fine();
         drop(broker);
     }
+}
+
+/// What is shown once and cannot be printed is lost: the caller must hear of it.
+#[test]
+fn a_token_that_cannot_be_printed_is_a_failure() {
+    let database = Database::empty(Kind::Sqlite);
+    for args in [&["token", "create"][..], &["token", "create", "--json"], &["token", "list"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").expect("a device that is full");
+        let output = command(&database, args).stdout(full).output().expect("the binary starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+        assert!(said.contains("clawbroker: standard output cannot be written: "), "{args:?}: {said}");
+    }
+    // A reader that has gone has read what it wanted.
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut list = command(&database, &["token", "list"]);
+    list.stdout(writer);
+    finish(list).fine();
 }
 
 async fn status_for(broker: &Broker, token: &str) -> u16 {
