@@ -3,6 +3,7 @@
 //! Serde alone tells where in the text a value was wrong, which nobody can point at in a form. This deserializer knows
 //! the field it is at when an error comes, and asks values to be read from JSON or from a query's text. A NUL character
 //! in a field is refused here once for all routes: PostgreSQL cannot store it.
+mod strict;
 mod text;
 
 use std::fmt;
@@ -10,6 +11,7 @@ use std::fmt;
 use serde::de::value::StringDeserializer;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, Unexpected, Visitor};
 use serde_json::{Map, Value};
+use strict::Strict;
 use text::Text;
 
 use crate::domain::error::Error;
@@ -31,6 +33,11 @@ const SECRETS: [&str; 4] = ["token", "password", "api_key", "webhook_url"];
 /// Reads `T` from the fields of a JSON object.
 pub(super) fn of_object<T: DeserializeOwned>(object: Map<String, Value>, unknown: Unknown) -> Result<T, Error> {
     read("body", object.into_iter().collect(), unknown)
+}
+
+/// Reads `T` from a value that stands in a field; returns what is wrong with it.
+pub(super) fn of_value<T: DeserializeOwned>(value: Value) -> Result<T, String> {
+    T::deserialize(Strict(value)).map_err(|fault| fault.message)
 }
 
 /// Reads `T` from the pairs of a query. A pair that comes twice counts once, the last time.
@@ -129,7 +136,7 @@ impl serde::de::Error for Fault {
     }
 }
 
-/// Says what was expected, in the words of the wire where serde has those of Rust.
+/// Says what was expected and what was there, in the words of the wire where serde has those of Rust.
 fn must_be(expected: &str, unexpected: &str) -> String {
     let expected = match expected {
         "i8" | "i16" | "i32" | "i64" => "a whole number",
@@ -142,24 +149,13 @@ fn must_be(expected: &str, unexpected: &str) -> String {
         rust if rust.starts_with("struct ") => "an object",
         other => other,
     };
+    let unexpected = match unexpected {
+        "sequence" => "a list",
+        "map" => "an object",
+        "unit value" => "null",
+        other => other,
+    };
     format!("must be {expected}, not {unexpected}")
-}
-
-impl From<serde_json::Error> for Fault {
-    /// Keeps serde_json's words; it has no other way to tell a wrong type from a wrong value.
-    fn from(error: serde_json::Error) -> Self {
-        let message = error.to_string();
-        for (begin, code) in
-            [("invalid type: ", "type_error"), ("invalid value: ", "value_error"), ("unknown variant ", "value_error")]
-        {
-            // What was given may have such words in it; what was expected has not.
-            let parts = message.strip_prefix(begin).and_then(|rest| rest.rsplit_once(", expected "));
-            if let Some((unexpected, expected)) = parts {
-                return Self::new(code, must_be(expected, unexpected));
-            }
-        }
-        Self::new("value_error", message)
-    }
 }
 
 /// A value that a field can be read from.
@@ -181,7 +177,11 @@ impl Readable for Value {
     }
 
     fn read<'de, S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Fault> {
-        seed.deserialize(self).map_err(Fault::from)
+        seed.deserialize(Strict(self)).map_err(|fault| match fault.field {
+            // A field of a value: what is wrong is the value, which is the field that the caller can look for.
+            Some(_) => Fault { field: None, code: "value_error", ..fault },
+            None => fault,
+        })
     }
 }
 
@@ -279,6 +279,13 @@ mod tests {
         token: Option<Secret>,
         message: Option<MessageId>,
         mode: Option<Mode>,
+        place: Option<Place>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    struct Place {
+        #[expect(dead_code, reason = "only read from JSON")]
+        room: String,
     }
 
     #[derive(Debug, PartialEq, Deserialize)]
@@ -305,6 +312,9 @@ mod tests {
             (json!({ "name": "x", "nmae": "y" }), "nmae", "unknown_field"),
             (json!({ "name": "x\0" }), "name", "value_error"),
             (json!({ "name": "x", "count": [{ "deep": ["\0"] }] }), "count", "value_error"),
+            (json!({ "name": "x", "mode": { "plain": null } }), "mode", "type_error"),
+            (json!({ "name": "x", "place": ["here"] }), "place", "type_error"),
+            (json!({ "name": "x", "place": {} }), "place", "value_error"),
         ] {
             let (found, kind, message) = refusal(value.clone(), Unknown::Refused);
             assert_eq!((found.as_str(), kind), (field, code), "{value}: {message}");
@@ -322,6 +332,10 @@ mod tests {
             (json!({ "name": 1 }), "must be a text, not integer `1`"),
             (json!({ "name": "x", "message": "7" }), "`7` is not a valid message id"),
             (json!({ "name": "x", "mode": "b" }), "must be `plain`, not `b`"),
+            (json!({ "name": "x", "mode": 5 }), "must be a text, not integer `5`"),
+            (json!({ "name": ["x"] }), "must be a text, not a list"),
+            (json!({ "name": "x", "place": [] }), "must be an object, not a list"),
+            (json!({ "name": "x", "place": {} }), "`room` is missing"),
         ] {
             let (_, _, message) = refusal(value.clone(), Unknown::Refused);
             assert_eq!(message, expected, "{value}");
@@ -341,7 +355,7 @@ mod tests {
         let Value::Object(object) = json!({ "name": "x", "extra": [1, "\0"] }) else { panic!("an object") };
         let new: New = of_object(object, Unknown::Ignored).expect("fine");
         assert_eq!((new.name.as_str(), new.count, new.id, new.token.is_none()), ("x", 0, None, true));
-        assert_eq!((new.message, new.mode), (None, None));
+        assert_eq!((new.message, new.mode, new.place.is_none()), (None, None, true));
     }
 
     #[derive(Debug, PartialEq, Deserialize)]

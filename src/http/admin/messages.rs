@@ -17,6 +17,7 @@ use crate::http::body::StrictJson;
 use crate::http::call::Call;
 use crate::http::chat::Message;
 use crate::http::error::ErrorBody;
+use crate::http::fields;
 use crate::http::idempotency::IdempotencyKey;
 use crate::http::mailbox::mail_limits;
 use crate::http::page::{self, Listing, Page};
@@ -277,8 +278,13 @@ async fn sender(store: &Store, name: PartyName, to: &Conversation, deliver: bool
 fn text_of(content: Value, bytes_max: usize) -> Result<String, Error> {
     let text = match content {
         Value::String(text) => text,
-        blocks @ Value::Array(_) => {
-            let blocks: Vec<Block> = serde_json::from_value(blocks)
+        Value::Array(blocks) => {
+            // What kind of block it is stands in a field of it; a list would be read by its first item.
+            if !blocks.iter().all(Value::is_object) {
+                let message = "must be a text or a list of blocks: each must be an object";
+                return Err(Error::invalid_at("body", "content", message, "type_error"));
+            }
+            let blocks: Vec<Block> = fields::of_value(Value::Array(blocks))
                 .map_err(|error| Error::invalid("content", format!("is not a list of blocks: {error}")))?;
             if blocks.iter().any(|block| !matches!(block, Block::Text { .. })) {
                 return Err(Error::invalid("content", "only blocks of text can be sent now"));
@@ -321,6 +327,8 @@ mod tests {
             (json!([]), ErrorCode::ValidationError),
             (json!([{ "type": "image", "sha256": "x", "media_type": "y" }]), ErrorCode::ValidationError),
             (json!([{ "type": "other" }]), ErrorCode::ValidationError),
+            (json!([["text", "hello"]]), ErrorCode::ValidationError),
+            (json!([{ "type": { "text": null }, "text": "hello" }]), ErrorCode::ValidationError),
             (json!("x".repeat(11)), ErrorCode::MessageTooLarge),
         ] {
             assert_eq!(text_of(wrong.clone(), 10).expect_err("refused").code(), code, "{wrong}");

@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 use crate::domain::error::Error;
 use crate::domain::ids::PartyId;
 use crate::domain::party::{Party, PartyKind};
+use crate::http::fields;
 use crate::store::{Db, parties};
 
 /// Someone who speaks or receives.
@@ -73,7 +74,7 @@ impl TryFrom<Value> for PartyName {
     fn try_from(value: Value) -> Result<Self, String> {
         let named = match value {
             Value::String(text) => Self::of_text(&text),
-            value => serde_json::from_value(value).ok().and_then(|Shown { kind, id, .. }| Self::of(&kind, &id)),
+            value => fields::of_value(value).ok().and_then(|Shown { kind, id, .. }| Self::of(&kind, &id)),
         };
         named.ok_or_else(|| {
             "must be a party: `kind:id`, for example `gateway:default`, its UUID, or `{kind, id}`".into()
@@ -104,6 +105,7 @@ mod tests {
             json!("robot:x"),
             json!(1),
             json!([]),
+            json!(["gateway", "default", "x"]),
             json!({ "kind": "gateway" }),
             json!({ "kind": "robot", "id": "x" }),
             json!({ "kind": "gateway", "id": "x", "extra": 1 }),

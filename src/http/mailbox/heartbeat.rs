@@ -1,6 +1,8 @@
 //! What an agent says when it has nothing else to say: that it is there, and what it works on.
 use actix_web::{HttpResponse, post, web};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::key::KeyCall;
@@ -11,6 +13,7 @@ use crate::domain::error::Error;
 use crate::domain::ids::MessageId;
 use crate::http::body::LooseJson;
 use crate::http::error::ErrorBody;
+use crate::http::fields;
 use crate::http::state::AppState;
 use crate::store::mailbox::{ExtendAll, Extended};
 
@@ -33,7 +36,12 @@ pub(super) struct Beat {
 pub(super) enum Work {
     #[schema(value_type = String)]
     Message(MessageId),
-    HandOut(HandOut),
+    HandOut(#[serde(deserialize_with = "of_object")] HandOut),
+}
+
+/// Reads a hand-out from an object, and from nothing else.
+fn of_object<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HandOut, D::Error> {
+    fields::of_value(Value::deserialize(deserializer)?).map_err(D::Error::custom)
 }
 
 /// A hand-out of a message.

@@ -10,6 +10,7 @@ use super::order::Known;
 on_both_databases!(
     a_nul_is_refused_in_every_query_field,
     a_nul_is_refused_in_a_body,
+    a_list_is_no_object_and_an_object_is_no_word,
     a_route_that_takes_no_body_refuses_its_fields,
     a_wrong_id_in_a_path_is_named_as_it_is_described,
 );
@@ -60,6 +61,36 @@ async fn a_nul_is_refused_in_a_body(node: TestNode) {
     }
     let extra = json!({ "session_key": "y", "extra": "\0" });
     node.post("/api/gateways/lab/sessions").json(&extra).by(Role::Admin).await.expect_status(200);
+}
+
+/// Serde would take the fields of a struct from a list, and a word from the name of an object's only field.
+async fn a_list_is_no_object_and_an_object_is_no_word(node: TestNode) {
+    let known = Known::make(&node).await;
+    let messages = format!("/api/admin/conversations/{}/messages", known.conversation);
+    let track = json!({ "name": "x", "url": "ws://127.0.0.1:9", "track": { "all": null } });
+    for (path, body, field) in [
+        ("/api/admin/users", json!({ "name": "x", "role": { "viewer": null } }), "role"),
+        ("/api/admin/gateways", track, "track"),
+        ("/api/admin/members", json!({ "name": "x", "feishu": ["u1", "o1"] }), "feishu"),
+        ("/api/admin/members", json!({ "name": "x", "feishu": [] }), "feishu"),
+        (&messages, json!({ "content": [["text", "hello"]] }), "content"),
+        (&messages, json!({ "content": [1] }), "content"),
+        (&messages, json!({ "content": "a", "role": { "user": null } }), "role"),
+        (&messages, json!({ "content": "a", "from": ["agent", known.conversation, "n"] }), "from"),
+    ] {
+        let refused = node.post(path).json(&body).by(Role::Admin).await.expect_error(422, "validation_error");
+        assert_eq!(refused.fields(), [field], "{path} {body}");
+        for word in ["struct", "enum", "sequence", "map,"] {
+            assert!(!refused.text.contains(word), "{path} {body}: {}", refused.text);
+        }
+    }
+    let made = node.post("/api/admin/members").json(&json!({ "name": "Eve" })).by(Role::Admin).await;
+    let one = format!("/api/admin/members/{}", made.expect_status(201).json["id"].as_str().unwrap());
+    let refused = node.patch(&one).json(&json!({ "feishu": [] })).by(Role::Admin).await;
+    assert_eq!(refused.expect_error(422, "validation_error").fields(), ["feishu"]);
+    let beat = json!({ "working_on": [[known.delivery, 1]] });
+    let refused = node.post("/api/gateway/heartbeat").json(&beat).with_key(&known.agent_key).await;
+    assert_eq!(refused.expect_error(422, "validation_error").fields(), ["working_on"]);
 }
 
 async fn a_route_that_takes_no_body_refuses_its_fields(node: TestNode) {
