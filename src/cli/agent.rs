@@ -1,4 +1,4 @@
-//! `agent`: registers agents and makes their keys; what one of them does itself is in `mail.rs`.
+//! `agent`: registers agents; their keys are in `agent_key.rs`, what one of them does itself is in `mail.rs`.
 use std::collections::BTreeMap;
 
 use clap::{Args, Subcommand};
@@ -7,23 +7,18 @@ use serde_json::{Value, json};
 use super::client::{Client, Reach, escaped, reach};
 use super::failure::Failure;
 use super::offline::{self, Offline};
-use super::output::{columns, complain, date, json as print_json, say, text};
-use super::{Common, Format, mail, relation};
-use crate::actors::bootstrap::{digest, new_agent_key, prefix};
+use super::output::{columns, date, json as print_json, say, text};
+use super::{Common, Format, agent_key, mail, relation};
 use crate::config::Config;
 use crate::domain::agent::{ATTEMPTS, Agent, AgentKind, AgentState, LEASE_S, Slug};
-use crate::domain::clock::{Clock, SystemClock};
 use crate::domain::error::Error;
 use crate::domain::ids::AgentId;
 use crate::domain::time::iso;
-use crate::store::agent_keys::AddAgentKey;
 use crate::store::agents::{self, AddAgent, RemoveAgent};
 
-const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 /// The API's bounds.
 const NAME_CHARS_MAX: usize = 100;
 const ROLE_CHARS_MAX: usize = 4_000;
-const LABEL_BYTES_MAX: usize = 128;
 /// Agents of one name that are read: one more tells that there are several.
 const NAMED_MAX: i64 = 2;
 
@@ -34,7 +29,11 @@ pub(super) enum Action {
     /// List the agents by name, with what waits for them
     List(Format),
     /// Make a key of an agent and print it, this once; keys that it has go on
-    Key(NewKey),
+    Key(agent_key::New),
+    /// List the keys of an agent, newest first
+    Keys(agent_key::Of),
+    /// Revoke a key of an agent: it ends at once
+    Revoke(agent_key::Revoke),
     /// Remove an agent: its keys end, its lines stay
     Remove(Remove),
     /// Let an agent know a person or another agent: it may write to it, and its polls tell of it
@@ -72,21 +71,6 @@ pub(super) struct Add {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct NewKey {
-    /// The agent: its id, its slug, or its name
-    agent: String,
-    /// What the key is for
-    #[arg(long, value_name = "TEXT", default_value = "command line")]
-    label: String,
-    /// When it ends; without it the key lasts until it is revoked
-    #[arg(long, visible_alias = "expires", value_name = "DAYS")]
-    #[arg(value_parser = clap::value_parser!(i64).range(1..=3_650))]
-    expires_in_days: Option<i64>,
-    #[command(flatten)]
-    format: Format,
-}
-
-#[derive(Debug, Args)]
 pub(super) struct Remove {
     /// The agent: its id, its slug, or its name
     agent: String,
@@ -103,7 +87,9 @@ pub(super) async fn run(common: &Common, action: Action) -> Result<(), Failure> 
     match action {
         Action::Add(add) => self::add(&common.load_quietly()?, add).await,
         Action::List(format) => list(&common.load_quietly()?, &format).await,
-        Action::Key(new) => key(&common.load_quietly()?, new).await,
+        Action::Key(new) => agent_key::make(&common.load_quietly()?, new).await,
+        Action::Keys(of) => agent_key::list(&common.load_quietly()?, &of).await,
+        Action::Revoke(revoke) => agent_key::revoke(&common.load_quietly()?, &revoke).await,
         Action::Remove(remove) => self::remove(&common.load_quietly()?, &remove).await,
         Action::Know(know) => relation::know(&common.load_quietly()?, &know).await,
         Action::Known(of) => relation::list(&common.load_quietly()?, &of).await,
@@ -204,68 +190,6 @@ fn waiting(view: &Value) -> Option<i64> {
     Some(mailbox.get("pending")?.as_i64()? + mailbox.get("leased")?.as_i64()?)
 }
 
-async fn key(config: &Config, new: NewKey) -> Result<(), Failure> {
-    let label = new.label.trim();
-    if label.is_empty() || label.len() > LABEL_BYTES_MAX || label.chars().any(char::is_control) {
-        return Err(Failure::usage(format!(
-            "the label must be 1 to {LABEL_BYTES_MAX} bytes of text without control characters"
-        )));
-    }
-    let expires_at = new.expires_in_days.map(|days| SystemClock.now_ms() + days * DAY_MS);
-    let (slug, made) = match reach(config).await? {
-        Reach::Server(server) => {
-            let agent = find(&server, &new.agent).await?;
-            let body = json!({ "label": label, "expires_at": expires_at.map(iso) });
-            let path = format!("/api/admin/agents/{}/keys", escaped(text(&agent, "id")));
-            (text(&agent, "slug").to_owned(), server.post(&path, Some(&body)).await?)
-        }
-        Reach::Alone(alone) => {
-            let made = make(config, &alone, &new.agent, label, expires_at).await;
-            alone.close().await;
-            made?
-        }
-    };
-    if new.format.json {
-        return print_json(&made);
-    }
-    say(text(&made, "api_key"));
-    let until = match text(&made, "expires_at") {
-        "" => "until it is revoked".to_owned(),
-        at => format!("until {} UTC", date(at)),
-    };
-    complain(format_args!("This key of the agent `{slug}` is valid {until}; it is shown this once."));
-    Ok(())
-}
-
-/// Makes the key in the database; returns the agent's slug with it.
-async fn make(
-    config: &Config,
-    alone: &Offline,
-    named: &str,
-    label: &str,
-    expires_at: Option<i64>,
-) -> Result<(String, Value), Failure> {
-    let agent = find_alone(alone, named).await?;
-    let secret = new_agent_key()?;
-    let command = AddAgentKey {
-        agent_id: agent.id,
-        label: label.to_owned(),
-        prefix: prefix(secret.reveal()),
-        digest: digest(secret.reveal()),
-        expires_at,
-        actor: offline::actor(),
-        idem: None,
-        keys_max: config.limits.keys_per_agent_max,
-    };
-    let (key, _) = alone.store.write(command).await?;
-    let made = json!({
-        "api_key": secret.reveal(), "secret_shown": false, "id": key.id, "label": key.label, "prefix": key.prefix,
-        "created_at": iso(key.created_at), "last_used_at": key.last_used_at.map(iso),
-        "expires_at": key.expires_at.map(iso), "revoked_at": key.revoked_at.map(iso),
-    });
-    Ok((agent.slug, made))
-}
-
 async fn remove(config: &Config, remove: &Remove) -> Result<(), Failure> {
     let slug = match reach(config).await? {
         Reach::Server(server) => {
@@ -298,7 +222,7 @@ pub(super) async fn id_of(server: &Client, named: &str) -> Result<AgentId, Failu
 }
 
 /// Finds an agent of the server by id, slug or name.
-async fn find(server: &Client, named: &str) -> Result<Value, Failure> {
+pub(super) async fn find(server: &Client, named: &str) -> Result<Value, Failure> {
     if named.parse::<AgentId>().is_ok() {
         return server.get(&format!("/api/admin/agents/{}", escaped(named))).await;
     }

@@ -12,6 +12,7 @@ use crate::config::{Config, Loaded, Overrides, Sources};
 use crate::domain::secret::Secret;
 
 mod agent;
+mod agent_key;
 mod backup;
 mod channel;
 mod channel_change;
@@ -104,7 +105,7 @@ enum Command {
     /// Register upstream gateways, and see how they are
     #[command(subcommand)]
     Gateway(gateway::Action),
-    /// Register agents, make their keys, say whom they know; poll and report as one of them
+    /// Register agents, make and end their keys, say whom they know; poll and report as one of them
     #[command(subcommand)]
     Agent(agent::Action),
     /// Write to an agent or a person, as an agent

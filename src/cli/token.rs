@@ -204,8 +204,8 @@ async fn list(config: &Config, format: &Format) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Says whether a token can be used, and until when.
-fn state(view: &Value, now_ms: i64) -> String {
+/// Says whether a token, or an agent's key, can be used, and until when.
+pub(super) fn state(view: &Value, now_ms: i64) -> String {
     if !text(view, "revoked_at").is_empty() {
         return format!("revoked {}", date(text(view, "revoked_at")));
     }

@@ -7,6 +7,7 @@ use crate::harness::{Broker, Database, Kind};
 on_both_databases!(
     agents_are_managed_with_a_server_and_without_one,
     a_key_counts_whoever_made_it,
+    keys_are_listed_and_revoked,
     two_agents_talk_by_the_command_line,
     what_is_refused_is_said_in_a_sentence,
 );
@@ -97,6 +98,41 @@ async fn a_key_counts_whoever_made_it(database: Database) {
         assert_eq!(refused, "Invalid API key");
         assert!(!broker.log().contains(key));
     }
+}
+
+async fn keys_are_listed_and_revoked(database: Database) {
+    for name in ["Ann", "Ben"] {
+        run(&database, &["agent", "add", name]).fine();
+    }
+    let none = run(&database, &["agent", "keys", "ann"]).fine().out;
+    assert!(none.contains("clawbroker agent key ann"), "{none}");
+    for with_server in [false, true] {
+        let broker = if with_server { Some(Broker::start(&database, &[], &[]).await) } else { None };
+        let (first, second) = (key(&database, "ann"), key(&database, "ann"));
+        let listed = run(&database, &["agent", "keys", "Ann", "--json"]).fine();
+        assert!(!listed.out.contains(&first) && !listed.out.contains(&second), "a key is told once");
+        let keys = listed.json();
+        let newest = |place: usize| keys[place]["id"].as_str().unwrap().to_owned();
+        let (second_id, first_id) = (newest(0), newest(1));
+        assert!(first.starts_with(keys[1]["prefix"].as_str().unwrap()), "{keys}");
+        assert_eq!(keys[0]["label"], "command line");
+
+        let others = run(&database, &["agent", "revoke", "ben", &first_id]).refused(1);
+        assert_eq!(others, format!("agent key `{first_id}` does not exist"));
+        let told = run(&database, &["agent", "revoke", "ann", &first_id]).fine().out;
+        assert_eq!(told, format!("Key {first_id} of the agent `ann` is revoked.\n"));
+        if broker.is_some() {
+            assert_eq!(by(&database, &first, &["agent", "poll"]).refused(1), "Invalid API key");
+            by(&database, &second, &["agent", "poll"]).fine();
+        }
+        let shown = run(&database, &["agent", "keys", "ann"]).fine().out;
+        let state = |id: &str| shown.lines().find(|line| line.starts_with(id)).expect("its line").to_owned();
+        assert!(shown.starts_with("ID") && state(&first_id).contains("revoked 2"), "{shown}");
+        assert!(state(&second_id).ends_with("valid"), "{shown}");
+        let done = run(&database, &["agent", "revoke", "ann", &second_id, "--json"]).fine().json();
+        assert_eq!(done, json!({ "ok": true }));
+    }
+    assert_eq!(run(&database, &["agent", "revoke", "ann", "7"]).status, Some(2));
 }
 
 async fn two_agents_talk_by_the_command_line(database: Database) {
