@@ -291,7 +291,8 @@ impl Delivery {
                     }
                     Ok(Applied::Changed)
                 }
-                _ => Err(self.refuse(ErrorCode::DeliveryEnded, "is not dead, so it cannot be started afresh")),
+                Pending | Leased => Err(self.refuse(ErrorCode::NotLeased, "is not dead: it is still under way")),
+                _ => Err(self.ended()),
             },
         }
     }

@@ -406,6 +406,16 @@ impl Command for Redrive {
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Delivery, Error> {
         let stored = get(tx.read()?, self.id)?.ok_or_else(|| Error::not_found("delivery", self.id))?;
+        if stored.delivery.state == DeliveryState::Dead {
+            self.check(tx, &stored)?;
+        }
+        apply_to(tx, stored, &Move::Redrive, true)
+    }
+}
+
+impl Redrive {
+    /// Refuses what stays dead for good.
+    fn check(&self, tx: &mut Tx<'_>, stored: &Stored) -> Result<(), Error> {
         if stored.started {
             return Err(Error::new(
                 ErrorCode::DeliveryEnded,
@@ -428,8 +438,7 @@ impl Command for Redrive {
                 format!("the agent that delivery `{}` was for was removed", self.id),
             ));
         }
-        by_channel::check(tx, &stored.delivery)?;
-        apply_to(tx, stored, &Move::Redrive, true)
+        by_channel::check(tx, &stored.delivery)
     }
 }
 

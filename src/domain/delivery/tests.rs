@@ -82,6 +82,17 @@ fn the_report_table_of_the_contract_holds() {
 }
 
 #[test]
+fn only_what_is_dead_starts_afresh() {
+    let mut delivery = fresh(5, None);
+    let refused = delivery.apply(&Move::Redrive, 0).expect_err("it waits");
+    assert_eq!(refused.code(), ErrorCode::NotLeased);
+    delivery.apply(&Move::Lease { until: Some(10) }, 0).expect("hand-out");
+    assert_eq!(delivery.apply(&Move::Redrive, 1).expect_err("leased").code(), ErrorCode::NotLeased);
+    delivery.apply(&Move::Cancel { reason: None }, 1).expect("cancelled");
+    assert_eq!(delivery.apply(&Move::Redrive, 1).expect_err("ended").code(), ErrorCode::DeliveryEnded);
+}
+
+#[test]
 fn a_ttl_acts_on_pending_only() {
     let mut delivery = fresh(5, Some(10));
     delivery.apply(&Move::Lease { until: Some(100) }, 5).expect("in time");

@@ -22,7 +22,8 @@ const AT_ONCE: i64 = 500;
 
 /// Start a dead delivery afresh.
 ///
-/// One that had reached its gateway is refused (409 `delivery_ended`): sending it again could ask twice.
+/// One that had reached its gateway is refused (409 `delivery_ended`): sending it again could ask twice. One that is
+/// not dead yet is refused as well (409 `not_leased`).
 #[utoipa::path(
     tag = "admin",
     operation_id = "adminRedriveDelivery",
@@ -74,8 +75,8 @@ pub(super) struct DeadOnes {
 #[derive(Serialize, ToSchema)]
 pub(super) struct Redriven {
     redriven: usize,
-    /// Those that had reached their gateway, or whose conversation or agent is gone, stay dead. Counted when `more` is
-    /// false.
+    /// Those that had reached their gateway, or whose conversation, agent or channel is gone, stay dead. Counted when
+    /// `more` is false.
     refused: usize,
     /// Those that the store could not take, for example because it had no room for more work: call again.
     failed: usize,

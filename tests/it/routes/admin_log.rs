@@ -247,7 +247,7 @@ async fn dead_deliveries_are_redriven_and_removed(node: TestNode) {
     node.post(&format!("/api/admin/deliveries/{}/redrive", of(0)))
         .by(Role::Operator)
         .await
-        .expect_error(409, "delivery_ended");
+        .expect_error(409, "not_leased");
     node.post(&format!("/api/admin/deliveries/{}/redrive", of(2)))
         .by(Role::Operator)
         .await

@@ -113,7 +113,7 @@ async fn by_wrong_calls(node: &TestNode, known: &Known, seen: &mut Seen) {
         (ErrorCode::InvalidRequest, viewer, node.get("/ws/chat/lab")),
         (ErrorCode::IdempotencyConflict, admin, keyed("eve")),
         // It waits, so there is nothing to start afresh.
-        (ErrorCode::DeliveryEnded, admin, node.post(&redrive)),
+        (ErrorCode::NotLeased, admin, node.post(&redrive)),
         (ErrorCode::PayloadTooLarge, admin, node.post(&messages).json(&text(1 << 20))),
         (ErrorCode::MessageTooLarge, admin, node.post(&messages).json(&text((256 << 10) + 1))),
         (ErrorCode::UnsupportedMediaType, admin, node.post(users).body("text/plain", "{}")),
@@ -176,6 +176,7 @@ async fn by_moves_of_a_delivery(node: &TestNode, seen: &mut Seen) {
     seen.reply(ErrorCode::StaleAttempt, report(1, "done").await);
     report(2, "done").await.expect_status(200);
     seen.reply(ErrorCode::ResultConflict, report(2, "not done").await);
+    seen.reply(ErrorCode::DeliveryEnded, nack().await);
 }
 
 async fn by_a_name_of_several(node: &TestNode, known: &Known, seen: &mut Seen) {

@@ -146,6 +146,8 @@ async fn a_dead_delivery_is_redriven_unless_it_had_started(store: TestStore) {
     assert_eq!((again.state, again.attempt, again.ended_at), (DeliveryState::Pending, 0, None));
     assert_eq!(store.told(), ["delivery dead -> pending"]);
     assert_eq!(whats(&store.delivery(fresh.id).await), ["accepted", "leased", "dead", "redriven"]);
+    assert_eq!(store.write(Redrive { id: fresh.id }).await.unwrap_err().code(), ErrorCode::NotLeased, "it waits");
+    store.write(Cancel { id: fresh.id, reason: None }).await.unwrap();
     assert_eq!(store.write(Redrive { id: fresh.id }).await.unwrap_err().code(), ErrorCode::DeliveryEnded);
     assert_eq!(store.write(Redrive { id: DeliveryId::new() }).await.unwrap_err().code(), ErrorCode::NotFound);
 }
