@@ -85,14 +85,14 @@ impl Target for OfChannel {
 
     async fn find(state: &AppState, _: &Caller, (channel, sender_ref): Self::Path) -> Result<Self, Error> {
         let channel_id = call::id(&channel)?;
-        let wanted = sender_ref.clone();
+        // PostgreSQL has no NUL in a text, so nobody is called so.
+        let wanted = (!sender_ref.contains('\0')).then(|| sender_ref.clone());
         let read = move |db: &mut Db| {
             let channel = channels::get(db, channel_id)?;
-            Ok::<_, Error>((channel, channels::sender(db, channel_id, &wanted)?))
+            let sender = wanted.map(|wanted| channels::sender(db, channel_id, &wanted)).transpose()?.flatten();
+            Ok::<_, Error>((channel, sender))
         };
-        // PostgreSQL has no NUL in a text.
-        let found = if sender_ref.contains('\0') { (None, None) } else { state.store.read(read).await? };
-        match found {
+        match state.store.read(read).await? {
             (None, _) => Err(Error::not_found("channel", channel_id)),
             (Some(_), None) => Err(unknown(&sender_ref)),
             (Some(_), Some(_)) => Ok(Self { channel_id, sender_ref }),

@@ -11,6 +11,7 @@ on_both_databases!(
     a_nul_is_refused_in_every_query_field,
     a_nul_is_refused_in_a_body,
     a_list_is_no_object_and_an_object_is_no_word,
+    a_sender_with_a_nul_is_one_that_nobody_knows,
     a_route_that_takes_no_body_refuses_its_fields,
     a_wrong_id_in_a_path_is_named_as_it_is_described,
 );
@@ -91,6 +92,17 @@ async fn a_list_is_no_object_and_an_object_is_no_word(node: TestNode) {
     let beat = json!({ "working_on": [[known.delivery, 1]] });
     let refused = node.post("/api/gateway/heartbeat").json(&beat).with_key(&known.agent_key).await;
     assert_eq!(refused.expect_error(422, "validation_error").fields(), ["working_on"]);
+}
+
+async fn a_sender_with_a_nul_is_one_that_nobody_knows(node: TestNode) {
+    let known = Known::make(&node).await;
+    let one = known.filled("/api/admin/channels/{id}/senders/%00");
+    let person = json!({ "member_id": known.delivery });
+    for call in [node.delete(&one), node.post(&format!("{one}/allow")).json(&person)] {
+        let refused = call.by(Role::Admin).await.expect_error(404, "not_found");
+        let message = refused.json["error"]["message"].as_str().unwrap();
+        assert!(message.starts_with("sender `"), "the channel is there: {message}");
+    }
 }
 
 async fn a_route_that_takes_no_body_refuses_its_fields(node: TestNode) {
