@@ -74,19 +74,24 @@ impl Somebody {
     }
 }
 
-/// Chooses the one of this id, else the only one that is called so.
-fn chosen(named: &str, mut all: Vec<Somebody>) -> Result<Somebody, Failure> {
-    if let Some(place) = all.iter().position(|one| one.id() == named) {
-        return Ok(all.swap_remove(place));
-    }
-    all.retain(|one| one.is_called(named));
-    let first = all.pop().ok_or_else(|| {
+/// Chooses among all that there are.
+fn chosen(named: &str, all: Vec<Somebody>) -> Result<Somebody, Failure> {
+    only(named, all)?.ok_or_else(|| {
         Failure::new(format!(
             "nobody is called `{named}`; `clawbroker member list` and `clawbroker agent list` show who there is"
         ))
-    })?;
+    })
+}
+
+/// Finds the one of this id, else the only one that is called so.
+fn only(named: &str, mut all: Vec<Somebody>) -> Result<Option<Somebody>, Failure> {
+    if let Some(place) = all.iter().position(|one| one.id() == named) {
+        return Ok(Some(all.swap_remove(place)));
+    }
+    all.retain(|one| one.is_called(named));
+    let Some(first) = all.pop() else { return Ok(None) };
     if all.is_empty() {
-        return Ok(first);
+        return Ok(Some(first));
     }
     let mut ids: Vec<String> = all.iter().map(Somebody::id).collect();
     ids.push(first.id());
@@ -233,7 +238,7 @@ pub(super) async fn forget(config: &Config, forget: &Forget) -> Result<(), Failu
         Reach::Server(server) => {
             let agent = agent::id_of(&server, &forget.agent).await?;
             let path = format!("/api/admin/agents/{agent}/relationships");
-            let (whom, id) = of_known(&forget.whom, server.list(&path).await?, everybody(&server).await?)?;
+            let (whom, id) = of_known(forget, server.list(&path).await?, everybody(&server).await?)?;
             server.delete(&format!("{path}/{}", escaped(&id))).await?;
             whom
         }
@@ -252,17 +257,22 @@ pub(super) async fn forget(config: &Config, forget: &Forget) -> Result<(), Failu
 
 async fn forget_alone(alone: &Offline, forget: &Forget) -> Result<String, Failure> {
     let known = list_alone(alone, &forget.agent).await?;
-    let (whom, id) = of_known(&forget.whom, known, everybody_alone(alone).await?)?;
+    let (whom, id) = of_known(forget, known, everybody_alone(alone).await?)?;
     alone.store.write(RemoveRelationship { id: id.parse()?, actor: offline::actor() }).await?;
     Ok(whom)
 }
 
 /// Chooses among those that an agent knows; returns what it is called, and the id of the relationship.
-fn of_known(named: &str, known: Vec<Value>, mut all: Vec<Somebody>) -> Result<(String, String), Failure> {
+fn of_known(forget: &Forget, known: Vec<Value>, mut all: Vec<Somebody>) -> Result<(String, String), Failure> {
     let of = |view: &Value| (id_in(view).to_owned(), text(view, "id").to_owned());
     let relationships: HashMap<String, String> = known.iter().map(of).collect();
     all.retain(|one| relationships.contains_key(&one.id()));
-    let whom = chosen(named, all)?;
+    let Forget { agent, whom, .. } = forget;
+    let whom = only(whom, all)?.ok_or_else(|| {
+        Failure::new(format!(
+            "agent `{agent}` knows nobody called `{whom}`; `clawbroker agent known {agent}` shows whom it knows"
+        ))
+    })?;
     let id = relationships.get(&whom.id()).cloned().unwrap_or_default();
     Ok((whom.name, id))
 }

@@ -147,7 +147,8 @@ async fn people_and_whom_an_agent_knows_are_kept_with_a_server_and_without_one(d
         assert!(nobody.starts_with("nobody is called `Sam`"), "{nobody}");
         run(&database, &["agent", "know", "ann", "Eva", " "]).refused(2);
         // Ben knows nobody, and so cannot forget her.
-        run(&database, &["agent", "forget", "ben", "Eva"]).refused(1);
+        let unknown = run(&database, &["agent", "forget", "ben", "Eva"]).refused(1);
+        assert_eq!(unknown, "agent `ben` knows nobody called `Eva`; `clawbroker agent known ben` shows whom it knows");
         run(&database, &["agent", "forget", "ann", "ben"]).fine();
         let told = run(&database, &["agent", "forget", "ann", eve["id"].as_str().expect("an id")]).fine().out;
         assert_eq!(told, "Agent `ann` does not know Eva any more.\n");
