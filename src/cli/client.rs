@@ -1,4 +1,5 @@
 //! Asks the running server, by its admin API.
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use awc::ClientRequest;
@@ -60,6 +61,8 @@ pub(super) async fn reach(config: &Config) -> Result<Reach, Failure> {
 pub(super) struct Client {
     pub(super) address: String,
     token: Option<Secret>,
+    /// What to say where the server wants another token, or one at all.
+    untaken: String,
     http: awc::Client,
 }
 
@@ -68,7 +71,8 @@ impl Client {
     pub(super) async fn find(config: &Config) -> Option<Self> {
         let file = ServerFile::read(&config.app.data_dir).filter(ServerFile::is_alive)?;
         let http = awc::Client::builder().timeout(CALL).disable_redirects().finish();
-        let client = Self { address: file.address, token: token(config), http };
+        let (token, untaken) = token(config);
+        let client = Self { address: file.address, token, untaken, http };
         client.answers().await.then_some(client)
     }
 
@@ -123,7 +127,7 @@ impl Client {
         if status.is_success() {
             return Ok(body);
         }
-        Err(refused(status, &body))
+        Err(refused(status, &body, &self.untaken))
     }
 }
 
@@ -163,20 +167,39 @@ pub(super) async fn address(config: &Config) -> Option<String> {
     Client::find(config).await.map(|client| client.address)
 }
 
-/// Returns the admin's token.
-fn token(config: &Config) -> Option<Secret> {
-    let kept = std::fs::read_to_string(config.app.data_dir.join(ADMIN_TOKEN_FILE)).ok();
-    let kept = kept.map(|text| Secret::new(text.trim())).filter(|token| !token.is_empty());
-    kept.or_else(|| config.auth.admin_token.clone())
+/// Returns the admin's token, and what to say where it is not taken.
+fn token(config: &Config) -> (Option<Secret>, String) {
+    let dir = config.app.data_dir.display();
+    let kept = std::fs::read_to_string(config.app.data_dir.join(ADMIN_TOKEN_FILE));
+    let (missing, remedy) = match kept.map(|text| Secret::new(text.trim())) {
+        Ok(token) if !token.is_empty() => {
+            let untaken = format!(
+                "the server does not take the token in `{ADMIN_TOKEN_FILE}` of the data directory: if it was revoked, \
+                 remove the file and start the server again, which makes a new one"
+            );
+            return (Some(token), untaken);
+        }
+        Err(error) if error.kind() != ErrorKind::NotFound => (
+            format!("`{ADMIN_TOKEN_FILE}` in `{dir}` cannot be read ({error})"),
+            "run the command as the user that the server runs as",
+        ),
+        Ok(_) | Err(_) => {
+            (format!("there is no `{ADMIN_TOKEN_FILE}` in `{dir}`"), "start the server again, which makes one")
+        }
+    };
+    match config.auth.admin_token.clone() {
+        Some(token) => {
+            let untaken = "the server does not take the token of CLAWBROKER_ADMIN_TOKEN (`auth.admin_token`)";
+            (Some(token), format!("{untaken}, and {missing}: {remedy}"))
+        }
+        None => (None, format!("{missing}: {remedy}, or set CLAWBROKER_ADMIN_TOKEN")),
+    }
 }
 
 /// Makes one sentence of a refusal.
-fn refused(status: StatusCode, answer: &Value) -> Failure {
+fn refused(status: StatusCode, answer: &Value, untaken: &str) -> Failure {
     if status == StatusCode::UNAUTHORIZED {
-        return Failure::new(format!(
-            "the server does not take the token in `{ADMIN_TOKEN_FILE}` of the data directory: if it was revoked, remove \
-             the file and start the server again, which makes a new one"
-        ));
+        return Failure::new(untaken);
     }
     let error = answer.get("error");
     // The API keeps its ancestor's words for this.
@@ -222,13 +245,15 @@ mod tests {
     #[test]
     fn refusals_become_one_sentence() {
         let plain = json!({ "error": { "code": "already_exists", "message": "gateway `a` exists already" } });
-        assert_eq!(refused(StatusCode::BAD_REQUEST, &plain).to_string(), "gateway `a` exists already");
+        assert_eq!(refused(StatusCode::BAD_REQUEST, &plain, "").to_string(), "gateway `a` exists already");
         let items =
             json!([{ "field": "url", "message": "must be a web address" }, { "field": "x", "message": "is unknown" }]);
         let fields = json!({ "error": { "message": "m", "details": { "items": items } } });
-        let sentence = refused(StatusCode::UNPROCESSABLE_ENTITY, &fields).to_string();
+        let sentence = refused(StatusCode::UNPROCESSABLE_ENTITY, &fields, "").to_string();
         assert_eq!(sentence, "url: must be a web address; x: is unknown");
-        assert_eq!(refused(StatusCode::BAD_GATEWAY, &Value::Null).to_string(), "the server answered 502 Bad Gateway");
+        let unread = refused(StatusCode::BAD_GATEWAY, &Value::Null, "");
+        assert_eq!(unread.to_string(), "the server answered 502 Bad Gateway");
+        assert_eq!(refused(StatusCode::UNAUTHORIZED, &plain, "no token").to_string(), "no token");
     }
 
     #[test]

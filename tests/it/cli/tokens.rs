@@ -6,7 +6,11 @@ use serde_json::json;
 use super::{command, finish, run};
 use crate::harness::{Broker, Database, Kind};
 
-on_both_databases!(tokens_work_whoever_made_them, roles_belong_to_users);
+on_both_databases!(
+    tokens_work_whoever_made_them,
+    roles_belong_to_users,
+    a_token_that_is_not_taken_is_told_from_none_at_all,
+);
 
 async fn tokens_work_whoever_made_them(database: Database) {
     let alone = run(&database, &["token", "create", "--name", "before"]).fine();
@@ -41,6 +45,26 @@ async fn roles_belong_to_users(database: Database) {
         run(&database, &["token", "create", "--user", name]).fine();
         drop(broker);
     }
+}
+
+async fn a_token_that_is_not_taken_is_told_from_none_at_all(database: Database) {
+    let _broker = Broker::start(&database, &[], &[]).await;
+    let file = database.data_dir().join("admin.token");
+    let list = || command(&database, &["token", "list"]);
+    std::fs::write(&file, "cbk_another").unwrap();
+    let sentence = finish(list()).refused(1);
+    assert!(sentence.starts_with("the server does not take the token in `admin.token`"), "{sentence}");
+    std::fs::remove_file(&file).unwrap();
+    let sentence = finish(list()).refused(1);
+    let dir = database.data_dir().display();
+    let expected = format!(
+        "there is no `admin.token` in `{dir}`: start the server again, which makes one, or set CLAWBROKER_ADMIN_TOKEN"
+    );
+    assert_eq!(sentence, expected);
+    let mut configured = list();
+    configured.env("CLAWBROKER_ADMIN_TOKEN", "another token of somebody's own choice");
+    let sentence = finish(configured).refused(1);
+    assert!(sentence.starts_with("the server does not take the token of CLAWBROKER_ADMIN_TOKEN"), "{sentence}");
 }
 
 /// What is shown once and cannot be printed is lost: the caller must hear of it.
