@@ -20,6 +20,10 @@ pub const ADMIN_TOKEN_FILE: &str = "admin.token";
 const DEFAULT_GATEWAY: &str = "default";
 /// Characters of a token that are kept to tell tokens apart.
 const PREFIX_CHARS: usize = 12;
+/// Characters of 256 random bits in a token.
+const RANDOM_CHARS: usize = 43;
+/// What is kept instead of a token of somebody's own choice, which its first characters would give away.
+const CONFIGURED: &str = "(configured)";
 
 /// What was made sure of.
 #[derive(Clone, Debug)]
@@ -55,10 +59,14 @@ pub fn digest(token: &str) -> [u8; 32] {
     sha2::Sha256::digest(token.as_bytes()).into()
 }
 
-/// Returns the part of a token that may be shown.
+/// Returns the part of a token or a key that may be shown. What does not look like ours was chosen by somebody.
 pub fn prefix(token: &str) -> String {
-    // A short token of somebody's own choice would be given away by its first characters.
-    if token.len() < 24 { "(configured)".to_owned() } else { token.chars().take(PREFIX_CHARS).collect() }
+    let random = token.strip_prefix(TOKEN_PREFIX).or_else(|| token.strip_prefix(KEY_PREFIX));
+    if random.is_some_and(|random| random.len() == RANDOM_CHARS) {
+        token.chars().take(PREFIX_CHARS).collect()
+    } else {
+        CONFIGURED.to_owned()
+    }
 }
 
 /// Makes sure of everything; running it again changes nothing.
@@ -67,7 +75,7 @@ pub async fn run(store: &Store, config: &Config, vault: &Vault) -> Result<Bootst
     let first_start = ensure_admin_token(store, config, &admin).await?;
     if let Some(token) = &config.auth.operator_token {
         let operator = ensure_user(store, "auth-token", "AUTH_TOKEN", Role::Operator).await?;
-        add_token(store, &operator, "AUTH_TOKEN", token).await?;
+        add_token(store, &operator, "AUTH_TOKEN", token, CONFIGURED.to_owned()).await?;
         end_others(store, &operator, &["AUTH_TOKEN"], Some(token)).await?;
     } else if let Some(operator) = store.read(|db| users::by_name(db, "auth-token")).await? {
         end_others(store, &operator, &["AUTH_TOKEN"], None).await?;
@@ -92,11 +100,11 @@ async fn ensure_user(store: &Store, name: &str, display_name: &str, role: Role) 
     store.write(command).await
 }
 
-async fn add_token(store: &Store, user: &User, name: &str, token: &Secret) -> Result<(), Error> {
+async fn add_token(store: &Store, user: &User, name: &str, token: &Secret, prefix: String) -> Result<(), Error> {
     let command = AddToken {
         user_id: user.id,
         name: name.to_owned(),
-        prefix: prefix(token.reveal()),
+        prefix,
         digest: digest(token.reveal()),
         expires_at: None,
         actor: Actor::system(),
@@ -128,7 +136,7 @@ async fn ensure_admin_token(store: &Store, config: &Config, admin: &User) -> Res
     let unwritable = |error: std::io::Error| Error::internal(format!("`{}`: {error}", path.display()));
     if let Some(token) = &config.auth.admin_token {
         write_private(&path, token.reveal()).map_err(unwritable)?;
-        add_token(store, admin, "CLAWBROKER_ADMIN_TOKEN", token).await?;
+        add_token(store, admin, "CLAWBROKER_ADMIN_TOKEN", token, CONFIGURED.to_owned()).await?;
         end_others(store, admin, &["CLAWBROKER_ADMIN_TOKEN", "first start"], Some(token)).await?;
         return Ok(false);
     }
@@ -144,7 +152,7 @@ async fn ensure_admin_token(store: &Store, config: &Config, admin: &User) -> Res
         }
     };
     // Of a token that was revoked since, this changes nothing: its digest is known.
-    add_token(store, admin, "first start", &token).await?;
+    add_token(store, admin, "first start", &token, prefix(token.reveal())).await?;
     Ok(first_start)
 }
 

@@ -1,5 +1,8 @@
+use clawbroker::actors::bootstrap;
+use clawbroker::config::Config;
 use clawbroker::domain::error::ErrorCode;
 use clawbroker::domain::ids::UserId;
+use clawbroker::domain::secret::Secret;
 use clawbroker::domain::user::Role;
 use clawbroker::store::audit::Actor;
 use clawbroker::store::messages::Idem;
@@ -136,6 +139,21 @@ async fn the_last_use_of_a_token_is_noted(store: TestStore) {
     assert_eq!(tokens[0].last_used_at, Some(77));
 }
 
+/// SEC-1: whoever may read the list of tokens learns nothing of one that somebody has thought of.
+async fn a_configured_token_shows_nothing_of_itself(store: TestStore) {
+    let mut config = Config::default();
+    config.app.data_dir = store.database.data_dir().to_owned();
+    config.auth.admin_token = Some(Secret::new("correct horse battery staple, and more"));
+    config.auth.operator_token = Some(Secret::new(format!("cbk_{}", "correct-horse-battery".repeat(2))));
+    bootstrap::run(&store, &config, &store.vault).await.unwrap();
+    let tokens = store.read(|db| users::tokens_of(db, None)).await.unwrap();
+    let prefixes: Vec<&str> = tokens.iter().map(|token| token.prefix.as_str()).collect();
+    assert_eq!(prefixes, ["(configured)"; 2]);
+    assert_eq!(bootstrap::prefix("correct horse battery staple, and more"), "(configured)");
+    let made = bootstrap::new_token().unwrap();
+    assert_eq!(bootstrap::prefix(made.reveal()), made.reveal()[..12]);
+}
+
 on_both_databases!(
     a_name_belongs_to_one_living_user,
     a_user_added_twice_with_one_key_is_one_user,
@@ -145,4 +163,5 @@ on_both_databases!(
     a_token_asked_for_twice_with_one_key_is_made_once,
     callers_are_those_whose_token_still_counts,
     the_last_use_of_a_token_is_noted,
+    a_configured_token_shows_nothing_of_itself,
 );
