@@ -329,7 +329,11 @@ impl Command for ChangeAgent {
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Agent, Error> {
         let before = get(tx.read()?, self.id)?.ok_or_else(|| Error::not_found("agent", self.id))?;
-        let after = Agent { updated_at: tx.now_ms(), ..self.changes.made_to(&before) };
+        let wanted = self.changes.made_to(&before);
+        if wanted == before {
+            return Ok(before);
+        }
+        let after = Agent { updated_at: tx.now_ms(), ..wanted };
         if let Some(slug) = self.changes.slug.as_ref().filter(|slug| slug.as_str() != before.slug) {
             check_free(tx, slug)?;
         }

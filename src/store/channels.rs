@@ -273,9 +273,20 @@ impl Command for ChangeChannel {
         let before = get(tx.read()?, self.id)?.ok_or_else(|| Error::not_found("channel", self.id))?;
         self.check_bot(tx, &before)?;
         let changes = self.changes.clone();
-        let name = changes.name.unwrap_or_else(|| before.name.clone());
-        let config =
-            serde_json::to_string(&changes.config.unwrap_or_else(|| before.config.clone())).map_err(Error::internal)?;
+        let wanted = Channel {
+            name: changes.name.unwrap_or_else(|| before.name.clone()),
+            agent_id: changes.agent_id.unwrap_or(before.agent_id),
+            config: changes.config.unwrap_or_else(|| before.config.clone()),
+            base_url: changes.base_url.unwrap_or_else(|| before.base_url.clone()),
+            enabled: changes.enabled.unwrap_or(before.enabled),
+            ..before.clone()
+        };
+        // A secret that is given counts even if it is the same: nobody looks.
+        let is_other = |(name, secret): (&String, &Option<Secret>)| secret.is_some() || before.secrets.contains(name);
+        if wanted == before && !changes.secrets.iter().any(is_other) {
+            return Ok(before);
+        }
+        let config = serde_json::to_string(&wanted.config).map_err(Error::internal)?;
         let secrets = if changes.secrets.is_empty() {
             None
         } else {
@@ -290,17 +301,16 @@ impl Command for ChangeChannel {
             }
             Some((seal(&self.vault, self.id, &secrets)?, names(&secrets)))
         };
-        parties::ensure(tx, PartyKind::Channel, &self.id.to_string(), &name)?;
+        parties::ensure(tx, PartyKind::Channel, &self.id.to_string(), &wanted.name)?;
         let row = channels::table.find(self.id.as_bytes().as_slice());
-        let agent_id = changes.agent_id.unwrap_or(before.agent_id);
         let now_ms = tx.now_ms();
         diesel::update(row)
             .set((
-                channels::name.eq(name),
-                channels::agent_id.eq(agent_id.as_ref().map(|id| id.as_bytes().as_slice())),
+                channels::name.eq(&wanted.name),
+                channels::agent_id.eq(wanted.agent_id.as_ref().map(|id| id.as_bytes().as_slice())),
                 channels::config.eq(config),
-                channels::base_url.eq(changes.base_url.unwrap_or_else(|| before.base_url.clone())),
-                channels::enabled.eq(changes.enabled.unwrap_or(before.enabled)),
+                channels::base_url.eq(&wanted.base_url),
+                channels::enabled.eq(wanted.enabled),
                 channels::updated_at.eq(now_ms),
             ))
             .execute(tx.write()?)?;

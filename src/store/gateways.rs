@@ -257,7 +257,27 @@ pub struct Changes {
     pub enabled: Option<bool>,
 }
 
-/// Changes a gateway and has its link start again.
+impl Changes {
+    fn made_to(&self, gateway: &Gateway) -> Gateway {
+        Gateway {
+            name: self.name.clone().unwrap_or_else(|| gateway.name.clone()),
+            url: self.url.clone().unwrap_or_else(|| gateway.url.clone()),
+            track: self.track.unwrap_or(gateway.track),
+            admin: self.admin.unwrap_or(gateway.admin),
+            enabled: self.enabled.unwrap_or(gateway.enabled),
+            ..gateway.clone()
+        }
+    }
+
+    /// Tells whether a secret is given or removed. One that is given counts even if it is the same: nobody looks.
+    fn has_secrets(&self, gateway: &Gateway) -> bool {
+        [(&self.token, gateway.has_token), (&self.password, gateway.has_password)]
+            .into_iter()
+            .any(|(secret, kept)| secret.as_ref().is_some_and(|secret| secret.is_some() || kept))
+    }
+}
+
+/// Changes a gateway and has its link start again, if that needs to know.
 pub struct ChangeGateway {
     pub id: GatewayId,
     pub changes: Changes,
@@ -270,17 +290,21 @@ impl Command for ChangeGateway {
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Gateway, Error> {
         let before = get(tx.read()?, &self.id)?.ok_or_else(|| not_found(&self.id))?;
-        let name = self.changes.name.as_ref().unwrap_or(&before.name);
+        let wanted = self.changes.made_to(&before);
+        let secrets = self.changes.has_secrets(&before);
+        if wanted == before && !secrets {
+            return Ok(before);
+        }
         let row = gateways::table.find(self.id.as_str());
-        parties::ensure(tx, PartyKind::Gateway, self.id.as_str(), name)?;
+        parties::ensure(tx, PartyKind::Gateway, self.id.as_str(), &wanted.name)?;
         let now_ms = tx.now_ms();
         diesel::update(row)
             .set((
-                gateways::name.eq(name),
-                gateways::url.eq(self.changes.url.as_ref().unwrap_or(&before.url)),
-                gateways::track.eq(i32::from(self.changes.track.unwrap_or(before.track) == Track::All)),
-                gateways::admin.eq(self.changes.admin.unwrap_or(before.admin)),
-                gateways::enabled.eq(self.changes.enabled.unwrap_or(before.enabled)),
+                gateways::name.eq(&wanted.name),
+                gateways::url.eq(&wanted.url),
+                gateways::track.eq(i32::from(wanted.track == Track::All)),
+                gateways::admin.eq(wanted.admin),
+                gateways::enabled.eq(wanted.enabled),
                 gateways::updated_at.eq(now_ms),
             ))
             .execute(tx.write()?)?;
@@ -298,8 +322,11 @@ impl Command for ChangeGateway {
         let after = get(tx.read()?, &self.id)?.ok_or_else(|| not_found(&self.id))?;
         let target = ("gateway", self.id.as_str());
         audit::record(tx, &self.actor, "gateway.change", target, Some(&shown(&before)), Some(&shown(&after)))?;
-        let change = if after.enabled { GatewayChange::Changed } else { GatewayChange::Disabled };
-        tx.emit(Event::GatewayChanged { gateway_id: self.id.clone(), change });
+        // The name is for people: a link does not know it, and goes on.
+        if secrets || (Gateway { name: before.name.clone(), ..wanted }) != before {
+            let change = if after.enabled { GatewayChange::Changed } else { GatewayChange::Disabled };
+            tx.emit(Event::GatewayChanged { gateway_id: self.id.clone(), change });
+        }
         Ok(after)
     }
 }

@@ -198,7 +198,11 @@ impl Command for ChangeMember {
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Member, Error> {
         let before = get(tx.read()?, self.id)?.ok_or_else(|| Error::not_found("member", self.id))?;
-        let after = Member { updated_at: tx.now_ms(), ..self.changes.made_to(&before) };
+        let wanted = self.changes.made_to(&before);
+        if wanted == before {
+            return Ok(before);
+        }
+        let after = Member { updated_at: tx.now_ms(), ..wanted };
         let addresses = text(&after.addresses)?;
         parties::ensure(tx, PartyKind::Member, &self.id.to_string(), &after.name)?;
         diesel::update(members::table.find(self.id.as_bytes().as_slice()))

@@ -302,15 +302,18 @@ impl Command for ChangeUser {
             return Err(taken(name));
         }
         let display_name = self.display_name.as_ref().unwrap_or(&before.display_name);
+        let password = self.password_hash.as_ref().is_some_and(|hash| hash.is_some() || before.has_password);
+        if (name, display_name, role) == (&before.name, &before.display_name, before.role) && !password {
+            return Ok(before);
+        }
         parties::ensure(tx, PartyKind::User, &self.id.to_string(), display_name)?;
         let row = users::table.find(self.id.as_bytes().as_slice());
-        let now_ms = tx.now_ms();
         diesel::update(row)
             .set((
                 users::name.eq(name),
                 users::display_name.eq(display_name),
                 users::role.eq(role as i32),
-                users::updated_at.eq(now_ms),
+                users::updated_at.eq(tx.now_ms()),
             ))
             .execute(tx.write()?)?;
         if let Some(hash) = &self.password_hash {
@@ -464,13 +467,12 @@ impl Command for RevokeToken {
     type Output = ();
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<(), Error> {
-        let now_ms = tx.now_ms();
         let known = token(tx.read()?, self.id)?.ok_or_else(|| Error::not_found("token", self.id))?;
         if known.revoked_at.is_some() {
             return Ok(());
         }
         diesel::update(tokens::table.find(self.id.as_bytes().as_slice()))
-            .set(tokens::revoked_at.eq(Some(now_ms)))
+            .set(tokens::revoked_at.eq(Some(tx.now_ms())))
             .execute(tx.write()?)?;
         let before = json!({ "name": known.name, "prefix": known.prefix });
         audit::record(tx, &self.actor, "token.revoke", ("token", &self.id.to_string()), Some(&before), None)?;

@@ -171,7 +171,7 @@ pub(super) struct Change {
     enabled: Option<bool>,
 }
 
-/// Change a gateway; its connection is made anew.
+/// Change a gateway; its connection is made anew, unless only its name is another one.
 #[utoipa::path(
     tag = "admin",
     operation_id = "adminChangeGateway",
@@ -201,7 +201,7 @@ pub(super) async fn patch(
     let command =
         ChangeGateway { id: id.clone(), changes, actor: info.actor(&call.caller), vault: state.vault.clone() };
     let gateway = state.store.write(command).await?;
-    // The supervisor does the same when it hears of it; the caller may ask before.
+    // The supervisor does the same when it hears of it, which it does not of a name; and the caller may ask before.
     state.directory.set_gateway(gateway);
     Ok(HttpResponse::Ok().json(now(&state, &id)?))
 }

@@ -187,6 +187,18 @@ async fn a_change_tells_what_was_and_what_is(store: TestStore) {
     assert_eq!(store.write(nobody).await.unwrap_err().code(), ErrorCode::NotFound);
 }
 
+async fn what_is_as_it_was_is_no_change(store: TestStore) {
+    let ann = store.write(new_agent("ann")).await.unwrap();
+    store.told();
+    store.clock.advance_ms(1_000);
+    let same = Changes { slug: Some("ann".parse().unwrap()), lease_seconds: Some(Some(60)), ..Changes::default() };
+    for changes in [Changes::default(), same] {
+        assert_eq!(store.write(change(&ann, changes)).await.unwrap(), ann);
+    }
+    assert!(store.told().is_empty());
+    assert_eq!(store.number("SELECT count(*) AS value FROM audit WHERE action = 'agent.change'").await, 0);
+}
+
 async fn keys_end_with_their_agent(store: TestStore) {
     let ann = store.write(new_agent("ann")).await.unwrap();
     store.write(new_key(ann.id, 1)).await.unwrap();
@@ -312,6 +324,7 @@ on_both_databases!(
     names_are_found_as_they_are_written_and_in_any_case,
     agents_are_listed_by_name_page_by_page,
     a_change_tells_what_was_and_what_is,
+    what_is_as_it_was_is_no_change,
     keys_end_with_their_agent,
     a_key_asked_for_twice_with_one_key_is_made_once,
     keys_that_count_are_bounded,

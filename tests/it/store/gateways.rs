@@ -124,6 +124,38 @@ async fn changes_touch_only_what_they_name(store: TestStore) {
     assert!(back.device_token.is_some());
 }
 
+async fn what_is_as_it_was_is_no_change(store: TestStore) {
+    let id = with_all_secrets(&store).await;
+    let same = Changes {
+        name: Some("Gateway gw".into()),
+        url: Some("ws://127.0.0.1:1".into()),
+        track: Some(Track::Used),
+        admin: Some(false),
+        enabled: Some(true),
+        ..Changes::default()
+    };
+    let rows = "SELECT count(*) AS value FROM audit WHERE action = 'gateway.change'";
+    let before = change(&store, &id, Changes::default()).await;
+    store.told();
+    store.clock.advance_ms(1_000);
+    assert_eq!(change(&store, &id, same).await, before);
+    assert_eq!((store.told().len(), store.number(rows).await), (0, 0));
+    // A name is for people; the link goes on.
+    let renamed = change(&store, &id, Changes { name: Some("New".into()), ..Changes::default() }).await;
+    assert_eq!((renamed.name.as_str(), renamed.updated_at), ("New", before.updated_at + 1_000));
+    assert_eq!((store.told().len(), store.number(rows).await), (0, 1));
+    // A secret that is given may be another one, and what is not there cannot be removed.
+    let given = || Changes { token: Some(secret(CANARIES[0])), ..Changes::default() };
+    let removed = || Changes { token: Some(None), ..Changes::default() };
+    for (changes, count, told) in
+        [(given(), 2, &["gateway gw changed"][..]), (removed(), 3, &["gateway gw changed"]), (removed(), 3, &[])]
+    {
+        change(&store, &id, changes).await;
+        assert_eq!(store.told(), told);
+        assert_eq!(store.number(rows).await, count);
+    }
+}
+
 async fn a_removed_gateway_loses_its_secrets_and_keeps_its_conversations(store: TestStore) {
     let (caller, conversation) = store.chat().await;
     store.ask(&caller, conversation.id, "hello").await;
@@ -249,6 +281,7 @@ on_both_databases!(
     secrets_are_sealed_at_rest,
     an_id_is_taken_once_unless_the_key_repeats_it,
     changes_touch_only_what_they_name,
+    what_is_as_it_was_is_no_change,
     a_removed_gateway_loses_its_secrets_and_keeps_its_conversations,
     a_purge_takes_everything_of_the_gateway_and_nothing_else,
     a_purge_goes_in_bounded_steps,

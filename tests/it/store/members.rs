@@ -102,6 +102,16 @@ async fn a_change_leaves_what_it_does_not_name(store: TestStore) {
     assert_eq!(store.write(nobody).await.unwrap_err().code(), ErrorCode::NotFound);
 }
 
+async fn what_is_as_it_was_is_no_change(store: TestStore) {
+    let eve = store.write(AddMember { addresses: all_addresses(), ..new_member("Eve") }).await.unwrap();
+    store.clock.advance_ms(1_000);
+    let same = Changes { name: Some("Eve".into()), email: Some(all_addresses().email), ..Changes::default() };
+    for changes in [Changes::default(), same] {
+        assert_eq!(store.write(change(&eve, changes)).await.unwrap(), eve);
+    }
+    assert_eq!(store.number("SELECT count(*) AS value FROM audit WHERE action = 'member.change'").await, 0);
+}
+
 async fn a_removed_member_leaves_no_address_behind(store: TestStore) {
     let eve = store.write(AddMember { addresses: all_addresses(), ..new_member("Eve") }).await.unwrap();
     let (id, party) = (eve.id, eve.party_id);
@@ -132,6 +142,7 @@ on_both_databases!(
     a_member_made_twice_with_one_key_is_one_member,
     members_are_listed_by_name_page_by_page,
     a_change_leaves_what_it_does_not_name,
+    what_is_as_it_was_is_no_change,
     a_removed_member_leaves_no_address_behind,
     the_audit_log_tells_no_webhook,
 );

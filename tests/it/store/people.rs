@@ -1,4 +1,5 @@
 //! Agents and people on channels: who is let in, whom a channel is for, how much they may say, and what damaged rows stop.
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -10,6 +11,7 @@ use clawbroker::domain::event::Event;
 use clawbroker::domain::ids::{ChannelId, DeliveryId, MessageId};
 use clawbroker::domain::member::{Addresses, Member};
 use clawbroker::domain::message::{Line, MessageKind};
+use clawbroker::domain::secret::Secret;
 use clawbroker::store::agents::RemoveAgent;
 use clawbroker::store::audit::Actor;
 use clawbroker::store::channels::{
@@ -37,6 +39,7 @@ on_both_databases!(
     what_was_sent_makes_room,
     damaged_rows_stop_no_answer,
     a_damaged_sender_is_unknown,
+    a_channel_that_is_as_it_was_is_not_changed,
 );
 
 const GUARDS: LoopGuards = LoopGuards { hops_max: 2, pair_requests_max: 2, pair_window_ms: 600_000 };
@@ -62,6 +65,30 @@ async fn channel_of(store: &TestStore, kind: ChannelKind) -> Channel {
 async fn change(store: &TestStore, channel: &Channel, changes: Changes) {
     let change = ChangeChannel { id: channel.id, changes, actor: Actor::system(), vault: store.vault.clone() };
     store.write(change).await.unwrap();
+}
+
+async fn a_channel_that_is_as_it_was_is_not_changed(store: TestStore) {
+    let channel = channel_of(&store, ChannelKind::Telegram).await;
+    store.clock.advance_ms(1_000);
+    store.events.take();
+    let rows = "SELECT count(*) AS value FROM audit WHERE action = 'channel.change'";
+    let nothing = Changes {
+        name: Some(channel.name.clone()),
+        config: Some(channel.config.clone()),
+        secrets: BTreeMap::from([("another".to_owned(), None)]),
+        enabled: Some(true),
+        ..Changes::default()
+    };
+    for changes in [Changes::default(), nothing] {
+        change(&store, &channel, changes).await;
+    }
+    let id = channel.id;
+    assert_eq!(store.read(move |db| channels::get(db, id)).await.unwrap(), Some(channel.clone()));
+    assert_eq!((store.events.take().len(), store.number(rows).await), (0, 0));
+    // A secret that is given may be another one.
+    let secrets = BTreeMap::from([("key".to_owned(), Some(Secret::new("s3cret")))]);
+    change(&store, &channel, Changes { secrets, ..Changes::default() }).await;
+    assert_eq!((store.events.take().len(), store.number(rows).await), (1, 1));
 }
 
 /// Somebody says something on a chat.

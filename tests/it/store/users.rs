@@ -91,6 +91,30 @@ async fn a_change_of_a_user_closes_its_sockets(store: TestStore) {
     assert_eq!(store.read(move |db| users::get(db, ann.id)).await.unwrap(), None);
 }
 
+async fn what_is_as_it_was_is_no_change(store: TestStore) {
+    let ann = store.write(new_user("ann")).await.unwrap();
+    store.told();
+    store.clock.advance_ms(1_000);
+    let change = |role: Role, password_hash: Option<Option<String>>| ChangeUser {
+        id: ann.id,
+        name: Some("ann".into()),
+        display_name: None,
+        role: Some(role),
+        password_hash,
+        actor: Actor::system(),
+    };
+    let rows = "SELECT count(*) AS value FROM audit WHERE action = 'user.change'";
+    for nothing in [None, Some(None)] {
+        assert_eq!(store.write(change(Role::Member, nothing)).await.unwrap(), ann);
+    }
+    assert_eq!((store.told().len(), store.number(rows).await), (0, 0));
+    // A password that is given may be another one.
+    for count in 1..=2 {
+        store.write(change(Role::Member, Some(Some("phc".into())))).await.unwrap();
+        assert_eq!((store.told(), store.number(rows).await), (vec!["user changed".to_owned()], count));
+    }
+}
+
 async fn a_digest_is_one_token(store: TestStore) {
     let ann = store.write(new_user("ann")).await.unwrap();
     store.told();
@@ -159,6 +183,7 @@ on_both_databases!(
     a_user_added_twice_with_one_key_is_one_user,
     the_admin_keeps_its_role_and_its_place,
     a_change_of_a_user_closes_its_sockets,
+    what_is_as_it_was_is_no_change,
     a_digest_is_one_token,
     a_token_asked_for_twice_with_one_key_is_made_once,
     callers_are_those_whose_token_still_counts,
