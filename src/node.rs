@@ -33,10 +33,10 @@ use crate::http::server;
 use crate::http::state::AppState;
 use crate::http::ws::Cut;
 use crate::store::lease::STANDBY;
-use crate::store::vault::Vault;
+use crate::store::vault::{KEY_FILE, Vault};
 use crate::store::{
-    Command, Location, Opener, Pooling, ServerLock, Settings, Store, Tx, WriterOptions, WriterParts, lock_for_server,
-    writer_queues,
+    Command, Location, Opener, Pooling, ServerLock, Settings, Store, Tx, WriterOptions, WriterParts, channels,
+    gateways, lock_for_server, writer_queues,
 };
 
 mod home;
@@ -84,7 +84,15 @@ impl Node {
         let home = home::of(&config.app.data_dir)?;
         let listeners = Listeners::bind(&config.server.listen)?;
         let opener = prepared(opener).await?;
+        let orphaned = orphaned_secrets(&config, &opener)?;
         let vault = vault(&config)?;
+        if orphaned > 0 {
+            log::warn!(
+                "there was no `{KEY_FILE}` in `{}`, so a new key was made: the secrets of {orphaned} gateways and channels \
+                 cannot be opened; put the old file back and start again, or give them their secrets anew",
+                config.app.data_dir.display()
+            );
+        }
 
         let directory = Arc::new(Directory::default());
         let hubs = Arc::new(Hubs::new(directory.clone(), config.limits.hub_queue_max));
@@ -297,6 +305,16 @@ pub fn writer_options(config: &StoreConfig) -> WriterOptions {
 /// Returns how many connections read: on PostgreSQL all of the pool but the writer's.
 pub fn readers(config: &StoreConfig) -> u32 {
     if config.url.is_sqlite() { config.readers } else { config.postgres_pool.saturating_sub(1).max(1) }
+}
+
+/// Counts the gateways and channels whose secrets nothing here can open: the key file is gone, and a vault that is opened
+/// now makes another key.
+pub fn orphaned_secrets(config: &Config, opener: &Opener) -> Result<i64, Error> {
+    if config.store.encryption_key.is_some() || config.app.data_dir.join(KEY_FILE).exists() {
+        return Ok(0);
+    }
+    let mut db = opener.read_only()?;
+    Ok(gateways::count_sealed(&mut db)? + channels::count_sealed(&mut db)?)
 }
 
 /// Opens the vault with the configured key, or with the key file.

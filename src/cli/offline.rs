@@ -11,7 +11,7 @@ use crate::domain::ids::NodeId;
 use crate::node;
 use crate::store::audit::Actor;
 use crate::store::lease::{DropLease, Lease, STANDBY, TakeLease, UNCHECKED};
-use crate::store::vault::Vault;
+use crate::store::vault::{KEY_FILE, Vault};
 use crate::store::{Location, Opener, ServerLock, Store, WriterParts, lock_for_server, spawn_writer, writer_queues};
 
 /// Nobody watches while no server runs.
@@ -36,6 +36,15 @@ impl Offline {
     pub(super) async fn open_locked(config: &Config, locks: Vec<ServerLock>) -> Result<Self, Failure> {
         let opener = node::opener(&config.store);
         opener.prepare()?;
+        let orphaned = node::orphaned_secrets(config, &opener)?;
+        if orphaned > 0 {
+            return Err(Failure::new(format!(
+                "{orphaned} gateways and channels have secrets, and the key is not there: put the key that belongs to this \
+                 database back as `{}`; if it is lost, start the server, which makes a new one, and give them their \
+                 secrets anew",
+                config.app.data_dir.join(KEY_FILE).display()
+            )));
+        }
         let vault = node::vault(config)?;
         let store = open_store(config, opener)?;
         let lease = take_lease(&store).await?;

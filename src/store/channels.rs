@@ -122,6 +122,12 @@ pub fn kind_of(db: &mut Db, id: ChannelId) -> Result<Option<ChannelKind>, Error>
         .transpose()
 }
 
+/// Counts the channels that have something sealed.
+pub fn count_sealed(db: &mut Db) -> Result<i64, Error> {
+    let sealed = channels::deleted_at.is_null().and(channels::secret.is_not_null());
+    Ok(channels::table.filter(sealed).count().get_result(db)?)
+}
+
 /// Opens the secrets of a channel.
 pub fn secrets(db: &mut Db, vault: &Vault, id: ChannelId) -> Result<Secrets, Error> {
     let sealed: Option<Option<Vec<u8>>> =

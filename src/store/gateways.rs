@@ -85,6 +85,13 @@ pub fn get(db: &mut Db, id: &GatewayId) -> Result<Option<Gateway>, Error> {
         .transpose()
 }
 
+/// Counts the gateways that have something sealed.
+pub fn count_sealed(db: &mut Db) -> Result<i64, Error> {
+    let secrets = gateways::token.is_not_null().or(gateways::password.is_not_null());
+    let sealed = secrets.or(gateways::device_seed.is_not_null());
+    Ok(gateways::table.filter(gateways::deleted_at.is_null().and(sealed)).count().get_result(db)?)
+}
+
 type Sealed = (Option<Vec<u8>>, Option<Vec<u8>>, Option<Vec<u8>>, Option<Vec<u8>>, Option<String>);
 
 /// Opens the secrets of a gateway.

@@ -9,6 +9,7 @@ on_both_databases!(
     gateways_are_managed_while_no_server_runs,
     gateways_are_managed_through_the_running_server,
     what_stands_in_the_way_is_told_with_its_remedy,
+    a_key_that_is_gone_is_not_replaced_in_silence,
 );
 
 /// The token that the sample gateway wants, and a secret to look for in everything that is printed.
@@ -45,6 +46,18 @@ async fn gateways_are_managed_through_the_running_server(database: Database) {
     assert!(run(&database, &["gateway", "test", "nobody"]).refused(1).starts_with("there is no gateway `nobody`"));
     run(&database, &["gateway", "remove", "home", "--purge"]).fine();
     assert_eq!(broker.get("/api/admin/gateways/home").await.0, 404);
+}
+
+async fn a_key_that_is_gone_is_not_replaced_in_silence(database: Database) {
+    run_with(&database, &["gateway", "add", "home", "ws://127.0.0.1:9", "--token-stdin"], CANARY).fine();
+    let key = database.data_dir().join("secret.key");
+    std::fs::remove_file(&key).unwrap();
+    let sentence = run(&database, &["gateway", "list"]).refused(1);
+    assert!(sentence.starts_with("1 gateways and channels have secrets, and the key is not there"), "{sentence}");
+    assert!(!key.exists(), "a command makes no other key");
+    let broker = Broker::start(&database, &[], &[]).await;
+    let log = broker.log();
+    assert!(key.exists() && log.contains("so a new key was made: the secrets of 1 gateways and channels"), "{log}");
 }
 
 async fn what_stands_in_the_way_is_told_with_its_remedy(database: Database) {
