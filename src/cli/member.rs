@@ -134,6 +134,28 @@ fn of<const N: usize>(given: [(&str, &Option<String>); N]) -> Map<String, Value>
 }
 
 impl Change {
+    /// Refuses a way that is to be set and to go.
+    fn check(&self) -> Result<(), Failure> {
+        let Reached { email, phone, feishu_user, feishu_open, telegram, whatsapp, webhook } = &self.reached;
+        let is_set = |way: &Way| match way {
+            Way::Email => email.is_some(),
+            Way::Phone => phone.is_some(),
+            Way::Feishu => feishu_user.is_some() || feishu_open.is_some(),
+            Way::FeishuUser => feishu_user.is_some(),
+            Way::FeishuOpen => feishu_open.is_some(),
+            Way::Telegram => telegram.is_some(),
+            Way::Whatsapp => whatsapp.is_some(),
+            Way::Webhook => webhook.is_some(),
+        };
+        let twice = self.unset.iter().find(|&way| is_set(way)).and_then(Way::to_possible_value);
+        match twice {
+            Some(way) => {
+                Err(Failure::usage(format!("`{}` is both set and unset: leave one of the two out", way.get_name())))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Returns what changes, as the fields of the API.
     fn fields(&self) -> Map<String, Value> {
         let mut fields = self.reached.fields();
@@ -226,6 +248,7 @@ fn reached_by(view: &Value) -> String {
 }
 
 async fn change(config: &Config, change: &Change) -> Result<(), Failure> {
+    change.check()?;
     let body = change.fields();
     let view = match reach(config).await? {
         Reach::Server(server) => {

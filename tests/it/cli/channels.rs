@@ -127,6 +127,10 @@ async fn people_and_whom_an_agent_knows_are_kept_with_a_server_and_without_one(d
         }
         let wrong = run(&database, &["member", "change", "Eva", "--whatsapp", "call me"]).refused(1);
         assert!(wrong.starts_with("whatsapp: must be"), "{wrong}");
+        for (way, set) in [("telegram", "--telegram"), ("feishu", "--feishu-user"), ("feishu-open", "--feishu-open")] {
+            let wrong = run(&database, &["member", "change", "Eva", set, "5", "--unset", way]).refused(2);
+            assert_eq!(wrong, format!("`{way}` is both set and unset: leave one of the two out"));
+        }
         assert!(
             run(&database, &["member", "change", "Eve", "--name", "x"]).refused(1).starts_with("there is no member")
         );
