@@ -262,9 +262,14 @@ def main():
     key = os.environ.get("CLAWBROKER_API_KEY")
     if not key:
         sys.exit("agent: set CLAWBROKER_API_KEY to a key of the agent")
+    lease = os.environ.get("CLAWBROKER_LEASE", "120")
+    try:
+        lease_s = int(lease)
+    except ValueError:
+        say(f"CLAWBROKER_LEASE must be a whole number of seconds, not {lease!r}")
+        sys.exit(2)
     stop = Stop()
     broker = Broker(os.environ.get("CLAWBROKER_URL", "http://127.0.0.1:8000"), key, stop)
-    lease_s = int(os.environ.get("CLAWBROKER_LEASE", "120"))
     Agent(broker, stop, sys.argv[1:], lease_s).run()
 
 

@@ -310,7 +310,7 @@ async fn test(config: &Config, one: &One) -> Result<(), Failure> {
     if one.format.json {
         print_json(&tested)?;
     } else if ok {
-        say(format_args!("Channel `{id}` works. {}", text(&tested, "message")));
+        say(format!("Channel `{id}` works. {}", text(&tested, "message")).trim_end());
     }
     if ok { Ok(()) } else { Err(Failure::new(format!("channel `{id}`: {}", text(&tested, "message")))) }
 }

@@ -65,6 +65,7 @@ enum Tracked {
 
 #[derive(Debug, Args)]
 pub(super) struct One {
+    /// The id, as `gateway list` shows it
     id: GatewayId,
     #[command(flatten)]
     format: Format,
@@ -72,6 +73,7 @@ pub(super) struct One {
 
 #[derive(Debug, Args)]
 pub(super) struct Remove {
+    /// The id, as `gateway list` shows it
     id: GatewayId,
     /// Remove its conversations for good, too
     #[arg(long)]

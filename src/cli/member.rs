@@ -29,6 +29,7 @@ pub(super) enum Action {
 /// By what a person is reached.
 #[derive(Debug, Args)]
 pub(super) struct Reached {
+    /// The address of its e-mail
     #[arg(long, value_name = "ADDRESS")]
     email: Option<String>,
     /// For people who read it; nothing calls it

@@ -17,6 +17,7 @@ on_both_databases!(
     an_example_gives_back_what_it_holds_when_it_stops,
     an_example_gives_back_what_its_command_cannot_do,
     an_example_ends_when_its_poll_is_refused,
+    the_example_in_python_says_what_is_wrong_with_its_lease,
 );
 
 const EXAMPLES: [&str; 2] = ["agent.sh", "agent.py"];
@@ -228,4 +229,14 @@ async fn an_example_ends_when_its_poll_is_refused(database: Database) {
         let said = std::fs::read_to_string(log).expect("a log file");
         assert_eq!(said.lines().count(), 1, "{script}: {said}");
     }
+}
+
+async fn the_example_in_python_says_what_is_wrong_with_its_lease(database: Database) {
+    let (broker, url) = broker(&database).await;
+    let worker = Agent::register(&broker, "Worker").await;
+    let example = Example::start_with("agent.py", &url, &worker, &[], database.data_dir(), "x");
+    let log = example.log.clone();
+    assert_eq!(example.end().await, Some(2));
+    let said = std::fs::read_to_string(log).expect("a log file");
+    assert_eq!(said, "agent: CLAWBROKER_LEASE must be a whole number of seconds, not 'x'\n");
 }
