@@ -62,7 +62,7 @@ async fn a_token_that_is_not_taken_is_told_from_none_at_all(database: Database) 
     );
     assert_eq!(sentence, expected);
     let mut configured = list();
-    configured.env("CLAWBROKER_ADMIN_TOKEN", "another token of somebody's own choice");
+    configured.env("CLAWBROKER_ADMIN_TOKEN", "another-token-of-somebodys-own-choice");
     let sentence = finish(configured).refused(1);
     assert!(sentence.starts_with("the server does not take the token of CLAWBROKER_ADMIN_TOKEN"), "{sentence}");
 }

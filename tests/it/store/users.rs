@@ -167,13 +167,13 @@ async fn the_last_use_of_a_token_is_noted(store: TestStore) {
 async fn a_configured_token_shows_nothing_of_itself(store: TestStore) {
     let mut config = Config::default();
     config.app.data_dir = store.database.data_dir().to_owned();
-    config.auth.admin_token = Some(Secret::new("correct horse battery staple, and more"));
+    config.auth.admin_token = Some(Secret::new("correct-horse-battery-staple-and-more"));
     config.auth.operator_token = Some(Secret::new(format!("cbk_{}", "correct-horse-battery".repeat(2))));
     bootstrap::run(&store, &config, &store.vault).await.unwrap();
     let tokens = store.read(|db| users::tokens_of(db, None)).await.unwrap();
     let prefixes: Vec<&str> = tokens.iter().map(|token| token.prefix.as_str()).collect();
     assert_eq!(prefixes, ["(configured)"; 2]);
-    assert_eq!(bootstrap::prefix("correct horse battery staple, and more"), "(configured)");
+    assert_eq!(bootstrap::prefix("correct-horse-battery-staple-and-more"), "(configured)");
     let made = bootstrap::new_token().unwrap();
     assert_eq!(bootstrap::prefix(made.reveal()), made.reveal()[..12]);
 }
