@@ -50,8 +50,8 @@ pub enum Heard {
 /// A message of ours that the provider had taken and could not deliver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Undelivered {
-    /// The provider's id of the chat.
-    pub chat: String,
+    /// The provider's ids of the chat; it is known by one of them.
+    pub chats: Vec<String>,
     /// The provider's id of the message.
     pub external_id: String,
     /// Its words.
@@ -62,8 +62,9 @@ pub struct Undelivered {
 
 impl Undelivered {
     /// `None` if an id is empty or too long: it is none of ours.
-    fn bounded(self) -> Option<Self> {
-        let fits = is_id(&self.chat) && is_id(&self.external_id);
+    fn bounded(mut self) -> Option<Self> {
+        self.chats.retain(|chat| is_id(chat));
+        let fits = !self.chats.is_empty() && is_id(&self.external_id);
         fits.then_some(self)
     }
 }

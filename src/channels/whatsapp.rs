@@ -111,7 +111,7 @@ impl Channel for WhatsApp {
     fn request(&self, out: &Outgoing<'_>, step: Step, _token: Option<&Token>) -> Result<Request, String> {
         let Address::WhatsApp(to) = address(out, step)? else { return Err(foreign(ChannelKind::WhatsApp)) };
         let (field, to) =
-            recipient(to).ok_or_else(|| "this is no telephone number with its country code".to_owned())?;
+            recipient(to).ok_or_else(|| "this is no telephone number with its country code, and no id".to_owned())?;
         let parts = text::parts(out.text, text::Unit::Chars, PART_CHARS);
         let part = parts.get(step.part).ok_or_else(|| "the text has no such part".to_owned())?;
         let mut body = json!({

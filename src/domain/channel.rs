@@ -93,7 +93,7 @@ pub enum Address {
     FeishuChat(String),
     /// `chat_id` of a chat: a number, or `@name` of a public channel.
     Telegram(String),
-    /// A telephone number with its country code; what is not a digit is left out.
+    /// A telephone number with its country code, of which only the digits count; or an id ([`is_whatsapp_user_id`]).
     WhatsApp(String),
     Email(String),
     /// A whole URL.

@@ -140,9 +140,10 @@ async fn hear(state: &AppState, live: &LiveChannel, line: Inbound) -> Result<(),
 /// Notes that the provider could not deliver what it had taken. Tells whether it may have told us sooner than we know the
 /// message.
 async fn note_undelivered(state: &AppState, live: &LiveChannel, failed: Undelivered) -> Result<bool, Error> {
-    let Undelivered { chat, external_id, why, at } = failed;
+    let Undelivered { chats, external_id, why, at } = failed;
+    let why = live.provider.without_secrets(&why);
     let channel_id = live.channel.id;
-    let command = NoteUndelivered { channel_id, chat, external_id, why: why.clone() };
+    let command = NoteUndelivered { channel_id, chats, external_id, why: why.clone() };
     match state.store.write(command).await {
         Ok(UndeliveredAs::New(message_id)) => {
             live.counts.undelivered.fetch_add(1, Ordering::Relaxed);

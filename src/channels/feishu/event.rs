@@ -12,7 +12,7 @@ use cbc::cipher::{BlockModeDecrypt, KeyIvInit};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::super::inbound::{heard, not_text};
+use super::super::inbound::{UNKNOWN, heard, not_text};
 use super::super::signature::{hex, same_secret};
 use super::super::{Heard, Inbound, InboundCall, Method, Refused, json as read};
 use super::Feishu;
@@ -98,7 +98,7 @@ fn line(event: &Value) -> Option<Inbound> {
         "share_user" => not_text("contact", None),
         // Of Feishu's own making.
         "system" => return None,
-        _ => not_text("something that is no text", None),
+        _ => not_text(UNKNOWN, None),
     };
     for mention in read::items(event, "/event/message/mentions").iter().take(50) {
         if let (Some(key), Some(name)) = (read::id(mention, "/key"), read::text(mention, "/name")) {
@@ -301,9 +301,12 @@ mod tests {
 
     #[test]
     fn what_is_no_text_is_heard_by_a_word() {
-        for (kind, expected) in
-            [("image", "[image]"), ("audio", "[voice]"), ("file", "[file]"), ("vote", "[something that is no text]")]
-        {
+        for (kind, expected) in [
+            ("image", "[image]"),
+            ("audio", "[voice]"),
+            ("file", "[file]"),
+            ("vote", "[something that is not known here]"),
+        ] {
             let mut message = message();
             message["event"]["message"]["message_type"] = kind.into();
             message["event"]["message"]["content"] = "{\"image_key\":\"k\"}".into();

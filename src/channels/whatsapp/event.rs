@@ -60,7 +60,7 @@ fn failed<'a>(event: &'a Value, number: &'a str) -> impl Iterator<Item = Undeliv
         let error = read::items(status, "/errors").first();
         let why = error.and_then(|error| Some(words(error, read::number(error, "/code")?)));
         Some(Undelivered {
-            chat: first_id(status, ["/recipient_id", "/recipient_user_id"])?,
+            chats: ["/recipient_id", "/recipient_user_id"].into_iter().filter_map(|at| read::id(status, at)).collect(),
             external_id: read::id(status, "/id")?,
             why: why.unwrap_or_else(|| "WhatsApp gives no reason".to_owned()),
             at: read::number(status, "/timestamp").map(|seconds| seconds.saturating_mul(1_000)),
@@ -98,11 +98,13 @@ fn line(value: &Value, message: &Value) -> Option<Inbound> {
         ["/wa_id", "/user_id"].into_iter().any(|place| read::id(contact, place).as_ref() == Some(&from))
     };
     let contact = read::items(value, "/contacts").iter().find(is_from);
+    // A number comes with the id: a message may have gone to either.
+    let alias = read::id(message, "/from_user_id").filter(|id| *id != from);
     Some(Inbound {
         external_id: read::id(message, "/id")?,
         chat: from.clone(),
         sender_ref: from,
-        sender_alias: None,
+        sender_alias: alias,
         sender_name: contact.and_then(|contact| read::text(contact, "/profile/name")).map(str::to_owned),
         text: text(message)?,
         reply_to_external_id: read::id(message, "/context/id"),

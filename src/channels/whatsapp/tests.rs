@@ -79,7 +79,7 @@ fn a_person_with_a_name_is_known_by_an_id() {
     let senders: Vec<(&str, &str)> = lines.iter().map(|line| (line.sender_ref.as_str(), line.chat.as_str())).collect();
     assert_eq!(senders, [("US.1", "US.1"), ("US.1", "US.1"), ("4917", "4917")]);
     assert!(lines[..2].iter().all(|line| line.sender_name.as_deref() == Some("Ada")));
-    assert_eq!(failed[0].chat, "US.1");
+    assert_eq!(failed[0].chats, ["US.1"]);
 }
 
 #[test]
@@ -190,7 +190,7 @@ fn what_could_not_be_delivered_is_told() {
     let why = "too late (WhatsApp 131047): the person has not written within the last 24 hours, \
         and only a template may be sent";
     let first = Undelivered {
-        chat: "4917".into(),
+        chats: vec!["4917".into()],
         external_id: "wamid.5".into(),
         why: why.into(),
         at: Some(1_795_189_103_000),

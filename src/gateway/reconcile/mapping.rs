@@ -122,6 +122,10 @@ pub fn map_tail<'a, Turn: Copy + Eq, Delivery: Copy>(
                     Meaning::Line
                 }
             }
+            // It stands before our question, which its run took in later: whoever began that run was answered.
+            RowRole::Assistant | RowRole::ToolResult if !row.is_injected && is_before_ours(row, later, known) => {
+                Meaning::Line
+            }
             RowRole::Assistant | RowRole::ToolResult if !row.is_injected => {
                 let turn = row.run_id.as_ref().map_or(current, |run| known.turns.get(run));
                 if turn.is_some_and(|turn| turn.open) {
@@ -174,6 +178,15 @@ fn is_question(row: &HistoryRow) -> bool {
 fn says<Turn>(row: &HistoryRow, turn: &KnownTurn<Turn>) -> bool {
     let answer = turn.answer.as_deref();
     answer.is_some_and(|answer| same_text(answer, &row.text) || same_text(answer, &thinking::strip(&row.text).visible))
+}
+
+/// Tells whether the row is of a run of others that takes a question of ours in behind it.
+fn is_before_ours<Turn, Delivery>(row: &HistoryRow, later: &[&HistoryRow], known: &Known<Turn, Delivery>) -> bool {
+    let Some(run) = row.run_id.as_deref().filter(|run| !known.questions.contains_key(*run)) else { return false };
+    later.iter().any(|other| {
+        other.steered_into.as_deref() == Some(run)
+            && other.delivery_key().is_some_and(|key| known.questions.contains_key(key))
+    })
 }
 
 /// Tells what an assistant's or a tool's row of an ended turn is. Of several that could be its answer it is the one with

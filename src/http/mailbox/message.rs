@@ -65,6 +65,9 @@ pub(super) struct Room {
     pub(super) bytes: usize,
 }
 
+/// How many times as far back is read where lines are left out.
+const FURTHER: usize = 4;
+
 /// Where a message stands: its conversation and `seq`.
 type Place = (ConversationId, i64);
 
@@ -93,15 +96,22 @@ pub(super) async fn shown(store: &Store, reader: PartyId, leased: &[Leased], roo
 }
 
 fn before(db: &mut Db, reader: PartyId, places: &[Place], room: Room, said: usize) -> Result<Before, Error> {
-    let mut windows = windows(db, places, room, said)?;
-    let hidden = mailbox::hidden_from(db, reader, windows.values().flatten())?;
-    for lines in windows.values_mut() {
+    let mut found = windows(db, places, room, said)?;
+    let mut hidden = mailbox::hidden_from(db, reader, found.values().flatten())?;
+    if !hidden.is_empty() {
+        // What is left out takes no place.
+        let far = Room { lines: room.lines * FURTHER, line_bytes: room.line_bytes * FURTHER, ..room };
+        found = windows(db, places, far, said)?;
+        hidden = mailbox::hidden_from(db, reader, found.values().flatten())?;
+    }
+    for lines in found.values_mut() {
         lines.retain(|line| !hidden.contains(&line.id));
+        lines.drain(..lines.len().saturating_sub(room.lines));
     }
     let mut bytes = room.bytes.saturating_sub(said);
     let mut lines = Vec::with_capacity(places.len());
     for place in places {
-        let of_place = windows.get(place).cloned().unwrap_or_default();
+        let of_place = found.get(place).cloned().unwrap_or_default();
         let of_place = fitting(of_place, bytes.min(room.line_bytes));
         bytes -= of_place.iter().map(|line| line.text.len()).sum::<usize>();
         lines.push(of_place);

@@ -26,9 +26,6 @@ use crate::store::messages::Idem;
 /// What is said of a message that is too long for its channel.
 const CUT: &str = "It is too long for this channel: only its beginning is sent, with `…` at its end.";
 
-/// Longest part of a channel's name that there is not which is said back, in characters.
-const HINT_CHARS_MAX: usize = 40;
-
 /// Returns the channels by which a person can be reached now, the first one first. The one place that decides it.
 pub(super) fn channels(state: &AppState, addresses: &Addresses) -> Vec<&'static str> {
     let ways = addresses.ways(&state.directory.channels().usable()).into_iter();
@@ -78,21 +75,13 @@ fn type_of_people() -> Schema {
 
 /// Writes a message to a person: it is on disk when this returns, and [`told`] says what becomes of it.
 pub(super) async fn write(state: &AppState, from: Arc<AgentFacts>, to: &Member, said: Said) -> Result<ToMember, Error> {
-    let by = said.channel.clone();
     accept(state, from, to, said).await.map_err(|refused| match refused.code() {
-        ErrorCode::InvalidRequest => with_what_works(refused, &by, &channels(state, &to.addresses)),
+        // The sentence is the ancestor's.
+        ErrorCode::InvalidRequest => {
+            refused.with_details(serde_json::json!({ "channels": channels(state, &to.addresses) }))
+        }
         _ => refused,
     })
-}
-
-/// Adds to the refusal of a channel by which ways the person can be reached; the ancestor's words are about Feishu only.
-fn with_what_works(refused: Error, by: &str, works: &[&str]) -> Error {
-    if by.is_empty() || by == ChannelKind::Feishu.as_str() || works.is_empty() {
-        return refused;
-    }
-    let by: String = by.chars().take(HINT_CHARS_MAX).collect();
-    let message = format!("{}; by `{by}` there is none, what works now: {}", refused.message(), works.join(", "));
-    Error::new(ErrorCode::InvalidRequest, message)
 }
 
 async fn accept(state: &AppState, from: Arc<AgentFacts>, to: &Member, said: Said) -> Result<ToMember, Error> {

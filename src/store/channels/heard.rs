@@ -69,15 +69,25 @@ impl Command for Hear {
         let Some(channel) = channels::get(tx.read()?, self.channel_id)?.filter(|channel| channel.enabled) else {
             return Ok(HeardAs::Closed);
         };
-        if channel_refs::message(tx.read()?, channel.id, &self.chat, &self.external_id)?.is_some() {
-            return Ok(HeardAs::Repeated);
+        // At WhatsApp a person is the chat, and a message may have gone to either of two names.
+        let other = self.sender_alias.as_deref().filter(|_| channel.kind == ChannelKind::WhatsApp);
+        let mut answered: Option<MessageId> = None;
+        let mut newest: Vec<MessageId> = Vec::new();
+        for chat in std::iter::once(self.chat.as_str()).chain(other) {
+            if channel_refs::message(tx.read()?, channel.id, chat, &self.external_id)?.is_some() {
+                return Ok(HeardAs::Repeated);
+            }
+            if let (None, Some(external_id)) = (answered, &self.reply_to) {
+                answered = channel_refs::message(tx.read()?, channel.id, chat, external_id)?;
+            }
+            newest.extend(channel_refs::newest(tx.read()?, channel.id, chat, LOOKED_AT)?);
         }
-        let answered = match &self.reply_to {
-            Some(external_id) => channel_refs::message(tx.read()?, channel.id, &self.chat, external_id)?,
-            None => None,
-        };
+        if other.is_some() {
+            // Ids of messages go by their time.
+            newest.sort_unstable_by_key(|id| std::cmp::Reverse(*id));
+        }
         let mut lines: Vec<MessageId> = answered.into_iter().collect();
-        lines.extend(channel_refs::newest(tx.read()?, channel.id, &self.chat, LOOKED_AT)?);
+        lines.extend(newest);
         let refs: Vec<&str> = std::iter::once(self.sender_ref.as_str()).chain(self.sender_alias.as_deref()).collect();
         let person = match senders::member(tx, channel.id, &refs)? {
             Some(person) => Some(person),
@@ -151,7 +161,10 @@ impl Hear {
             ChannelKind::Feishu => is_known(&self.sender_ref) || self.sender_alias.as_deref().is_some_and(is_known),
             // The alias is a name, and names change hands.
             ChannelKind::Telegram => is_known(&self.sender_ref),
-            ChannelKind::WhatsApp => known.iter().any(|address| is_same_person(address.as_str(), &self.sender_ref)),
+            // Both names are proven.
+            ChannelKind::WhatsApp => std::iter::once(&self.sender_ref)
+                .chain(&self.sender_alias)
+                .any(|said| known.iter().any(|address| is_same_person(address.as_str(), said))),
             // Who speaks there is whoever the caller says, and no address.
             ChannelKind::Email | ChannelKind::Webhook => false,
         }

@@ -22,8 +22,8 @@ const LIMITS: MailLimits = MailLimits { messages_max: usize::MAX, attempts_max: 
 /// nothing, and neither does what is said of another part of the same message.
 pub struct NoteUndelivered {
     pub channel_id: ChannelId,
-    /// The provider's id of the chat.
-    pub chat: String,
+    /// The provider's ids of the chat; it is known by one of them.
+    pub chats: Vec<String>,
     /// The provider's id of the message, or of a part of it.
     pub external_id: String,
     /// The provider's words.
@@ -45,7 +45,12 @@ impl Command for NoteUndelivered {
     type Output = UndeliveredAs;
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<UndeliveredAs, Error> {
-        let found = channel_refs::message(tx.read()?, self.channel_id, &self.chat, &self.external_id)?;
+        let mut found = None;
+        for chat in &self.chats {
+            if found.is_none() {
+                found = channel_refs::message(tx.read()?, self.channel_id, chat, &self.external_id)?;
+            }
+        }
         let Some(id) = found else { return Ok(UndeliveredAs::Unknown) };
         // What a person wrote is delivered by no channel.
         let by_us = |stored: &deliveries::Stored| stored.delivery.channel_id == Some(self.channel_id);

@@ -12,12 +12,13 @@ use crate::store::dialect::Db;
 use crate::store::messages::IDS_MAX;
 use crate::store::schema::{deliveries, messages};
 
-/// What is read of a message: its id, its sender, how a removed delivery of it ended; the state and the hand-outs of
-/// one that is there.
-type Row = (Vec<u8>, Vec<u8>, Option<i32>, Option<i32>, Option<i32>);
+/// What is read of a message: its id, its sender, how a removed delivery of it ended; the state and the newest hand-out
+/// of one that is there. A redrive counts the hand-outs anew.
+type Row = (Vec<u8>, Vec<u8>, Option<i32>, Option<i32>, Option<i64>);
 
 /// Returns which of these lines are nothing to this party: notices to somebody else, and what others asked and nobody
-/// had before it was withdrawn or its time was over. One query for all of them.
+/// had before it was withdrawn or its time was over. Of a removed delivery it is not known: it counts as had by nobody. One
+/// query for all of them.
 pub fn hidden_from<'a>(
     db: &mut Db,
     reader: PartyId,
@@ -42,12 +43,12 @@ pub fn hidden_from<'a>(
     let mut senders: HashMap<MessageId, PartyId> = HashMap::new();
     let mut had_by_nobody: HashSet<MessageId> = HashSet::new();
     for ids in wanted.chunks(IDS_MAX) {
-        for (id, sender, ended, state, attempt) in read(db, ids)? {
+        for (id, sender, ended, state, leased_at) in read(db, ids)? {
             let id = MessageId::try_from(id.as_slice())?;
             senders.insert(id, PartyId::try_from(sender.as_slice())?);
             let state = state.or(ended).and_then(DeliveryState::from_code);
             let is_off = matches!(state, Some(DeliveryState::Cancelled | DeliveryState::Expired));
-            if is_off && attempt.unwrap_or(0) == 0 {
+            if is_off && leased_at.is_none() {
                 had_by_nobody.insert(id);
             }
         }
@@ -68,7 +69,7 @@ fn read(db: &mut Db, ids: &[MessageId]) -> Result<Vec<Row>, Error> {
             messages::sender_id,
             messages::end_state,
             deliveries::state.nullable(),
-            deliveries::attempt.nullable(),
+            deliveries::leased_at.nullable(),
         ))
         .load(db)?)
 }

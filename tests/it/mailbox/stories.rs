@@ -352,5 +352,12 @@ async fn nobody_reads_what_was_not_for_it(node: TestNode) {
     let notice = told[0]["content"].as_str().unwrap();
     assert_eq!(history(&told[1]), ["late", notice, "wrong", "right"]);
     ask("next", json!({})).await;
-    assert_eq!(history(&messages(&node, &ben, "").await[0]), ["right", "done"]);
+    let next = &messages(&node, &ben, "").await[0];
+    assert_eq!(history(next), ["right", "done"]);
+    report(&node, &ben, json!({ "message_id": next["id"], "result": "yes" })).await;
+    // What is left out takes no line's place.
+    for n in 0..=10 {
+        ask(&n.to_string(), json!({ "coalesce_key": "k" })).await;
+    }
+    assert_eq!(history(&messages(&node, &ben, "").await[0]), ["right", "done", "next", "yes"]);
 }

@@ -141,6 +141,12 @@ async fn whoever_was_written_to_is_let_in_at_just_that_address(store: TestStore)
     {
         assert_eq!(taken(&store, line).await.sender_id, mia.party_id);
     }
+    // WhatsApp tells the number besides the id that was written to.
+    let zoe = person(&store, "Zoe", Addresses { whatsapp: Some("US.1349".into()), ..Addresses::default() }).await;
+    written(&store, &ann, &zoe, &whatsapp, "US.1349").await;
+    let line = taken(&store, said(&whatsapp, "2", "4917", "4917", Some("US.1349"))).await;
+    assert_eq!(line.sender_id, zoe.party_id);
+    assert!(matches!(store.write(said(&whatsapp, "3", "4918", "4918", None)).await.unwrap(), HeardAs::Unknown));
     let stranger = said(&feishu, "2", "oc_1", "ou_2", Some("u2"));
     assert!(matches!(store.write(stranger).await.unwrap(), HeardAs::Unknown));
 }

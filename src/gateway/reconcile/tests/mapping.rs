@@ -153,6 +153,14 @@ fn taken_up_turn_has_its_rows_under_both_ids() {
 }
 
 #[test]
+fn what_a_run_said_before_it_took_our_question_in_is_a_line() {
+    let mut known = Stored::with(&[("q", turn(1, Some("second")))]);
+    known.known.turns.insert("p".to_owned(), turn(1, Some("second")));
+    let rows = rows(vec![user(1, "p"), said(2, "p", "first"), steered(3, "q", "p"), said(4, "p", "second")]);
+    assert_eq!(mapped(&known, &rows).0, ["line", "line", "question 1", "answer 1"]);
+}
+
+#[test]
 fn rows_of_an_open_turn_and_all_behind_them_wait() {
     let log = rows(vec![user(1, "q"), used_tool(2, "q"), result(3, "q"), said(4, "q", "a"), injected(5), user(6, "p")]);
     let mut known = Stored::with(&[("q", open(1))]);
