@@ -326,6 +326,16 @@ impl Command for ChangeGateway {
             let sealed = seal("password", password)?;
             diesel::update(row).set(gateways::password.eq(sealed)).execute(tx.write()?)?;
         }
+        if secrets && !self.is_device_readable(tx)? {
+            // The key that sealed it is lost: the link makes another identity, which the gateway has to approve.
+            diesel::update(row)
+                .set((
+                    gateways::device_seed.eq(None::<Vec<u8>>),
+                    gateways::device_token.eq(None::<Vec<u8>>),
+                    gateways::device_scopes.eq(None::<String>),
+                ))
+                .execute(tx.write()?)?;
+        }
         let after = get(tx.read()?, &self.id)?.ok_or_else(|| not_found(&self.id))?;
         let target = ("gateway", self.id.as_str());
         audit::record(tx, &self.actor, "gateway.change", target, Some(&shown(&before)), Some(&shown(&after)))?;
@@ -335,6 +345,20 @@ impl Command for ChangeGateway {
             tx.emit(Event::GatewayChanged { gateway_id: self.id.clone(), change });
         }
         Ok(after)
+    }
+}
+
+impl ChangeGateway {
+    /// Tells whether our device identity, if there is one, can be opened.
+    fn is_device_readable(&self, tx: &mut Tx<'_>) -> Result<bool, Error> {
+        let (seed, token): (Option<Vec<u8>>, Option<Vec<u8>>) = gateways::table
+            .find(self.id.as_str())
+            .select((gateways::device_seed, gateways::device_token))
+            .first(tx.read()?)?;
+        let opens = |field: &str, sealed: Option<Vec<u8>>| {
+            sealed.is_none_or(|sealed| self.vault.unseal_text(&place(&self.id, field), &sealed).is_ok())
+        };
+        Ok(opens("device_seed", seed) && opens("device_token", token))
     }
 }
 

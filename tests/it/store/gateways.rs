@@ -15,6 +15,7 @@ use clawbroker::store::purge::{self, PurgeStep};
 use clawbroker::store::search::IndexLines;
 use clawbroker::store::turns::NewStep;
 use clawbroker::store::upstream::{ImportRows, MapRows, MappedRow, Meaning, Source};
+use clawbroker::store::vault::Vault;
 
 use crate::harness::test_store::answer;
 use crate::harness::{Kind, TestStore, session_name, sql};
@@ -267,6 +268,24 @@ async fn the_configured_gateway_comes_back_while_its_removal_is_under_way(store:
     assert_eq!(gateway.unwrap().url, "ws://127.0.0.1:2");
 }
 
+async fn secrets_whose_key_is_lost_hold_nothing_up_and_can_be_given_anew(store: TestStore) {
+    let id = with_all_secrets(&store).await;
+    store.write(AddGateway { token: secret("old"), ..store.new_gateway("default") }).await.unwrap();
+    let vault = Vault::open(store.database.data_dir(), Some(&Secret::new("08".repeat(32)))).unwrap();
+    let mut config = Config::default();
+    config.app.data_dir = store.database.data_dir().to_owned();
+    config.gateway.url = Some("ws://127.0.0.1:2".to_owned());
+    config.gateway.token = secret("new");
+    bootstrap::run(&store, &config, &vault).await.unwrap();
+    // The identity that nobody can open goes with what is given anew.
+    let changes = Changes { token: Some(secret("new")), password: Some(None), ..Changes::default() };
+    let change = ChangeGateway { id: id.clone(), changes, actor: Actor::system(), vault: vault.clone() };
+    store.write(change).await.unwrap();
+    let back = store.read(move |db| gateways::credentials(db, &vault, &id)).await.unwrap();
+    assert_eq!((back.token, back.password, back.device_seed, back.device_token), (secret("new"), None, None, None));
+    assert_eq!(back.device_scopes, Vec::<String>::new());
+}
+
 async fn what_does_not_exist_is_not_found(store: TestStore) {
     let id: GatewayId = "nowhere".parse().unwrap();
     let (vault, asked) = (store.vault.clone(), id.clone());
@@ -282,6 +301,7 @@ on_both_databases!(
     an_id_is_taken_once_unless_the_key_repeats_it,
     changes_touch_only_what_they_name,
     what_is_as_it_was_is_no_change,
+    secrets_whose_key_is_lost_hold_nothing_up_and_can_be_given_anew,
     a_removed_gateway_loses_its_secrets_and_keeps_its_conversations,
     a_purge_takes_everything_of_the_gateway_and_nothing_else,
     a_purge_goes_in_bounded_steps,
