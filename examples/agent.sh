@@ -28,9 +28,13 @@ input=/dev/null
 
 say() { printf 'agent: %s\n' "$*" >&2; }
 
+# A signal that meets the command before it has begun is lost: a second later it is told again.
 stop() {
   stopping=1
-  if [ -n "$child" ]; then kill "$child" 2>/dev/null; fi
+  if [ -n "$child" ]; then
+    kill "$child" 2>/dev/null
+    (sleep 1 && kill "$child") >/dev/null 2>&1 &
+  fi
 }
 
 tidy() {
@@ -45,22 +49,16 @@ trap tidy EXIT
 printf 'header = "%s"\n' "X-Api-Key: $key" "Content-Type: application/json" >"$dir/curl"
 printf 'silent\nmax-time = 90\n' >>"$dir/curl"
 
-# Ends the command when a signal has come, but for what is called on the way out ($leaving). Not at once: a signal that
-# meets it before it has begun is lost.
-end_child() {
-  if [ -n "$stopping" ] && [ -z "$leaving" ]; then sleep 1 && kill "$child" 2>/dev/null; fi
-}
-
 # Runs a command that a signal to this script ends; it reads from the file $input. Returns its exit status.
+# A signal may have come just before it was started; what is called on the way out ($leaving) is not ended by that.
 run() {
   "$@" <"$input" &
   child=$!
-  end_child
+  if [ -n "$stopping" ] && [ -z "$leaving" ]; then stop; fi
   wait "$child"
   ended=$?
   # A signal ends the wait before the command has ended; then it is waited for once more.
   while kill -0 "$child" 2>/dev/null; do
-    end_child
     wait "$child"
     ended=$?
   done
