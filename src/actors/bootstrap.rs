@@ -186,7 +186,7 @@ async fn ensure_gateway(store: &Store, config: &Config, vault: &Vault, url: &str
                 Ok(kept) => kept,
                 // It is left as it is (STO-3): its link tells an admin of it, who needs a node that works.
                 Err(error) if error.is_unreadable() => {
-                    log::error!("the configured gateway is left as it is: {}", error.cause());
+                    log::error!("the configured gateway is left as it is, also its URL: {}", error.cause());
                     return Ok(());
                 }
                 Err(error) => return Err(error),

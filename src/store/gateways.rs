@@ -326,7 +326,8 @@ impl Command for ChangeGateway {
             let sealed = seal("password", password)?;
             diesel::update(row).set(gateways::password.eq(sealed)).execute(tx.write()?)?;
         }
-        if secrets && !self.is_device_readable(tx)? {
+        let given = [&self.changes.token, &self.changes.password].into_iter().any(|one| matches!(one, Some(Some(_))));
+        if given && !self.is_device_readable(tx)? {
             // The key that sealed it is lost: the link makes another identity, which the gateway has to approve.
             diesel::update(row)
                 .set((
@@ -351,14 +352,9 @@ impl Command for ChangeGateway {
 impl ChangeGateway {
     /// Tells whether our device identity, if there is one, can be opened.
     fn is_device_readable(&self, tx: &mut Tx<'_>) -> Result<bool, Error> {
-        let (seed, token): (Option<Vec<u8>>, Option<Vec<u8>>) = gateways::table
-            .find(self.id.as_str())
-            .select((gateways::device_seed, gateways::device_token))
-            .first(tx.read()?)?;
-        let opens = |field: &str, sealed: Option<Vec<u8>>| {
-            sealed.is_none_or(|sealed| self.vault.unseal_text(&place(&self.id, field), &sealed).is_ok())
-        };
-        Ok(opens("device_seed", seed) && opens("device_token", token))
+        let seed: Option<Vec<u8>> =
+            gateways::table.find(self.id.as_str()).select(gateways::device_seed).first(tx.read()?)?;
+        Ok(seed.is_none_or(|sealed| self.vault.unseal_text(&place(&self.id, "device_seed"), &sealed).is_ok()))
     }
 }
 

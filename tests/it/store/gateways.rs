@@ -277,6 +277,12 @@ async fn secrets_whose_key_is_lost_hold_nothing_up_and_can_be_given_anew(store: 
     config.gateway.url = Some("ws://127.0.0.1:2".to_owned());
     config.gateway.token = secret("new");
     bootstrap::run(&store, &config, &vault).await.unwrap();
+    let default: GatewayId = "default".parse().unwrap();
+    assert_eq!(credentials(&store, &default).await.token, secret("old"), "another key may still open it");
+    let changes = Changes { token: Some(None), ..Changes::default() };
+    let change = ChangeGateway { id: id.clone(), changes, actor: Actor::system(), vault: vault.clone() };
+    store.write(change).await.unwrap();
+    assert!(credentials(&store, &id).await.device_seed.is_some(), "nor does a removal give anything up");
     // The identity that nobody can open goes with what is given anew.
     let changes = Changes { token: Some(secret("new")), password: Some(None), ..Changes::default() };
     let change = ChangeGateway { id: id.clone(), changes, actor: Actor::system(), vault: vault.clone() };
