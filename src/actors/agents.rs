@@ -2,14 +2,20 @@
 //!
 //! All keys that count are in memory, so that a call with a wrong one costs no look into the database, and a heartbeat
 //! costs no write: what was seen is noted in atomics here and written down now and then.
+mod named;
+mod recent;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, RwLock};
 
+pub use self::named::{Name, Named};
+pub use self::recent::{Before, Recent};
 use super::agent_mailbox::Cards;
 use super::digests::Digests;
 use super::directory::{read, write};
 use crate::domain::agent::{Agent, KeyFacts};
+use crate::domain::event::Event;
 use crate::domain::ids::{AgentId, AgentKeyId};
 
 /// How long after its last call an agent counts as online.
@@ -23,6 +29,8 @@ type Used = (Vec<(AgentKeyId, i64)>, Vec<(AgentId, i64)>);
 pub struct Agents {
     known: RwLock<Known>,
     cards: Cards,
+    named: Named,
+    recent: Recent,
 }
 
 #[derive(Default)]
@@ -76,6 +84,24 @@ impl Agents {
         &self.cards
     }
 
+    /// Whom senders mean by names.
+    pub fn named(&self) -> &Named {
+        &self.named
+    }
+
+    /// The newest lines of their conversations.
+    pub fn recent(&self) -> &Recent {
+        &self.recent
+    }
+
+    /// Tells the mailboxes, and all that is kept of what agents ask for, of what was committed. Called by the writer's
+    /// thread, in the order of commitment and before anybody is answered.
+    pub fn publish(&self, events: &[Event]) {
+        self.named.publish(events);
+        self.recent.publish(events);
+        self.cards.publish(events);
+    }
+
     /// Tells whether an agent has keys, or had: one that was removed is not known any more.
     pub fn knows(&self, id: AgentId) -> bool {
         read(&self.known).agents.contains_key(&id)
@@ -122,8 +148,10 @@ impl Agents {
         read(&self.known).agents.values().filter(is_online).count()
     }
 
-    /// Lets these keys count, and no others.
+    /// Lets these keys count, and no others; what was kept of another time is forgotten.
     pub fn set_keys(&self, keys: Vec<([u8; 32], KeyFacts)>) {
+        self.named.forget();
+        self.recent.forget();
         let mut known = Known::default();
         for (digest, key) in keys {
             known.add(digest, Arc::new(key));
@@ -209,7 +237,7 @@ mod tests {
     use crate::domain::agent::{AgentKind, AgentState};
     use crate::domain::ids::PartyId;
 
-    fn agent(name: &str) -> Agent {
+    pub(super) fn agent(name: &str) -> Agent {
         Agent {
             id: AgentId::new(),
             party_id: PartyId::new(),

@@ -156,7 +156,7 @@ impl Publish for Hubs {
         for event in &events {
             self.directory.on_event(event);
         }
-        self.directory.agents().cards().publish(&events);
+        self.directory.agents().publish(&events);
         let batch: Batch = Arc::new(events.into_iter().map(Arc::new).collect());
         self.fan_out(batch.clone());
         if let Some(supervisor) = self.supervisor.get() {

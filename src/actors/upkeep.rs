@@ -3,15 +3,18 @@
 //!
 //! Owner: the supervisor; one a node. Each step is one command of the bulk lane and bounded in rows, so that it never
 //! holds anybody up. It is woken by what was committed, waits a moment so that one step serves many lines, and goes on
-//! until nothing is left. What grows old is looked for at the start and once an hour; at the start only if the clock is
-//! near what was stored last, so that there is an hour in which to mend a clock that is wrong.
+//! until nothing is left; while others write, with pauses, unless it falls behind. What grows old is looked for at the
+//! start and once an hour; at the start only if the clock is near what was stored last, so that there is an hour in which
+//! to mend a clock that is wrong.
 //!
 //! Invariants
 //! - What a stopped node left over is found in the store and done after the next start.
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix::prelude::*;
+use tokio::time::Instant;
 
 use super::messages::{Observe, Report, Stop};
 use super::supervisor::{Child, ChildStopped};
@@ -25,6 +28,12 @@ use crate::store::{Db, Store};
 
 /// How long committed lines gather before they are indexed.
 const GATHER: Duration = Duration::from_secs(1);
+/// How many times as long as a step took the next one waits while others write.
+const OTHERS_SHARE: u32 = 4;
+/// Pauses in a row; who falls behind for longer goes on without.
+const PAUSES_MAX: u32 = 100;
+/// Commands of each step, without the one of retention.
+const STEPS: usize = 3;
 /// Wait after a step that the store refused.
 const RETRY: Duration = Duration::from_secs(5);
 /// How often it is looked for what has grown old enough: days are counted, so an hour is soon.
@@ -41,6 +50,8 @@ pub struct Upkeep {
     busy: bool,
     /// Something was committed since the running step began.
     woken: bool,
+    /// Pauses since nothing was left last.
+    pauses: u32,
     steps_total: u64,
     last_error: Option<String>,
     leaving: bool,
@@ -60,6 +71,7 @@ impl Upkeep {
             parent,
             busy: false,
             woken: false,
+            pauses: 0,
             steps_total: 0,
             last_error: None,
             leaving: false,
@@ -91,6 +103,7 @@ impl Upkeep {
         self.woken = false;
         self.steps_total += 1;
         let (store, oldest) = (self.store.clone(), self.walks.front().copied());
+        let pace = Pace::begin(&store, STEPS as u64 + u64::from(oldest.is_some()));
         async move {
             let retaining = async {
                 match oldest {
@@ -105,18 +118,20 @@ impl Upkeep {
                 store.write_bulk(EndMailStep),
                 retaining
             );
-            ([indexing, purging, ending], retained)
+            let pause = pace.pause(&store);
+            ([indexing, purging, ending], retained, pause)
         }
         .into_actor(self)
-        .map(|(steps, retained), this, ctx| this.stepped(steps, retained, ctx))
+        .map(|(steps, retained, pause), this, ctx| this.stepped(steps, retained, pause, ctx))
         .spawn(ctx);
     }
 
     /// Goes on after a step. A kind of work that fails keeps no other from what it has done, nor from what it has to do.
     fn stepped(
         &mut self,
-        steps: [Result<bool, Error>; 3],
+        steps: [Result<bool, Error>; STEPS],
         retained: Result<Option<Stepped>, Error>,
+        pause: Duration,
         ctx: &mut Context<Self>,
     ) {
         let (mut more, mut failed) = (false, None);
@@ -141,20 +156,45 @@ impl Upkeep {
         if let Some(error) = &failed {
             log::warn!("a step of the upkeep failed: {}", error.cause());
         }
-        if let Some(wait) = wait(more, failed.is_some(), self.woken) {
+        self.pauses = if more { self.pauses.saturating_add(1) } else { 0 };
+        let pause = if self.pauses > PAUSES_MAX { Duration::ZERO } else { pause };
+        if let Some(wait) = wait(more.then_some(pause), failed.is_some(), self.woken) {
             self.step_later(wait, ctx);
         }
     }
 }
 
-/// Returns how long the next step waits; `None`: there is nothing to be done.
-fn wait(more: bool, failed: bool, woken: bool) -> Option<Duration> {
+/// Returns how long the next step waits; `None`: there is nothing to be done. `more`: the pause before what is left.
+fn wait(more: Option<Duration>, failed: bool, woken: bool) -> Option<Duration> {
     match (more, failed, woken) {
-        (true, _, _) => Some(Duration::ZERO),
-        (false, true, _) => Some(RETRY),
-        (false, false, true) => Some(GATHER),
-        (false, false, false) => None,
+        (Some(pause), _, _) => Some(pause),
+        (None, true, _) => Some(RETRY),
+        (None, false, true) => Some(GATHER),
+        (None, false, false) => None,
     }
+}
+
+/// When a step began, and how many commands the writer will have run after it if nobody else writes.
+struct Pace {
+    began: Instant,
+    commands: u64,
+}
+
+impl Pace {
+    /// Begins a step of so many commands.
+    fn begin(store: &Store, own: u64) -> Self {
+        Self { began: Instant::now(), commands: commands(store) + own }
+    }
+
+    /// Returns how long to let others go first.
+    fn pause(&self, store: &Store) -> Duration {
+        let others_write = commands(store) > self.commands;
+        if others_write { (self.began.elapsed() * OTHERS_SHARE).min(GATHER) } else { Duration::ZERO }
+    }
+}
+
+fn commands(store: &Store) -> u64 {
+    store.writer().stats().commands_total.load(Ordering::Relaxed)
 }
 
 /// Puts the walk that failed behind the others, so that these go before it is tried again.
@@ -268,10 +308,11 @@ mod tests {
 
     #[test]
     fn work_that_fails_keeps_no_other_waiting() {
-        assert_eq!(wait(true, true, false), Some(Duration::ZERO));
-        assert_eq!(wait(false, true, true), Some(RETRY));
-        assert_eq!(wait(false, false, true), Some(GATHER));
-        assert_eq!(wait(false, false, false), None);
+        let pause = Duration::from_millis(7);
+        assert_eq!(wait(Some(pause), true, false), Some(pause));
+        assert_eq!(wait(None, true, true), Some(RETRY));
+        assert_eq!(wait(None, false, true), Some(GATHER));
+        assert_eq!(wait(None, false, false), None);
         let mut left = walks(&RetentionConfig { deliveries_days: 0, audit_days: 1, runs_days: 1 });
         for expected in [[Kept::Audit, Kept::Steps], [Kept::Steps, Kept::Audit], [Kept::Audit, Kept::Steps]] {
             assert_eq!(left.iter().map(|step| step.walk.kept()).collect::<Vec<_>>(), expected);

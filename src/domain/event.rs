@@ -79,7 +79,8 @@ pub enum Event {
     AgentKeyEnded { agent_id: AgentId, key_id: AgentKeyId },
     /// An agent was registered, changed or removed; its keys end with it.
     AgentChanged { agent_id: AgentId, now: Option<Arc<Agent>> },
-    /// What these agents know of people and of other agents changed, or what those are called.
+    /// What these agents know of people and of other agents changed, or what those are called. Nobody may know a person
+    /// that is called otherwise now.
     RelationshipsChanged { agents: Vec<AgentId> },
     /// A channel to people was set up, changed or removed.
     ChannelChanged { channel_id: ChannelId },

@@ -1,10 +1,17 @@
 //! Times on the wire: ISO-8601 in UTC with milliseconds and `Z`; at rest and inside they are epoch milliseconds.
+use jiff::fmt::temporal::DateTimePrinter;
+
 use super::error::Error;
+
+const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
+/// Length of most times as text.
+const ISO_BYTES: usize = 24;
 
 /// Formats epoch milliseconds, for example `2026-11-20T17:31:00.000Z`.
 pub fn iso(ms: i64) -> String {
-    match jiff::Timestamp::from_millisecond(ms) {
-        Ok(at) => format!("{at:.3}"),
+    let mut text = String::with_capacity(ISO_BYTES);
+    match jiff::Timestamp::from_millisecond(ms).and_then(|at| PRINTER.print_timestamp(&at, &mut text)) {
+        Ok(()) => text,
         // Only a damaged row can hold a time outside the years ±9999.
         Err(_) => "0000-01-01T00:00:00.000Z".to_owned(),
     }

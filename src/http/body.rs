@@ -148,8 +148,8 @@ macro_rules! json_body {
 
         impl<T: DeserializeOwned> $name<T> {
             /// Reads the body.
-            pub(super) async fn read(self) -> Result<T, Error> {
-                self.receive().await.map(|received| received.value)
+            pub(super) async fn read(mut self) -> Result<T, Error> {
+                read_fields(self.body.json().await?, $unknown)
             }
 
             /// Reads the body and digests it.

@@ -38,15 +38,15 @@ use crate::store::mailbox::{LoopGuards, MailLimits, Prolonging};
 /// Adds the family's routes.
 pub(super) fn routes(cfg: &mut ServiceConfig) {
     cfg.service(poll::poll)
+        .service(heartbeat::heartbeat)
+        .service(send::send_message)
         .service(report::report)
+        .service(moves::ack)
         .service(moves::nack)
         .service(moves::fail)
         .service(moves::extend)
-        .service(moves::ack)
-        .service(send::send_message)
         .service(directory::directory)
         .service(receipt::receipt)
-        .service(heartbeat::heartbeat)
         .service(setup_guide::setup_guide)
         .service(keys::api_key)
         .service(keys::generate_key);

@@ -21,11 +21,12 @@ use super::{admin, auth, chat, hooks, mailbox, middleware, openapi, ops, pages, 
 use crate::config::Server;
 
 /// Adds every route. Each is described where it is written, so the description of the API is complete by construction.
+/// They are tried one after the other, so what agents call all the time comes first.
 pub fn routes(cfg: &mut ServiceConfig) {
-    cfg.configure(pages::routes)
+    cfg.configure(mailbox::routes)
+        .configure(pages::routes)
         .configure(ops::routes)
         .configure(chat::routes)
-        .configure(mailbox::routes)
         .configure(admin::routes)
         .configure(hooks::routes)
         .configure(ws::routes);

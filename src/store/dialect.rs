@@ -13,7 +13,9 @@ mod cached;
 mod rows;
 mod words;
 
-pub(super) use rows::{insert_deliveries, insert_messages, note_read, save_ends, save_message_ends, save_moves};
+pub(super) use rows::{
+    insert_deliveries, insert_messages, note_read, save_ends, save_message_ends, save_moves, save_searched,
+};
 pub(super) use words::{Indexed, add_lines, remove_words, said};
 
 /// A connection to either database.

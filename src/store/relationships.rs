@@ -336,10 +336,10 @@ impl Command for RemoveRelationship {
     }
 }
 
-/// Tells whoever knows a member that it has changed.
+/// Tells whoever knows a member that it has changed. Told also where nobody knows it: there may be lines of it in memory.
 pub(super) fn tell_who_knows_member(tx: &mut Tx<'_>, id: MemberId) -> Result<(), Error> {
     let agents = who_knows(tx.read()?, &Known::Member(id))?;
-    tell(tx, agents);
+    tx.emit(Event::RelationshipsChanged { agents });
     Ok(())
 }
 

@@ -145,25 +145,32 @@ impl Command for IndexLines {
         }
         let newest: Option<i64> =
             search_lines::table.select(search_lines::n).order(search_lines::n.desc()).first(tx.read()?).optional()?;
-        let mut step = Step { n: newest.unwrap_or(0), lines: LINES_MAX, bytes: BYTES_MAX };
+        let mut step = Step { n: newest.unwrap_or(0), lines: LINES_MAX, bytes: BYTES_MAX, indexed: Vec::new() };
         let mut more = found.len() as i64 == CONVERSATIONS_MAX;
+        let mut taken = Vec::with_capacity(found.len());
         for mut conversation in found {
             if !step.has_room() {
-                return Ok(true);
+                more = true;
+                break;
             }
             step.take(tx, &mut conversation)?;
             more |= !(conversation.is_whole(Part::Newer) && conversation.is_whole(Part::Older));
+            taken.push(conversation);
         }
+        dialect::add_lines(tx.write()?, &step.indexed)?;
+        let reached = |taken: &Behind| (taken.id.clone(), taken.searched_first, taken.searched_last);
+        dialect::save_searched(tx.write()?, &taken.iter().map(reached).collect::<Vec<_>>())?;
         Ok(more)
     }
 }
 
-/// What a step may still do.
+/// What a step may still do, and what it has done so far: it is written at once.
 struct Step {
     /// The number of the last indexed line.
     n: i64,
     lines: i64,
     bytes: usize,
+    indexed: Vec<Indexed>,
 }
 
 impl Step {
@@ -178,27 +185,19 @@ impl Step {
                 let lines = conversation.lines(tx.read()?, part, self.lines.min(PAGE))?;
                 let Some((seq, _)) = lines.last() else { break };
                 conversation.reach(part, *seq);
-                self.index(tx, &conversation.id, lines)?;
+                self.index(&conversation.id, lines);
             }
         }
-        diesel::update(conversations::table.find(&conversation.id))
-            .set((
-                conversations::searched_first.eq(conversation.searched_first),
-                conversations::searched_last.eq(conversation.searched_last),
-            ))
-            .execute(tx.write()?)?;
         Ok(())
     }
 
-    fn index(&mut self, tx: &mut Tx<'_>, id: &[u8], lines: Vec<(i64, String)>) -> Result<(), Error> {
-        let mut indexed = Vec::with_capacity(lines.len());
+    fn index(&mut self, id: &[u8], lines: Vec<(i64, String)>) {
         for (seq, text) in lines {
             self.n += 1;
             self.lines -= 1;
             self.bytes = self.bytes.saturating_sub(text.len());
-            indexed.push(Indexed { n: self.n, seq, words: search::words(&text) });
+            self.indexed.push(Indexed { n: self.n, conversation: id.to_vec(), seq, words: search::words(&text) });
         }
-        Ok(dialect::add_lines(tx.write()?, id, &indexed)?)
     }
 }
 

@@ -6,12 +6,14 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::actors::agent_mailbox::Leased;
+use crate::actors::agents::Recent;
 use crate::domain::error::Error;
 use crate::domain::ids::{ConversationId, PartyId};
 use crate::domain::message::{Line, MessageRole};
 use crate::domain::party::PartyKind;
 use crate::domain::time::iso;
-use crate::store::{Db, Store, conversations, mailbox, messages};
+use crate::http::state::AppState;
+use crate::store::{Db, conversations, mailbox, messages};
 
 /// A message that is handed out.
 #[derive(Debug, Serialize, ToSchema)]
@@ -74,16 +76,19 @@ type Place = (ConversationId, i64);
 /// What was said before each of some messages, and what their conversations are called.
 #[derive(Debug, Default)]
 struct Before {
-    names: HashMap<ConversationId, String>,
+    names: HashMap<ConversationId, Arc<str>>,
     lines: Vec<Vec<Arc<Line>>>,
 }
 
-/// Shows messages that were leased to this party. Where what was said before cannot be read now they come without it:
-/// giving them back for that would cost an attempt.
-pub(super) async fn shown(store: &Store, reader: PartyId, leased: &[Leased], room: Room) -> Vec<Message> {
+/// Shows messages that were leased to this party. Where what was said before is not in memory and cannot be read now they
+/// come without it: giving them back for that would cost an attempt.
+pub(super) async fn shown(state: &AppState, reader: PartyId, leased: &[Leased], room: Room) -> Vec<Message> {
     let places: Vec<Place> = leased.iter().map(|one| (one.line.conversation_id, one.line.seq)).collect();
     let said: usize = leased.iter().map(|one| one.line.text.len()).sum();
-    let before = store.read(move |db| before(db, reader, &places, room, said)).await;
+    let before = match recent(state.directory.agents().recent(), reader, &places, room, said) {
+        Some(known) => Ok(known),
+        None => state.store.read(move |db| before(db, reader, &places, room, said)).await,
+    };
     let Before { names, lines } = before.unwrap_or_else(|error| {
         log::warn!("messages are handed out without what was said before them: {}", error.cause());
         Before::default()
@@ -95,6 +100,19 @@ pub(super) async fn shown(store: &Store, reader: PartyId, leased: &[Leased], roo
         .collect()
 }
 
+/// Takes what was said before from memory, if all of it is there.
+fn recent(recent: &Recent, reader: PartyId, places: &[Place], room: Room, said: usize) -> Option<Before> {
+    let limit = if room.line_bytes == 0 { 0 } else { room.lines };
+    let known: Option<Vec<_>> = places.iter().map(|(id, seq)| recent.before(*id, *seq, reader, limit)).collect();
+    let (mut names, mut found) = (HashMap::new(), Vec::with_capacity(places.len()));
+    for ((id, _), before) in places.iter().zip(known?) {
+        names.insert(*id, before.topic.key.clone());
+        found.push(before.lines);
+    }
+    Some(Before { names, lines: all_fitting(found, room, said) })
+}
+
+/// Reads what was said before.
 fn before(db: &mut Db, reader: PartyId, places: &[Place], room: Room, said: usize) -> Result<Before, Error> {
     let mut found = windows(db, places, room, said)?;
     let mut hidden = mailbox::hidden_from(db, reader, found.values().flatten())?;
@@ -108,16 +126,21 @@ fn before(db: &mut Db, reader: PartyId, places: &[Place], room: Room, said: usiz
         lines.retain(|line| !hidden.contains(&line.id));
         lines.drain(..lines.len().saturating_sub(room.lines));
     }
-    let mut bytes = room.bytes.saturating_sub(said);
-    let mut lines = Vec::with_capacity(places.len());
-    for place in places {
-        let of_place = found.get(place).cloned().unwrap_or_default();
-        let of_place = fitting(of_place, bytes.min(room.line_bytes));
-        bytes -= of_place.iter().map(|line| line.text.len()).sum::<usize>();
-        lines.push(of_place);
-    }
+    let found = places.iter().map(|place| found.get(place).cloned().unwrap_or_default()).collect();
     let ids: Vec<ConversationId> = places.iter().map(|(id, _)| *id).collect();
-    Ok(Before { names: conversations::keys(db, &ids)?, lines })
+    let names = conversations::keys(db, &ids)?.into_iter().map(|(id, key)| (id, key.into())).collect();
+    Ok(Before { names, lines: all_fitting(found, room, said) })
+}
+
+/// Keeps of what was said before each message the newest lines for which there is room, the first message first.
+fn all_fitting(found: Vec<Vec<Arc<Line>>>, room: Room, said: usize) -> Vec<Vec<Arc<Line>>> {
+    let mut bytes = room.bytes.saturating_sub(said);
+    let fit = |lines| {
+        let lines = fitting(lines, bytes.min(room.line_bytes));
+        bytes -= lines.iter().map(|line| line.text.len()).sum::<usize>();
+        lines
+    };
+    found.into_iter().map(fit).collect()
 }
 
 /// Reads the lines before each of these places. Places that are close to each other are read at once.
@@ -156,12 +179,12 @@ fn fitting(mut lines: Vec<Arc<Line>>, bytes_max: usize) -> Vec<Arc<Line>> {
     lines.split_off(lines.len() - kept)
 }
 
-fn message(one: &Leased, conversation: Option<&String>, history: Vec<Arc<Line>>) -> Message {
+fn message(one: &Leased, conversation: Option<&Arc<str>>, history: Vec<Arc<Line>>) -> Message {
     let line = &one.line;
     let named = |kind: PartyKind| (line.sender_kind == kind).then(|| line.sender.name.clone());
     Message {
         id: line.id.to_string(),
-        conversation_id: conversation.cloned(),
+        conversation_id: conversation.map(|key| key.to_string()),
         sender_agent_name: named(PartyKind::Agent),
         sender_user_name: named(PartyKind::User).or_else(|| named(PartyKind::Member)),
         sender_user_id: (line.sender_kind == PartyKind::User).then(|| line.sender.id.clone()),

@@ -164,7 +164,7 @@ pub(super) async fn poll(
         return Ok(HttpResponse::Ok().json(answer(Vec::new())));
     };
     let room = Room { lines: config.history_lines, line_bytes: config.history_bytes_max, bytes: ask.bytes };
-    let messages = message::shown(&state.store, agent.party_id, &leased, room).await;
+    let messages = message::shown(&state, agent.party_id, &leased, room).await;
     let bytes = serde_json::to_vec(&answer(messages)).map_err(Error::internal)?;
     let body = HandedOut::new(bytes, move || ticket.taken());
     Ok(HttpResponse::Ok().content_type(ContentType::json()).body(body))

@@ -1,4 +1,7 @@
 //! Sending: an agent writes to another one, or to a person.
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
 use actix_web::{HttpResponse, post, web};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -11,6 +14,7 @@ use super::options::Wishes;
 use super::people::{self, Said, Told};
 use super::target::{self, Asker, Meant};
 use super::{loop_guards, mail_limits};
+use crate::actors::agents::Name;
 use crate::domain::agent::{AgentFacts, KeyFacts};
 use crate::domain::error::Error;
 use crate::domain::ids::MessageId;
@@ -156,8 +160,7 @@ pub(super) async fn write(
     let channel = channel.unwrap_or_default().trim().to_lowercase();
     let by_channel = channel.clone();
     let asker = Asker { id: by.agent.id, reach: state.config.mailbox.reach, channel };
-    let (sender, key, named) = (by.agent.clone(), idem.clone(), target.clone());
-    let sent = match state.store.read(move |db| before(db, &sender, key.as_ref(), &asker, &named)).await? {
+    let sent = match before(state, &by.agent, idem.as_ref(), asker, &target).await? {
         Before::Sent(mailbox::Before::ToAgent(sent)) => sent,
         Before::Sent(mailbox::Before::ToMember(sent)) => {
             return Ok(Written::ToPerson { sent, long: people::is_long(&text) });
@@ -200,8 +203,39 @@ enum Before {
     For(Meant),
 }
 
+/// Finds out what is known of a message. That a plain name means an agent is kept in memory.
+async fn before(
+    state: &AppState,
+    sender: &Arc<AgentFacts>,
+    idem: Option<&Idem>,
+    asker: Asker,
+    target: &str,
+) -> Result<Before, Error> {
+    let named = state.directory.agents().named();
+    let name = Name { asker: asker.id, channel: asker.channel.clone(), text: target.to_owned() };
+    // What was committed and told nobody may have changed it (D12).
+    let is_sure = state.store.writer().stats().broken.load(Ordering::SeqCst) == 0 && !state.directory.is_in_doubt();
+    let changes = match named.get(&name) {
+        Ok(agent) if idem.is_none() && is_sure => return Ok(Before::For(Meant::One(agent))),
+        Ok(_) => None,
+        Err(changes) => Some(changes),
+    };
+    let (sender, idem, text) = (sender.clone(), idem.cloned(), target.to_owned());
+    let found = state.store.read(move |db| look_up(db, &sender, idem.as_ref(), &asker, &text)).await?;
+    if let (Before::For(Meant::One(agent)), Some(changes)) = (&found, changes) {
+        named.keep(name, *agent, changes);
+    }
+    Ok(found)
+}
+
 /// Looks up the sender's key first: a repeat is answered as the first time, whomever the name means by now (D10).
-fn before(db: &mut Db, sender: &AgentFacts, idem: Option<&Idem>, asker: &Asker, target: &str) -> Result<Before, Error> {
+fn look_up(
+    db: &mut Db,
+    sender: &AgentFacts,
+    idem: Option<&Idem>,
+    asker: &Asker,
+    target: &str,
+) -> Result<Before, Error> {
     if let Some(idem) = idem
         && let Some(sent) = sent_before(db, sender.party_id, idem)?
     {

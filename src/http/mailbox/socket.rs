@@ -60,7 +60,7 @@ impl Desk for AgentDesk {
             let (leased, ticket) = asking::stand(&state, &key.agent, ask, &picked).await?;
             let config = &state.config.mailbox;
             let room = Room { lines: config.history_lines, line_bytes: config.history_bytes_max, bytes: ask.bytes };
-            let messages = message::shown(&state.store, key.agent.party_id, &leased, room).await;
+            let messages = message::shown(&state, key.agent.party_id, &leased, room).await;
             leased.iter().zip(&messages).zip(ticket.each()).map(handed).collect::<Result<Vec<Handed>, Error>>()
         }
         .boxed_local()

@@ -6,7 +6,7 @@ mod conversations;
 mod deliveries;
 mod messages;
 
-pub(in crate::store) use conversations::{note_read, save_ends};
+pub(in crate::store) use conversations::{note_read, save_ends, save_searched};
 pub(in crate::store) use deliveries::{insert_deliveries, save_moves};
 pub(in crate::store) use messages::{insert_messages, save_message_ends};
 

@@ -8,54 +8,74 @@ use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Binary, Bool, Text};
 
 use super::Db;
+use super::cached::cached;
 use crate::domain::search::{Phrase, Search};
 
 /// A line as the index gets it.
 pub(in crate::store) struct Indexed {
     pub(in crate::store) n: i64,
+    pub(in crate::store) conversation: Vec<u8>,
     pub(in crate::store) seq: i64,
     pub(in crate::store) words: Vec<String>,
 }
 
-/// Indexes lines of one conversation. PostgreSQL gets them in two statements, each of which is a way to the server.
-pub(in crate::store) fn add_lines(db: &mut Db, conversation: &[u8], lines: &[Indexed]) -> QueryResult<()> {
+/// Indexes lines. PostgreSQL gets them in two statements, each of which is a way to the server.
+pub(in crate::store) fn add_lines(db: &mut Db, lines: &[Indexed]) -> QueryResult<()> {
     match db {
         Db::Sqlite(conn) => {
             for line in lines {
-                diesel::sql_query("INSERT INTO search_lines (n, conversation_id, seq) VALUES (?, ?, ?)")
-                    .bind::<BigInt, _>(line.n)
-                    .bind::<Binary, _>(conversation)
-                    .bind::<BigInt, _>(line.seq)
-                    .execute(conn)?;
-                diesel::sql_query("INSERT INTO search_words (rowid, words) VALUES (?, ?)")
-                    .bind::<BigInt, _>(line.n)
-                    .bind::<Text, _>(line.words.join(" "))
-                    .execute(conn)?;
+                AddLine { n: line.n, conversation: &line.conversation, seq: line.seq }.execute(conn)?;
+                AddWords { n: line.n, words: &line.words.join(" ") }.execute(conn)?;
             }
         }
         Db::Postgres(conn) => {
             let ns: Vec<i64> = lines.iter().map(|line| line.n).collect();
+            let conversations: Vec<&[u8]> = lines.iter().map(|line| line.conversation.as_slice()).collect();
             let seqs: Vec<i64> = lines.iter().map(|line| line.seq).collect();
             let vectors: Vec<String> = lines.iter().map(|line| vector(&line.words)).collect();
             diesel::sql_query(
                 "INSERT INTO search_lines (n, conversation_id, seq) \
-                 SELECT n, $1, seq FROM unnest($2, $3) AS line (n, seq)",
+                 SELECT * FROM unnest($1, $2, $3) AS line (n, conversation_id, seq)",
             )
-            .bind::<Binary, _>(conversation)
             .bind::<Array<BigInt>, _>(&ns)
+            .bind::<Array<Binary>, _>(&conversations)
             .bind::<Array<BigInt>, _>(seqs)
             .execute(conn)?;
             diesel::sql_query(
                 "INSERT INTO search_words (n, conversation_id, words) \
-                 SELECT n, $1, words::tsvector FROM unnest($2, $3) AS line (n, words)",
+                 SELECT n, conversation_id, words::tsvector FROM unnest($1, $2, $3) AS line (n, conversation_id, words)",
             )
-            .bind::<Binary, _>(conversation)
             .bind::<Array<BigInt>, _>(&ns)
+            .bind::<Array<Binary>, _>(&conversations)
             .bind::<Array<Text>, _>(vectors)
             .execute(conn)?;
         }
     }
     Ok(())
+}
+
+cached! {
+    for Sqlite,
+    struct AddLine<'a> {
+        n: i64,
+        conversation: &'a [u8],
+        seq: i64,
+    }
+    "INSERT INTO search_lines (n, conversation_id, seq) VALUES (" [n: BigInt]
+    ", " [conversation: Binary]
+    ", " [seq: BigInt]
+    ")"
+}
+
+cached! {
+    for Sqlite,
+    struct AddWords<'a> {
+        n: i64,
+        words: &'a str,
+    }
+    "INSERT INTO search_words (rowid, words) VALUES (" [n: BigInt]
+    ", " [words: Text]
+    ")"
 }
 
 /// Takes lines out of the index.

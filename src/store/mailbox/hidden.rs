@@ -17,8 +17,8 @@ use crate::store::schema::{deliveries, messages};
 type Row = (Vec<u8>, Vec<u8>, Option<i32>, Option<i32>, Option<i64>);
 
 /// Returns which of these lines are nothing to this party: notices to somebody else, and what others asked and nobody
-/// had before it was withdrawn or its time was over. Of a removed delivery it is not known: it counts as had by nobody. One
-/// query for all of them.
+/// had before it was withdrawn or its time was over. Of a removed delivery it is not known: it counts as had by nobody,
+/// but where it is still in memory that somebody had it (`actors/agents/recent.rs`). One query for all of them.
 pub fn hidden_from<'a>(
     db: &mut Db,
     reader: PartyId,

@@ -11,6 +11,7 @@ on_both_databases!(
     what_cannot_be_sent_is_refused_by_name,
     a_message_with_a_key_is_sent_once,
     a_retry_is_answered_whomever_the_name_means_by_now,
+    a_name_means_whoever_has_it_now,
 );
 
 async fn to(node: &TestNode, key: &str, target: &str) -> Reply {
@@ -145,4 +146,39 @@ async fn a_retry_is_answered_whomever_the_name_means_by_now(node: TestNode) {
     assert_eq!(messages(&node, &other, "").await.len(), 0);
     node.delete(&one).by(Role::Operator).await.expect_status(200);
     assert_eq!(post("hello").await.expect_status(200).json, to_carl, "it is gone");
+}
+
+async fn a_name_means_whoever_has_it_now(node: TestNode) {
+    let (_, ann) = node.agent("ann").await;
+    let (first, of_first) = node.agent("first").await;
+    let (second, of_second) = node.agent("second").await;
+    let rename = async |id: &str, name: &str| {
+        let path = format!("/api/admin/agents/{id}");
+        node.patch(&path).json(&json!({ "name": name })).by(Role::Operator).await.expect_status(200);
+    };
+    let names = async |key: &str| -> Vec<Value> {
+        let messages = messages(&node, key, "").await;
+        let history = messages.last().expect("it was sent one")["history"].as_array().unwrap().clone();
+        history.iter().map(|line| line["sender_name"].clone()).collect()
+    };
+    rename(&first, "Ben").await;
+    for _ in 0..2 {
+        assert_eq!(to(&node, &ann, "Ben").await.expect_status(200).json["target"], "Ben");
+    }
+    assert_eq!(names(&of_first).await, ["ann"]);
+    // Each change is heard of at once.
+    rename(&first, "Old").await;
+    to(&node, &ann, "Ben").await.expect_error(404, "not_found");
+    rename(&second, "Ben").await;
+    to(&node, &ann, "Ben").await.expect_status(200);
+    assert_eq!((names(&of_second).await.len(), messages(&node, &of_first, "").await.len()), (0, 0));
+    let path = format!("/api/admin/agents/{second}");
+    node.delete(&path).by(Role::Operator).await.expect_status(200);
+    to(&node, &ann, "Ben").await.expect_error(404, "not_found");
+    // Nor are lines shown under a name that their sender has no more.
+    let found = node.get("/api/admin/agents?limit=100").by(Role::Operator).await.expect_status(200);
+    let asker = found.json["items"].as_array().unwrap().iter().find(|one| one["name"] == "ann").unwrap()["id"].clone();
+    rename(asker.as_str().unwrap(), "Anna").await;
+    to(&node, &ann, "Old").await.expect_status(200);
+    assert_eq!(names(&of_first).await, ["Anna", "Anna"]);
 }

@@ -30,7 +30,7 @@ pub(in crate::store) fn note_read(
     for ((conversation, party), seq) in read {
         let row =
             NoteRead { conversation: conversation.as_bytes(), party: party.as_bytes(), seq: *seq, joined_at: now_ms };
-        row.execute(db)?;
+        row.execute_on(db)?;
     }
     Ok(())
 }
@@ -51,7 +51,7 @@ cached! {
 }
 
 cached! {
-    for diesel::PgConnection,
+    for Postgres,
     struct NoteAllRead<'a> {
         conversations: Vec<Bytes<'a>>,
         parties: Vec<Bytes<'a>>,
@@ -79,7 +79,7 @@ pub(in crate::store) fn save_ends(db: &mut Db, changed: &Changed) -> QueryResult
         return arrays.execute(conn).map(drop);
     }
     for (id, (ends, said_at)) in changed {
-        SaveEnds { first: ends.first_seq, last: ends.last_seq, said_at: *said_at, id: id.as_bytes() }.execute(db)?;
+        SaveEnds { first: ends.first_seq, last: ends.last_seq, said_at: *said_at, id: id.as_bytes() }.execute_on(db)?;
     }
     Ok(())
 }
@@ -99,7 +99,7 @@ cached! {
 }
 
 cached! {
-    for diesel::PgConnection,
+    for Postgres,
     struct SaveAllEnds<'a> {
         ids: Vec<Bytes<'a>>,
         first: Vec<i64>,
@@ -112,4 +112,47 @@ cached! {
     ", " [last: Array<BigInt>]
     ", " [said_at: Array<Nullable<BigInt>>]
     ") AS new (id, first, last, said_at) WHERE conversations.id = new.id"
+}
+
+/// Notes how far the index of words has come in some conversations: their first and last lines in it.
+pub(in crate::store) fn save_searched(db: &mut Db, reached: &[(Vec<u8>, i64, i64)]) -> QueryResult<()> {
+    if let Db::Postgres(conn) = db
+        && reached.len() >= ARRAYS_FROM
+    {
+        let arrays = SaveAllSearched {
+            ids: reached.iter().map(|(id, ..)| id.as_slice()).collect(),
+            first: reached.iter().map(|(_, first, _)| *first).collect(),
+            last: reached.iter().map(|(.., last)| *last).collect(),
+        };
+        return arrays.execute(conn).map(drop);
+    }
+    for (id, first, last) in reached {
+        SaveSearched { first: *first, last: *last, id }.execute_on(db)?;
+    }
+    Ok(())
+}
+
+cached! {
+    for Db,
+    struct SaveSearched<'a> {
+        first: i64,
+        last: i64,
+        id: Bytes<'a>,
+    }
+    "UPDATE conversations SET searched_first = " [first: BigInt]
+    ", searched_last = " [last: BigInt]
+    " WHERE id = " [id: Binary]
+}
+
+cached! {
+    for Postgres,
+    struct SaveAllSearched<'a> {
+        ids: Vec<Bytes<'a>>,
+        first: Vec<i64>,
+        last: Vec<i64>,
+    }
+    "UPDATE conversations SET searched_first = new.first, searched_last = new.last FROM unnest(" [ids: Array<Binary>]
+    ", " [first: Array<BigInt>]
+    ", " [last: Array<BigInt>]
+    ") AS new (id, first, last) WHERE conversations.id = new.id"
 }

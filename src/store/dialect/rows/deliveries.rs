@@ -45,7 +45,7 @@ fn insert_delivery(db: &mut Db, row: &DeliveryRow) -> QueryResult<usize> {
         events: &row.events,
         created_at: delivery.created_at,
     };
-    insert.execute(db)
+    insert.execute_on(db)
 }
 
 cached! {
@@ -92,7 +92,7 @@ cached! {
 
 cached! {
     #[derive(Default)]
-    for diesel::PgConnection,
+    for Postgres,
     struct InsertDeliveries<'a> {
         ids: Vec<Bytes<'a>>,
         ns: Vec<i64>,
@@ -189,7 +189,7 @@ fn save_move(db: &mut Db, row: &Moved) -> QueryResult<usize> {
         ended_at: delivery.ended_at,
         id: delivery.id.as_bytes(),
     };
-    update.execute(db)
+    update.execute_on(db)
 }
 
 cached! {
@@ -226,7 +226,7 @@ cached! {
 
 cached! {
     #[derive(Default)]
-    for diesel::PgConnection,
+    for Postgres,
     struct SaveMoves<'a> {
         ids: Vec<Bytes<'a>>,
         states: Vec<i32>,

@@ -43,7 +43,7 @@ fn insert_message(db: &mut Db, row: &MessageRow) -> QueryResult<usize> {
         key: row.idem.as_ref().map(|idem| idem.key.as_str()),
         hash: row.idem.as_ref().map(|idem| idem.hash.as_slice()),
     };
-    insert.execute(db)
+    insert.execute_on(db)
 }
 
 cached! {
@@ -90,7 +90,7 @@ cached! {
 
 cached! {
     #[derive(Default)]
-    for diesel::PgConnection,
+    for Postgres,
     struct InsertMessages<'a> {
         ids: Vec<Bytes<'a>>,
         conversations: Vec<Bytes<'a>>,
@@ -170,7 +170,7 @@ pub(in crate::store) fn save_message_ends(db: &mut Db, rows: &[Ended]) -> QueryR
             ended_at: row.ended_at,
             id: &row.message_id,
         };
-        update.execute(db)?;
+        update.execute_on(db)?;
     }
     Ok(())
 }
@@ -191,7 +191,7 @@ cached! {
 
 cached! {
     #[derive(Default)]
-    for diesel::PgConnection,
+    for Postgres,
     struct SaveMessageEnds<'a> {
         ids: Vec<Bytes<'a>>,
         states: Vec<i32>,
