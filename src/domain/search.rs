@@ -19,8 +19,16 @@ pub const SEARCH_CHARS_MAX: usize = 256;
 
 /// Cuts a text into words, in their order.
 pub fn words(text: &str) -> Vec<String> {
+    if text.is_ascii() {
+        return cut(text.chars().map(|character| character.to_ascii_lowercase()));
+    }
+    cut(text.nfkc().flat_map(char::to_lowercase))
+}
+
+/// Cuts what is in one form and case.
+fn cut(text: impl Iterator<Item = char>) -> Vec<String> {
     let mut words = Words::default();
-    for character in text.nfkc().flat_map(char::to_lowercase) {
+    for character in text {
         if !words.take(character) {
             break;
         }

@@ -80,7 +80,7 @@ fn nothing_contradicts_itself(db: &mut Db) {
     let nothing = [
         (
             "messages of agents without their one delivery",
-            "FROM messages m WHERE m.kind IN (1, 2) \
+            "FROM messages m WHERE m.kind IN (1, 2, 3) \
              AND (SELECT count(*) FROM deliveries d WHERE d.message_id = m.id) <> 1"
                 .to_owned(),
         ),
@@ -105,6 +105,13 @@ fn nothing_contradicts_itself(db: &mut Db) {
             "replies that nobody was handed and that wait for nobody",
             "FROM messages r WHERE r.kind = 2 AND NOT EXISTS \
              (SELECT 1 FROM deliveries d WHERE d.message_id = r.id AND (d.state < 2 OR d.attempt > 0))"
+                .to_owned(),
+        ),
+        (
+            "dead requests whose asker is not told",
+            "FROM deliveries d JOIN messages m ON m.id = d.message_id WHERE d.state = 3 AND m.kind = 1 \
+             AND m.sender_id IN (SELECT a.party_id FROM agents a WHERE a.deleted_at IS NULL) \
+             AND m.id NOT IN (SELECT n.in_reply_to FROM messages n WHERE n.kind = 3 AND n.in_reply_to IS NOT NULL)"
                 .to_owned(),
         ),
         (

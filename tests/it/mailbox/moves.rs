@@ -23,6 +23,7 @@ on_both_databases!(
     a_lease_is_extended_up_to_its_bound,
     replies_are_acknowledged,
     each_call_names_what_it_refuses,
+    nobody_but_its_recipient_moves_a_message,
     a_heartbeat_takes_any_body,
     a_heartbeat_names_what_is_wrong_with_its_work,
 );
@@ -287,6 +288,38 @@ async fn each_call_names_what_it_refuses(node: TestNode) {
     assert!(commits(&node) > before);
     let body = json!({ "message_id": message, "delay_seconds": 0, "reason": fine });
     assert_eq!(said(&node, &ben, NACK, body).await["state"], "pending");
+}
+
+/// Neither its sender nor a third one: to them it is like one that is not there (SEC-2).
+async fn nobody_but_its_recipient_moves_a_message(node: TestNode) {
+    let (_, ann) = node.agent("ann").await;
+    let (_, ben) = node.agent("ben").await;
+    let (_, eve) = node.agent("eve").await;
+    let message = send(&node, &ann, "ben", "hello").await;
+    assert_eq!(messages(&node, &ben, "").await[0]["delivery_attempt"], 1);
+    let before = deliveries(&node, "leased").await;
+    assert_eq!(before.len(), 1);
+    for key in [&ann, &eve] {
+        for (path, body) in [
+            (NACK, json!({ "message_id": message, "delivery_attempt": 1 })),
+            (FAIL, json!({ "message_id": message, "reason": "no" })),
+            (EXTEND, json!({ "message_id": message, "lease": 43_200 })),
+        ] {
+            let refused = post(&node, key, path, body).await.expect_error(404, "not_found");
+            assert_eq!(refused.json["detail"], "Message not found", "{path}");
+        }
+        let told = said(&node, key, ACK, json!({ "message_ids": [message] })).await;
+        assert_eq!(told, json!({ "status": "ok", "acked": [], "unknown": [message] }));
+    }
+    assert_eq!(deliveries(&node, "leased").await, before, "nothing was done");
+    // The same with a reply, which its recipient may acknowledge.
+    assert_eq!(report(&node, &ben, json!({ "message_id": message, "result": "done" })).await.0, 200);
+    let reply = messages(&node, &ann, "?ack=explicit").await[0]["id"].clone();
+    let (none, all) = (json!([]), json!([reply]));
+    for (key, acked, unknown) in [(&ben, &none, &all), (&eve, &none, &all), (&ann, &all, &none)] {
+        let told = said(&node, key, ACK, json!({ "message_ids": all })).await;
+        assert_eq!(told, json!({ "status": "ok", "acked": acked, "unknown": unknown }));
+    }
 }
 
 async fn a_heartbeat_takes_any_body(node: TestNode) {

@@ -1,7 +1,9 @@
 //! What agents hear of messages whose deliveries are gone.
+use clawbroker::domain::clock::{Clock, SystemClock};
 use clawbroker::store::retention::{Kept, RetainStep, Walk};
 use serde_json::{Value, json};
 
+use super::broken_off::agent;
 use super::{SEND, completed, deliveries, fire, messages, report, send};
 use crate::harness::{Broker, Database, sql};
 use crate::routes::TestNode;
@@ -11,6 +13,7 @@ on_both_databases!(
     a_repeated_send_is_answered_whatever_is_gone,
     what_was_withdrawn_stays_unread,
     the_broker_looks_for_what_is_old_by_itself,
+    the_log_and_the_steps_of_runs_go_as_well,
 );
 
 const DAY_MS: u32 = 24 * 3_600 * 1_000;
@@ -136,22 +139,70 @@ async fn the_broker_looks_for_what_is_old_by_itself(database: Database) {
     );
     let rows = sql::number(&mut database.connect(), "SELECT count(*) AS value FROM audit");
     broker.start_again().await;
-    let began = tokio::time::Instant::now();
-    loop {
-        let (_, text) = broker.get("/metrics").await;
-        let text = text.as_str().expect("a text");
-        if text.contains("clawbroker_retention_rows_removed_total{rows=\"deliveries\"} 1\n") {
-            assert!(text.contains("clawbroker_retention_rows_removed_total{rows=\"audit\"} 0\n"), "{text}");
-            break;
-        }
-        assert!(began.elapsed().as_secs() < 30, "{text}");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    let text = until_removed(&broker, "deliveries", 1).await;
+    assert!(text.contains(&removed("audit", 0)), "{text}");
     assert_eq!(call(&broker, super::REPORT, &keys[1], &report).await["status"], "ok");
     assert_eq!(broker.stop().await, Some(0));
     let mut db = database.connect();
     assert_eq!(sql::number(&mut db, "SELECT count(*) AS value FROM deliveries"), 1, "the reply is open");
     assert!(sql::number(&mut db, "SELECT count(*) AS value FROM audit") >= rows, "0 days are for ever");
+}
+
+/// The same for rows of the audit log, and for what a run did on its way.
+async fn the_log_and_the_steps_of_runs_go_as_well(database: Database) {
+    let settings = database.data_dir().join("settings.toml");
+    std::fs::write(&settings, "[retention]\ndeliveries_days = 0\naudit_days = 2\nruns_days = 2\n").expect("a file");
+    let mut broker = Broker::start(&database, &[], &[("CLAWBROKER_CONFIG", &settings.to_string_lossy())]).await;
+    let (ann, _) = (agent(&broker, "ann").await, agent(&broker, "ben").await);
+    // It is as young as it looks: the clock can be trusted.
+    call(&broker, SEND, &ann, &json!({ "target": "ben", "content": "hello" })).await;
+    assert_eq!(broker.stop().await, Some(0));
+    let old = SystemClock.now_ms() - 3 * i64::from(DAY_MS);
+    let mut db = database.connect();
+    let [turn, first, second] =
+        [b"0500000000000001", b"1000000000000001", b"1000000000000002"].map(|id| sql::bytes(&db, id));
+    sql::run(
+        &mut db,
+        &format!(
+            "INSERT INTO turns (id, conversation_id, upstream_run_id, state, text, started_at, ended_at) \
+             SELECT {turn}, id, 'run', 5, '', {old}, {old} FROM conversations WHERE kind = 2; \
+             INSERT INTO steps (id, turn_id, n, kind, text, said_at, created_at) \
+             VALUES ({first}, {turn}, 1, 1, 'ls', {old}, {old}), ({second}, {turn}, 2, 2, 'a file', {old}, {old}); \
+             UPDATE audit SET \"at\" = {old}"
+        ),
+    );
+    let rows = sql::number(&mut db, "SELECT count(*) AS value FROM audit");
+    assert!(rows > 0);
+    drop(db);
+    broker.start_again().await;
+    until_removed(&broker, "audit", rows).await;
+    let text = until_removed(&broker, "steps", 2).await;
+    assert!(text.contains(&removed("deliveries", 0)), "{text}");
+    assert_eq!(broker.stop().await, Some(0));
+    let mut db = database.connect();
+    let rows_of_then = format!("audit WHERE \"at\" <= {old}");
+    for (rows, left) in [(rows_of_then.as_str(), 0), ("steps", 0), ("turns", 1), ("deliveries", 1)] {
+        assert_eq!(sql::number(&mut db, &format!("SELECT count(*) AS value FROM {rows}")), left, "{rows}");
+    }
+}
+
+/// How `/metrics` says that so many rows of a kind were removed.
+fn removed(rows: &str, count: i64) -> String {
+    format!("clawbroker_retention_rows_removed_total{{rows=\"{rows}\"}} {count}\n")
+}
+
+/// Waits until so many rows of a kind were removed; returns all metrics of that time.
+async fn until_removed(broker: &Broker, rows: &str, count: i64) -> String {
+    let began = tokio::time::Instant::now();
+    loop {
+        let (_, text) = broker.get("/metrics").await;
+        let text = text.as_str().expect("a text");
+        if text.contains(&removed(rows, count)) {
+            return text.to_owned();
+        }
+        assert!(began.elapsed().as_secs() < 30, "{text}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
 }
 
 /// Calls the real binary by an agent's key.

@@ -1,5 +1,7 @@
 //! Agents that hold a socket: what is pushed to them, and what their frames do. With the real binary.
 use awc::http::Method;
+use clawbroker::domain::clock::{Clock, SystemClock};
+use clawbroker::domain::time::iso;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
@@ -19,6 +21,7 @@ on_both_databases!(
     what_a_crashed_reader_had_comes_again,
     a_paused_agent_is_told_so_and_gets_nothing,
     a_socket_ends_with_its_key,
+    a_socket_ends_when_its_key_expires,
     a_node_that_stops_says_goodbye,
 );
 
@@ -327,6 +330,30 @@ async fn a_socket_ends_with_its_key(database: Database) {
     ask(&mut of_new, json!({ "type": "heartbeat", "id": 1 })).await;
     assert_eq!(broker.call("DELETE", &format!("/api/admin/agents/{id}"), None).await.0, 200);
     assert_eq!((of_new.next().await, of_new.closed), (None, Some(1008)));
+}
+
+async fn a_socket_ends_when_its_key_expires(database: Database) {
+    let broker = Broker::start(&database, &[], &[]).await;
+    let (ann, lasting) = (agent(&broker, "ann").await, agent(&broker, "ben").await);
+    let mut of_lasting = socket(&broker, &lasting).await;
+    let keys = format!("/api/admin/agents/{}/keys", of_lasting.seen[0]["agent_id"].as_str().unwrap());
+    let at = SystemClock.now_ms() + 5_000;
+    let (status, made) = broker.post(&keys, json!({ "expires_at": iso(at) })).await;
+    assert_eq!(status, 201, "{made}");
+    let mut of_expiring = socket(&broker, made["api_key"].as_str().unwrap()).await;
+    poll(&mut of_expiring, 2).await;
+    let id = send(&broker, &ann, "ben", "in time").await;
+    until_messages(&mut of_expiring, 1).await;
+    let report = json!({ "type": "report", "id": 1, "message_id": id, "result": "done" });
+    assert_eq!(ask(&mut of_expiring, report).await["status"], "ok");
+    // It waits for more, and nobody says anything until then.
+    assert_eq!((of_expiring.next().await, of_expiring.closed), (None, Some(1008)));
+    assert!(SystemClock.now_ms() > at - 1_000, "not before its time");
+    let id = send(&broker, &ann, "ben", "too late").await;
+    poll(&mut of_lasting, 1).await;
+    let pushed = of_lasting.until_type("message").await;
+    assert_eq!((&pushed["id"], &pushed["delivery_attempt"]), (&json!(id), &json!(1)), "nobody had it before");
+    assert_eq!(texts(&of_expiring), ["in time"]);
 }
 
 async fn a_node_that_stops_says_goodbye(database: Database) {

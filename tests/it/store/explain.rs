@@ -310,6 +310,7 @@ async fn no_query_of_the_writer_scans_a_table(database: Database) {
     let conversation = sql::bytes(&db, b"0200000000000007");
     let agent = sql::bytes(&db, b"0700000000000007");
     let message = sql::bytes(&db, b"0300000000000007");
+    let delivery = sql::bytes(&db, b"0400000000000007");
     let member = sql::bytes(&db, b"1000000000000007");
     let channel = sql::bytes(&db, b"1300000000000007");
     let queries = [
@@ -373,6 +374,9 @@ async fn no_query_of_the_writer_scans_a_table(database: Database) {
         format!("{MAIL} WHERE deliveries.message_id {} AND deliveries.recipient_id = {party}", any_of(&db, 3)),
         format!("SELECT count(*) FROM deliveries WHERE recipient_id = {party} AND (deliveries.state < 2)"),
         format!("SELECT sender_id, hops FROM messages WHERE id = {message} LIMIT 1"),
+        // In which conversation two agents write.
+        "SELECT id FROM conversations WHERE kind = 2 AND gateway_id = '' AND key = 'k7' AND deleted_at IS NULL LIMIT 1"
+            .to_owned(),
         "SELECT created_at FROM deliveries ORDER BY n DESC LIMIT 1".to_owned(),
         // What is done is removed by its numbers, and each message keeps how it ended.
         format!("DELETE FROM deliveries WHERE id {}", any_of(&db, 4)),
@@ -400,6 +404,17 @@ async fn no_query_of_the_writer_scans_a_table(database: Database) {
              WHERE conversations.id = new.id"
         );
         assert_no_scan(&mut db, "the writer", &ends);
+        let searched = format!(
+            "UPDATE conversations SET searched_last = new.last FROM unnest(ARRAY[{conversation}], ARRAY[8]) \
+             AS new (id, last) WHERE conversations.id = new.id"
+        );
+        assert_no_scan(&mut db, "the writer", &searched);
+        let moves = format!(
+            "UPDATE deliveries SET state = new.state, due_at = new.due_at \
+             FROM unnest(ARRAY[{delivery}], ARRAY[2], ARRAY[NULL::bigint]) AS new (id, state, due_at) \
+             WHERE deliveries.id = new.id"
+        );
+        assert_no_scan(&mut db, "the writer", &moves);
         let old = format!(
             "UPDATE messages SET end_state = new.state FROM unnest(ARRAY[{conversation}], ARRAY[2]) AS new (id, state) \
              WHERE messages.id = new.id"
