@@ -38,7 +38,7 @@ stop() {
 }
 
 tidy() {
-  if [ -n "$beating" ]; then kill "$beating" 2>/dev/null; fi
+  if [ -n "$beating" ]; then kill -KILL "$beating" 2>/dev/null; fi
   rm -rf "$dir"
 }
 
@@ -243,6 +243,13 @@ beat() {
   done
 }
 
+# It may not have begun yet: then any other signal would meet the trap of this script in it, and be lost.
+stop_beating() {
+  kill -KILL "$beating" 2>/dev/null
+  wait "$beating" 2>/dev/null
+  beating=
+}
+
 answer_request() { # COMMAND...
   MESSAGE_ID=$id ATTEMPT=$attempt
   SENDER=$(value messages/0/sender_agent_name "$dir/mail")$(value messages/0/sender_user_name "$dir/mail")
@@ -254,9 +261,7 @@ answer_request() { # COMMAND...
   run "$@" >"$dir/result"
   handled=$?
   input=/dev/null
-  kill "$beating" 2>/dev/null
-  wait "$beating" 2>/dev/null
-  beating=
+  stop_beating
   if [ -n "$stopping" ] && [ "$handled" -ne 0 ]; then
     give_back 0 "the agent stops"
   elif [ "$handled" -ne 0 ]; then

@@ -33,7 +33,7 @@ const TOOLS: [(&str, &str); 8] = [
     ("fanout", "one stream to 1,000 browsers"),
     ("delta", "a delta's way through the broker"),
     ("cycle", "messages between agents: sent, polled, reported on"),
-    ("polls", "10,000 polls that wait, and how soon they hear"),
+    ("polls", "thousands of polls that wait, and how soon they hear"),
     ("agents", "100,000 registered agents: memory and time to ready"),
     ("start", "time to ready, and a page of history, with many messages"),
 ];
