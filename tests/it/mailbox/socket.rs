@@ -337,7 +337,7 @@ async fn a_socket_ends_when_its_key_expires(database: Database) {
     let (ann, lasting) = (agent(&broker, "ann").await, agent(&broker, "ben").await);
     let mut of_lasting = socket(&broker, &lasting).await;
     let keys = format!("/api/admin/agents/{}/keys", of_lasting.seen[0]["agent_id"].as_str().unwrap());
-    let at = SystemClock.now_ms() + 5_000;
+    let at = SystemClock.now_ms() + 10_000;
     let (status, made) = broker.post(&keys, json!({ "expires_at": iso(at) })).await;
     assert_eq!(status, 201, "{made}");
     let mut of_expiring = socket(&broker, made["api_key"].as_str().unwrap()).await;
