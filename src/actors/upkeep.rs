@@ -157,8 +157,7 @@ impl Upkeep {
             log::warn!("a step of the upkeep failed: {}", error.cause());
         }
         self.pauses = if more { self.pauses.saturating_add(1) } else { 0 };
-        let pause = if self.pauses > PAUSES_MAX { Duration::ZERO } else { pause };
-        if let Some(wait) = wait(more.then_some(pause), failed.is_some(), self.woken) {
+        if let Some(wait) = wait(more.then(|| patience(pause, self.pauses)), failed.is_some(), self.woken) {
             self.step_later(wait, ctx);
         }
     }
@@ -172,6 +171,11 @@ fn wait(more: Option<Duration>, failed: bool, woken: bool) -> Option<Duration> {
         (None, false, true) => Some(GATHER),
         (None, false, false) => None,
     }
+}
+
+/// Returns the pause that is made, so many of them in a row: whoever falls behind makes none.
+fn patience(pause: Duration, in_a_row: u32) -> Duration {
+    if in_a_row > PAUSES_MAX { Duration::ZERO } else { pause }
 }
 
 /// When a step began, and how many commands the writer will have run after it if nobody else writes.
@@ -188,9 +192,13 @@ impl Pace {
 
     /// Returns how long to let others go first.
     fn pause(&self, store: &Store) -> Duration {
-        let others_write = commands(store) > self.commands;
-        if others_write { (self.began.elapsed() * OTHERS_SHARE).min(GATHER) } else { Duration::ZERO }
+        pause(self.began.elapsed(), commands(store) > self.commands)
     }
+}
+
+/// Returns how long to let others go first after a step that took so long.
+fn pause(took: Duration, others_write: bool) -> Duration {
+    if others_write { (took * OTHERS_SHARE).min(GATHER) } else { Duration::ZERO }
 }
 
 fn commands(store: &Store) -> u64 {
@@ -319,6 +327,14 @@ mod tests {
             behind_the_others(&mut left);
         }
         behind_the_others(&mut VecDeque::new());
+    }
+
+    #[test]
+    fn others_go_first_unless_too_much_is_left() {
+        let took = Duration::from_millis(10);
+        assert_eq!((pause(took, true), pause(took, false)), (4 * took, Duration::ZERO));
+        assert_eq!(pause(Duration::from_secs(30), true), GATHER, "however long a step took");
+        assert_eq!((patience(took, PAUSES_MAX), patience(took, PAUSES_MAX + 1)), (took, Duration::ZERO));
     }
 
     #[test]

@@ -1,5 +1,4 @@
 //! What operations ask: is it there, is it ready, how is it. And tickets for WebSockets.
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, get, post, web};
@@ -80,7 +79,7 @@ async fn ready(state: web::Data<AppState>) -> Result<HttpResponse, Error> {
         not_ready.push("store");
     }
     // As long as the node is about to begin anew its store is not well for those who wait for that.
-    if state.store.writer().stats().broken.load(Relaxed) != 0 || state.directory.is_in_doubt() {
+    if !state.is_store_sure() {
         not_ready.push("writer");
     }
     if not_ready.is_empty() {

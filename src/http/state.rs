@@ -1,5 +1,6 @@
 //! What every handler may use; made once at start, shared by all workers.
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use actix::prelude::*;
 
@@ -44,6 +45,11 @@ pub struct AppState {
 }
 
 impl AppState {
+    /// Tells whether the store can be written to, and all that may have been committed was told (D12).
+    pub fn is_store_sure(&self) -> bool {
+        self.store.writer().stats().broken.load(Ordering::Relaxed) == 0 && !self.directory.is_in_doubt()
+    }
+
     /// Asks the link of a gateway. `None` in time means that it is not there or does not answer.
     pub async fn ask_link<T>(
         &self,

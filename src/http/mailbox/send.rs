@@ -1,6 +1,5 @@
 //! Sending: an agent writes to another one, or to a person.
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use actix_web::{HttpResponse, post, web};
 use serde::{Deserialize, Serialize};
@@ -213,8 +212,8 @@ async fn before(
 ) -> Result<Before, Error> {
     let named = state.directory.agents().named();
     let name = Name { asker: asker.id, channel: asker.channel.clone(), text: target.to_owned() };
-    // What was committed and told nobody may have changed it (D12).
-    let is_sure = state.store.writer().stats().broken.load(Ordering::SeqCst) == 0 && !state.directory.is_in_doubt();
+    // What was committed and told nobody may have changed it.
+    let is_sure = state.is_store_sure();
     let changes = match named.get(&name) {
         Ok(agent) if idem.is_none() && is_sure => return Ok(Before::For(Meant::One(agent))),
         Ok(_) => None,

@@ -1,8 +1,10 @@
 //! Whom a message is for, and what may be sent.
+use clawbroker::domain::event::Event;
 use clawbroker::domain::user::Role;
 use serde_json::{Value, json};
 
 use super::{SEND, messages, send};
+use crate::harness::sql;
 use crate::routes::{Reply, TestNode};
 
 on_both_databases!(
@@ -12,6 +14,7 @@ on_both_databases!(
     a_message_with_a_key_is_sent_once,
     a_retry_is_answered_whomever_the_name_means_by_now,
     a_name_means_whoever_has_it_now,
+    a_name_is_looked_up_while_it_is_not_known_what_was_committed,
 );
 
 async fn to(node: &TestNode, key: &str, target: &str) -> Reply {
@@ -181,4 +184,16 @@ async fn a_name_means_whoever_has_it_now(node: TestNode) {
     rename(asker.as_str().unwrap(), "Anna").await;
     to(&node, &ann, "Old").await.expect_status(200);
     assert_eq!(names(&of_first).await, ["Anna", "Anna"]);
+}
+
+async fn a_name_is_looked_up_while_it_is_not_known_what_was_committed(node: TestNode) {
+    let (_, ann) = node.agent("ann").await;
+    node.agent("ben").await;
+    to(&node, &ann, "ben").await.expect_status(200);
+    // Nobody is told of this.
+    let renamed = "UPDATE agents SET name = 'carl', name_folded = 'carl', slug = 'carl' WHERE name = 'ben'";
+    sql::run(&mut node.database.opener().writable().unwrap(), renamed);
+    to(&node, &ann, "ben").await.expect_status(200);
+    node.state.directory.on_event(&Event::OutcomeUnknown);
+    to(&node, &ann, "ben").await.expect_error(404, "not_found");
 }
